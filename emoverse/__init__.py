@@ -1,0 +1,3 @@
+"""EmoVerse as a workflow: raw emotional videos to a trained, evaluated and exported model."""
+
+__version__ = "0.1.0"

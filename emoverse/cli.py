@@ -1,0 +1,81 @@
+"""``emoverse``: one verb per step. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from emoverse import __version__
+
+# verb -> (module, one-line help). The module has ``arguments(parser)`` and ``main(args)`` and is imported when used.
+VERBS: Final[dict[str, tuple[str, str]]] = {
+    "validate": ("emoverse.verbs.validate", "check a raw corpus; keep utterances, frames and a quarantine"),
+    "build-amt": ("emoverse.verbs.build_amt", "turn utterances into the AMT instruction dataset"),
+    "base-model": ("emoverse.verbs.base_model", "make the tiny InternVL2 the sample is trained on"),
+    "train": ("emoverse.verbs.train", "fine-tune one stage with ms-swift"),
+    "evaluate": ("emoverse.verbs.evaluate", "score a model on AMT's test sets"),
+    "export": ("emoverse.verbs.export", "write a model as ONNX graphs, checked against torch"),
+    "report": ("emoverse.verbs.report", "write one self-contained page over all results"),
+    "lineage": ("emoverse.verbs.lineage", "print what an output was made from, back to the raw data"),
+    "published": ("emoverse.verbs.published", "write a test set exactly as the authors published it"),
+    "audit": ("emoverse.verbs.audit", "look for leakage and label conflicts in annotation files"),
+    "score": ("emoverse.verbs.score", "score a predictions file"),
+    "compile": ("emoverse.verbs.compile", "compile the Kubeflow pipeline to YAML"),
+    "run-local": ("emoverse.verbs.run_local", "run the Kubeflow pipeline on this machine"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; return 0, or 2 with one clear line when the user's input was at fault."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = next((word for word in words if not word.startswith("-")), "")
+    parser, module = _parser(), None
+    if verb in VERBS:
+        module = importlib.import_module(VERBS[verb][0])
+        module.arguments(parser.verbs[verb])
+    args = parser.parse_args(words)
+    if module is None:
+        parser.print_help()
+        return 0
+    os.environ.setdefault("DVC_NO_ANALYTICS", "1")
+    return _guarded(module.main, args)
+
+
+def _guarded(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
+    from emoverse.errors import UserError
+
+    try:
+        run(args)
+    except UserError as error:
+        if args.debug:
+            raise
+        print(f"emoverse: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    verbs: dict[str, argparse.ArgumentParser]
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="emoverse", description="From raw emotional videos to a trained, scored, exported model.")
+    parser.add_argument("--version", action="version", version=f"emoverse {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a user error")
+    group = parser.add_subparsers(title="verbs", metavar="VERB", parser_class=argparse.ArgumentParser)
+    parser.verbs = {}
+    for name, (_, text) in VERBS.items():
+        sub = group.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        parser.verbs[name] = sub
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

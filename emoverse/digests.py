@@ -1,0 +1,86 @@
+"""Digest files and folders, so that equal content has an equal name everywhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+_BLOCK = 1 << 20
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def files_below(root: Path) -> list[str]:
+    """List the relative POSIX paths of all regular files below ``root``, sorted by code point."""
+    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+
+
+def folder_files(root: Path) -> dict[str, str]:
+    """Map each file below ``root`` (the manifest itself aside) to its SHA-256."""
+    return {name: sha256_file(root / name) for name in files_below(root) if name != MANIFEST}
+
+
+def digest_of_files(files: Mapping[str, str]) -> str:
+    """Return the folder digest: SHA-256 over the sorted (relative path, SHA-256) pairs."""
+    lines = "".join(f"{name}\0{files[name]}\n" for name in sorted(files))
+    return hashlib.sha256(lines.encode("utf-8")).hexdigest()
+
+
+def digest_of_value(value: Any) -> str:
+    """Return the SHA-256 of a JSON value written canonically (sorted keys, no spaces)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def digest_of_raw(root: Path) -> tuple[str, str]:
+    """Return ``(folder digest, DVC md5)`` of a raw folder, reading each byte once.
+
+    The second is what ``dvc add`` writes to the ``.dvc`` file: the MD5 of DVC's ``.dir`` listing. So a manifest can
+    name the DVC-tracked version of its input with no DVC at hand, and the same on a cluster as on one machine.
+    """
+    sha: dict[str, str] = {}
+    md5: dict[str, str] = {}
+    for name in files_below(root):
+        one, two = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        with (root / name).open("rb") as handle:
+            while block := handle.read(_BLOCK):
+                one.update(block)
+                two.update(block)
+        sha[name], md5[name] = one.hexdigest(), two.hexdigest()
+    return digest_of_files(sha), dvc_dir_md5(md5)
+
+
+def dvc_dir_md5(md5_of: Mapping[str, str]) -> str:
+    """Return the ``<md5>.dir`` name DVC gives a folder whose files have these MD5 sums."""
+    # DVC orders the listing by the path's parts, and writes it with json.dumps' own separators.
+    names = sorted(md5_of, key=lambda name: tuple(name.split("/")))
+    listing = json.dumps([{"md5": md5_of[name], "relpath": name} for name in names], sort_keys=True)
+    return hashlib.md5(listing.encode("utf-8"), usedforsecurity=False).hexdigest() + ".dir"
+
+
+def code_digest(rooms: Iterable[str], package: Path | None = None) -> str:
+    """Return the digest of the Python and data files of the named rooms (or modules) of this package.
+
+    A room is a folder such as ``"tasks"`` or a module such as ``"params.py"``.
+    """
+    base = package or Path(__file__).parent
+    files: dict[str, str] = {}
+    for room in rooms:
+        target = base / room
+        if target.is_file():
+            files[room] = sha256_file(target)
+            continue
+        if not target.is_dir():
+            raise ValueError(f"no room {room!r} in {base}")
+        for name in files_below(target):
+            if "__pycache__" not in name and not name.endswith(".pyc"):
+                files[f"{room}/{name}"] = sha256_file(target / name)
+    return digest_of_files(files)

@@ -1,0 +1,41 @@
+"""Say what was wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class UserError(Exception):
+    """Report a mistake in what the user gave us: the CLI prints it on one line and exits with code 2.
+
+    ``place`` is a file, ``file:row``, or a parameter name; ``remedy`` is an imperative sentence.
+    """
+
+    def __init__(self, problem: str, *, place: str = "", remedy: str = "") -> None:
+        self.problem, self.place, self.remedy = problem, place, remedy
+        head = f"{place}: {problem}" if place else problem
+        super().__init__(f"{head}; {remedy}" if remedy else head)
+
+
+class RowErrors(UserError):
+    """Report every bad row of one file in one go.
+
+    ``problems`` are complete ``file:row: column: what`` sentences; the message shows the first twenty.
+    """
+
+    SHOWN = 20
+
+    def __init__(self, problems: Sequence[str], *, remedy: str = "") -> None:
+        self.problems = list(problems)
+        shown = "\n  ".join(self.problems[: self.SHOWN])
+        more = len(self.problems) - self.SHOWN
+        tail = f"\n  ... and {more} more" if more > 0 else ""
+        super().__init__(f"{len(self.problems)} bad row(s):\n  {shown}{tail}", remedy=remedy)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``"did you mean 'joy'?"`` for the nearest known word, or a list of all of them."""
+    options = sorted(known)
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(options)}"

@@ -1,0 +1,213 @@
+"""Read params.yaml: one frozen dataclass per section, and an error that names the key and the nearest known one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from emoverse.errors import UserError, did_you_mean
+
+Share = Field(ge=0.0, le=1.0)
+Positive = Field(gt=0)
+_frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+
+Task = Literal["msa", "mer", "fer", "eri", "ecpe"]
+
+
+@_frozen
+class CorpusParams:
+    """Where one raw corpus lies; ``root`` is relative to the repository or absolute."""
+
+    root: str
+
+
+@_frozen
+class MediaParams:
+    """How a clip becomes frames: ``frames`` uniform segments, ``size`` pixels square, ``timeout`` in seconds."""
+
+    frames: int = Field(ge=1, le=64)
+    size: int = Field(ge=16, le=1024)
+    colour: Literal["rgb", "grey-equalised"] = "rgb"
+    encoding: Literal["png", "jpeg"] = "png"
+    timeout: float = Positive
+
+
+@_frozen
+class ValidationParams:
+    """What a clip must be to pass; durations in seconds, ``max_quarantined`` a share of the corpus's rows."""
+
+    max_quarantined: float = Share
+    min_duration: float = Field(ge=0.0)
+    max_duration: float = Positive
+    max_duration_gap: float = Positive
+
+
+@_frozen
+class MixtureParams:
+    """One stage's mixture: the corpora it draws on and, per task, the share of eligible rows it keeps."""
+
+    corpora: tuple[str, ...]
+    tasks: dict[Task, float]
+
+
+@_frozen
+class AmtParams:
+    """How utterances become the AMT dataset."""
+
+    seed: int
+    per_clip: Literal["one", "several"]
+    zero_sentiment: Literal["drop", "positive", "own-class"]
+    mosei_media: Literal["image", "video"]
+    leakage: Literal["fail", "drop", "report"]
+    ecpe_gold_emotions: bool
+    reasons: str
+    system: str
+    modality_dropout: float = Share
+    stage1: MixtureParams
+    stage2: MixtureParams
+
+
+@_frozen
+class BaseModelParams:
+    """The tiny base model that stands in for InternVL2 on the sample."""
+
+    seed: int
+
+
+@_frozen
+class TrainParams:
+    """One stage of fine-tuning; the learning rate is the peak of a cosine, ``warmup`` a share of all steps."""
+
+    seed: int
+    epochs: float = Positive
+    learning_rate: float = Positive
+    batch_size: int = Field(ge=1)
+    accumulation: int = Field(ge=1)
+    max_length: int = Field(ge=16)
+    tuner: Literal["lora", "full"]
+    lora_rank: int = Field(ge=1)
+    lora_alpha: int = Field(ge=1)
+    lora_dropout: float = Share
+    train_vision: bool
+    train_projector: bool
+    warmup: float = Share
+    weight_decay: float = Field(ge=0.0)
+    dtype: Literal["float32", "bfloat16", "float16"]
+    save_every: int = Field(ge=1)
+
+
+@_frozen
+class EvaluateParams:
+    """How a model is scored; ``controls`` blank the words or the frames of every test row."""
+
+    controls: tuple[Literal["text-only", "face-only"], ...]
+    bootstrap: int = Field(ge=0)
+    seed: int
+    batch_size: int = Field(ge=1)
+    max_new_tokens: int = Field(ge=1)
+
+
+@_frozen
+class ExportParams:
+    """What the ONNX graphs look like, and how far their logits may be from torch's."""
+
+    precision: Literal["fp32"]
+    tolerance: float = Positive
+
+
+@_frozen
+class Params:
+    """The whole of params.yaml."""
+
+    corpora: dict[str, CorpusParams]
+    media: MediaParams
+    validation: ValidationParams
+    amt: AmtParams
+    base_model: BaseModelParams
+    stage1: TrainParams
+    stage2: TrainParams
+    evaluate: EvaluateParams
+    export: ExportParams
+
+
+Section = TypeVar("Section")
+
+
+def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] | None = None) -> Params:
+    """Read and check params.yaml; ``overrides`` maps dotted keys (``stage1.epochs``) to values.
+
+    Raises UserError for a missing or broken file and for an unknown, missing or ill-typed key.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        raise UserError("no such file", place=str(path), remedy="run in the repository's root, or give --params") from None
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(f"not valid YAML: {what}", place=place, remedy="correct that line") from None
+    if not isinstance(tree, dict):
+        raise UserError("holds no mapping of sections", place=str(path), remedy="restore it with `git checkout`")
+    for key, value in (overrides or {}).items():
+        _set(tree, key, value, path)
+    return parse(Params, tree, place=str(path))
+
+
+def parse(kind: type[Section], tree: Mapping[str, Any], *, place: str) -> Section:
+    """Turn plain JSON-like values into a section; raise UserError listing every bad key with its dotted name."""
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        problems = "; ".join(_sentence(kind, item) for item in error.errors())
+        raise UserError(problems, place=place, remedy="correct it there") from None
+
+
+def plain(section: Any) -> dict[str, Any]:
+    """Return a section as JSON-like values, as a manifest records it."""
+    return dict(json.loads(json.dumps(asdict(section))))
+
+
+def _set(tree: dict[str, Any], key: str, value: Any, path: Path) -> None:
+    *parents, last = key.split(".")
+    node: Any = tree
+    for name in parents:
+        if not isinstance(node, dict) or name not in node:
+            known = node if isinstance(node, dict) else {}
+            raise UserError(f"unknown parameter {key!r}", place=str(path), remedy=did_you_mean(name, known))
+        # YAML anchors make sections share one mapping: copy before writing, or stage2 changes with stage1.
+        node[name] = dict(node[name]) if isinstance(node[name], dict) else node[name]
+        node = node[name]
+    if not isinstance(node, dict):
+        raise UserError(f"unknown parameter {key!r}", place=str(path), remedy="give section.key=value")
+    node[last] = value
+
+
+def _sentence(kind: Any, item: Any) -> str:
+    dotted = ".".join(str(part) for part in item["loc"])
+    if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        known = _known(kind, item["loc"][:-1])
+        return f"unknown parameter {dotted!r}, {did_you_mean(str(item['loc'][-1]), known)}"
+    if item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return f"parameter {dotted!r} is missing"
+    return f"parameter {dotted!r}: {item['msg']}, got {item['input']!r}"
+
+
+def _known(kind: Any, path: tuple[Any, ...]) -> list[str]:
+    for part in path:
+        hints = get_type_hints(kind) if is_dataclass(kind) else {}
+        if part in hints:
+            kind = hints[part]
+        else:  # a mapping such as corpora: its values share one type
+            kind = getattr(kind, "__args__", (str, kind))[1]
+    return [f.name for f in fields(kind)] if is_dataclass(kind) else []
+
