@@ -1,8 +1,8 @@
 """Draw, word and write the synthetic sample corpora: no real face, voice or sentence is in them.
 
-`faces` and `emotions` draw talking faces from action units and know nothing of the corpora; `words` invents the
-transcripts; `corpora` writes MELD, ECF and MOSEI folders in the layouts of the real ones. Identity seeds below
-`SAMPLE_IDENTITIES` belong to the sample: anything pretrained must take its identities from elsewhere.
+`faces` and `emotions` draw talking faces from action units and know nothing of the corpora; `words` invents
+the transcripts; `corpora` writes MELD, ECF and MOSEI folders in the layouts of the real ones. Identity seeds
+below `SAMPLE_IDENTITIES` belong to the sample: anything pretrained must take its identities from elsewhere.
 """
 
 SAMPLE_IDENTITIES = 60

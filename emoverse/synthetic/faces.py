@@ -1,11 +1,12 @@
-"""Render talking close-up faces from action units: identity + performance in, frames and their intensities out.
+"""Render talking close-up faces from action units: identity and performance in, frames and intensities out.
 
-    clip = render(Identity.from_seed(7), Performance({6: 3.0, 12: 4.0}), size=96, fps=12, n_frames=15, rng=rng)
+    who, smile = Identity.from_seed(7), Performance({6: 3.0, 12: 4.0})
+    clip = render(who, smile, size=96, fps=12, n_frames=15, rng=np.random.default_rng(1))
     clip.frames     # (T, H, W, 3) uint8 RGB
     clip.units      # (T, 17) float64, the true AU01 ... AU45 of each frame, 0..5, columns as OPENFACE_UNITS
 
-A drawing is a pure function of its arguments and the generator's state. `rng` supplies what is neither person nor
-expression: head drift, light and noise.
+A drawing is a pure function of its arguments and the generator's state. `rng` supplies what is neither person
+nor expression: head drift, light and noise.
 """
 
 from dataclasses import dataclass
@@ -39,8 +40,8 @@ def render(
 ) -> Rendered:
     """Draw a clip of `n_frames` at `fps`; size = pixels of a square side, or (width, height).
 
-    The face fills the shorter side, so a centred square crop holds all of it. Raises ValueError when nothing can be
-    drawn (no frames, a side under 16 px).
+    The face fills the shorter side, so a centred square crop holds all of it. Raises ValueError when nothing
+    can be drawn (no frames, a side under 16 px).
     """
     width, height = (size, size) if isinstance(size, int) else size
     if n_frames < 1 or min(width, height) < 16:
@@ -58,10 +59,10 @@ def render(
 
 
 def _drift(n_frames: int, rng: np.random.Generator) -> Floats:
-    """Return the head's pose in each frame, (T, 4): shift x, shift y, roll, zoom, drifting linearly with a sway."""
-    start = rng.normal(0.0, [0.04, 0.035, 0.045, 0.03])
-    slope = rng.normal(0.0, [0.03, 0.02, 0.035, 0.01])
-    sway = rng.normal(0.0, [0.012, 0.012, 0.012, 0.0])
+    """Return the head's pose in each frame, (T, 4): shift x and y, roll, zoom; a drift with a sway."""
+    start = rng.normal(0.0, [0.022, 0.02, 0.028, 0.018])
+    slope = rng.normal(0.0, [0.018, 0.014, 0.02, 0.008])
+    sway = rng.normal(0.0, [0.008, 0.008, 0.008, 0.0])
     time = np.linspace(-0.5, 0.5, n_frames)[:, None]
     poses = start + slope * time + sway * np.sin(2 * np.pi * (time * 1.3 + rng.random()))
     poses[:, 3] += 1.0
@@ -69,11 +70,12 @@ def _drift(n_frames: int, rng: np.random.Generator) -> Floats:
 
 
 def _light(frames: Frames, rng: np.random.Generator) -> Frames:
-    """Apply a light that changes over time and falls off sideways, and sensor noise, to (T, H, W, 3) frames."""
+    """Light (T, H, W, 3) frames unevenly in time and from side to side, and add sensor noise."""
     n_frames, height, width, _ = frames.shape
     level = rng.uniform(0.78, 1.12) + rng.normal(0.0, 0.05) * np.linspace(-1, 1, n_frames)
     slope = rng.normal(0.0, 0.13) * np.linspace(-1, 1, width)
     gain = (level[:, None] * (1.0 + slope)).astype(np.float32)[:, None, :, None]
     tint = (1.0 + rng.normal(0.0, 0.03, 3)).astype(np.float32)
     noise = rng.standard_normal((n_frames, height, width, 1), dtype=np.float32) * np.float32(rng.uniform(1.0, 3.0))
-    return np.clip(frames * (gain * tint) + noise, 0, 255).astype(np.uint8)
+    lit: Frames = np.clip(frames * (gain * tint) + noise, 0, 255).astype(np.uint8)
+    return lit

@@ -8,7 +8,13 @@ import numpy as np
 from emoverse.synthetic.sketch import Colour, blend
 
 _STREAM: Final = 0xFACE
-_SKINS: Final[tuple[Colour, ...]] = ((250, 218, 196), (232, 184, 148), (198, 145, 106), (150, 102, 72), (104, 70, 50))
+_SKINS: Final[tuple[Colour, ...]] = (
+    (250, 218, 196),
+    (232, 184, 148),
+    (198, 145, 106),
+    (150, 102, 72),
+    (104, 70, 50),
+)
 _HAIRS: Final[tuple[Colour, ...]] = (
     (28, 22, 20), (66, 44, 30), (118, 78, 42), (196, 158, 92), (138, 56, 30), (160, 160, 164),
 )  # fmt: skip
@@ -61,13 +67,13 @@ class Identity:
             face_width=float(rng.uniform(0.70, 0.82)),
             jaw_width=float(rng.uniform(0.66, 0.92)),
             brow_thickness=float(rng.uniform(0.045, 0.085)),
-            brow_height=float(rng.uniform(-0.025, 0.025)),
-            brow_tilt=float(rng.uniform(-0.02, 0.02)),
+            brow_height=float(rng.uniform(-0.018, 0.018)),
+            brow_tilt=float(rng.uniform(-0.012, 0.012)),
             eye_spacing=float(rng.uniform(0.31, 0.37)),
             eye_size=float(rng.uniform(0.9, 1.15)),
             nose_length=float(rng.uniform(0.18, 0.27)),
             mouth_width=float(rng.uniform(0.24, 0.31)),
             mouth_height=float(rng.uniform(0.50, 0.55)),
-            mouth_curve=float(rng.uniform(-0.018, 0.018)),
+            mouth_curve=float(rng.uniform(-0.012, 0.012)),
             lip_thickness=float(rng.uniform(0.035, 0.06)),
         )

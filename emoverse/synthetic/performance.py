@@ -19,10 +19,10 @@ def _ease(position: Floats) -> Floats:
 class Performance:
     """Hold the units' peak intensities (0..5) and the clip's timing.
 
-    `onset` < `apex` <= `offset` are shares of the clip's length: movement starts at onset, is full from apex to
-    offset and then sinks towards `residual` (share of the peak left on the last frame: offsets are partial).
-    `talk` (0..1) is how far the jaw moves in speech, `talk_rate` in syllables a second; `blinks` are shares of the
-    clip's length. Raises ValueError for a unit that cannot be set or an intensity out of range.
+    `onset` < `apex` <= `offset` are shares of the clip's length: movement starts at onset, is full from apex
+    to offset and then sinks towards `residual` (share of the peak left on the last frame: offsets are partial).
+    `talk` (0..1) is how far the jaw moves in speech, `talk_rate` in syllables a second; `blinks` are shares of
+    the clip's length. Raises ValueError for a unit that cannot be set or an intensity out of range.
     """
 
     peaks: Mapping[int, float] = field(default_factory=dict)

@@ -21,7 +21,7 @@ _DARK: Final[Colour] = (30, 22, 20)
 
 def draw(sketch: Sketch, who: Identity, units: Units, speech: float) -> None:
     """Draw the whole head; `speech` (0..1) opens the jaw on top of AU 26."""
-    jaw = 0.20 * units[26] + 0.10 * speech * (1.0 - 0.6 * units[23])
+    jaw = 0.22 * units[26] + 0.06 * speech * (1.0 - 0.6 * units[23])
     _head(sketch, who, jaw)
     _forehead(sketch, who, units)
     for side in (-1.0, 1.0):
@@ -61,23 +61,23 @@ def _head(sketch: Sketch, who: Identity, jaw: float) -> None:
 
 
 def _forehead(sketch: Sketch, who: Identity, units: Units) -> None:
-    lines = max(units[1], units[2]) - 0.4 * units[4]
+    lines = max(units[1], units[2]) - 0.3 * units[4]
     if lines > 0.12:
         for row in range(2):
             y = -0.54 + 0.075 * row
             half = 0.34 if units[2] > 0.12 else 0.16
-            sketch.line(arc(-half, half, y, y - 0.03), _shade(who, 1.3 * lines), 0.018)
+            sketch.line(arc(-half, half, y, y - 0.03), _shade(who, 1.6 * lines), 0.03)
     if units[4] > 0.1:
         for side in (-1.0, 1.0):
             foot, head = (side * 0.055, -0.20), (side * 0.045, -0.36)
-            sketch.line([foot, head], _shade(who, 0.2 + 1.3 * units[4]), 0.022)
+            sketch.line([foot, head], _shade(who, 0.2 + 1.6 * units[4]), 0.04)
 
 
 def _eye(sketch: Sketch, who: Identity, units: Units, side: float) -> None:
     x, half, size = side * who.eye_spacing, 0.175 * who.eye_size, who.eye_size
     opened = 1.0 - units[45]
-    up = 0.095 * size * (1 + 0.95 * units[5]) * (1 - 0.42 * units[7]) * (1 - 0.2 * units[4]) * opened
-    down = 0.060 * size * (1 + 0.25 * units[5]) * (1 - 0.75 * units[7]) * (1 - 0.8 * units[6]) * opened
+    up = 0.095 * size * (1 + 1.25 * units[5]) * (1 - 0.55 * units[7]) * (1 - 0.25 * units[4]) * opened
+    down = 0.060 * size * (1 + 0.5 * units[5]) * (1 - 0.75 * units[7]) * (1 - 0.8 * units[6]) * opened
     lid, rim = arc(x - half, x + half, _EYE_Y, _EYE_Y - up), arc(x - half, x + half, _EYE_Y, _EYE_Y + down)
     sketch.fill(lid + rim[::-1], _WHITE)
 
@@ -94,19 +94,19 @@ def _eye(sketch: Sketch, who: Identity, units: Units, side: float) -> None:
     sketch.line(rim, _shade(who, 0.45 + 0.5 * max(units[7], units[6])), 0.016)
     if units[6] > 0.08:
         cheek = arc(x - 0.17, x + 0.17, 0.07 - 0.03 * units[6], 0.13 - 0.05 * units[6])
-        sketch.line(cheek, _shade(who, 1.2 * units[6]), 0.026)
+        sketch.line(cheek, _shade(who, 1.5 * units[6]), 0.04)
         outer = x + side * half
         for fan in (-0.05, 0.05):
             start, end = (outer + side * 0.03, _EYE_Y + fan * 0.4), (outer + side * 0.12, _EYE_Y + fan)
-            sketch.line([start, end], _shade(who, 1.1 * units[6]), 0.016)
+            sketch.line([start, end], _shade(who, 1.4 * units[6]), 0.026)
 
 
 def _brow(sketch: Sketch, who: Identity, units: Units, side: float) -> None:
     base = _EYE_Y - 0.225 + who.brow_height
     scale = who.eye_spacing / 0.34
-    inner = (0.15 - 0.055 * units[4], base + 0.02 + who.brow_tilt - 0.15 * units[1] + 0.13 * units[4])
-    middle = (0.34 * scale, base - 0.045 - 0.06 * units[1] - 0.11 * units[2] + 0.10 * units[4])
-    outer = (0.55 * scale, base + 0.035 - who.brow_tilt - 0.16 * units[2] + 0.03 * units[4])
+    inner = (0.15 - 0.08 * units[4], base + 0.02 + who.brow_tilt - 0.20 * units[1] + 0.19 * units[4])
+    middle = (0.34 * scale, base - 0.045 - 0.07 * units[1] - 0.15 * units[2] + 0.13 * units[4])
+    outer = (0.55 * scale, base + 0.035 - who.brow_tilt - 0.21 * units[2] + 0.02 * units[4])
     points = []
     for i in range(7):
         t = i / 6
@@ -119,8 +119,8 @@ def _brow(sketch: Sketch, who: Identity, units: Units, side: float) -> None:
 
 
 def _nose(sketch: Sketch, who: Identity, units: Units) -> None:
-    tip = who.nose_length - 0.05 * units[9]
-    wing = 0.115 + 0.035 * units[9]
+    tip = who.nose_length - 0.07 * units[9]
+    wing = 0.115 + 0.05 * units[9]
     line = _shade(who, 0.7)
     sketch.line([(-0.045, -0.10), (-0.06, tip - 0.08)], _shade(who, 0.35), 0.018)
     sketch.line(arc(-wing, wing, tip - 0.02, tip + 0.05), line, 0.024)
@@ -128,20 +128,20 @@ def _nose(sketch: Sketch, who: Identity, units: Units) -> None:
         sketch.line([(side * wing, tip - 0.02), (side * (wing + 0.005), tip - 0.09)], line, 0.02)
         for row in range(3 if units[9] > 0.08 else 0):
             y = -0.06 + 0.055 * row
-            sketch.line([(side * 0.03, y + 0.02), (side * 0.11, y - 0.02)], _shade(who, 1.3 * units[9]), 0.018)
+            sketch.line([(side * 0.03, y + 0.02), (side * 0.11, y - 0.02)], _shade(who, 1.6 * units[9]), 0.034)
         fold = max(units[9], 0.8 * units[12], 0.5 * units[20])
         if fold > 0.08:
             corner = who.mouth_width + 0.10 + 0.08 * units[12]
             start = (side * (wing + 0.05), tip - 0.03 - 0.04 * units[9])
-            sketch.line([start, (side * corner, who.mouth_height - 0.07)], _shade(who, 1.1 * fold), 0.022)
+            sketch.line([start, (side * corner, who.mouth_height - 0.07)], _shade(who, 1.4 * fold), 0.034)
 
 
 def _mouth(sketch: Sketch, who: Identity, units: Units, jaw: float) -> None:
-    half = who.mouth_width + 0.10 * units[12] + 0.11 * units[20] - 0.05 * units[23] - 0.05 * units[26]
+    half = who.mouth_width + 0.12 * units[12] + 0.15 * units[20] - 0.09 * units[23] - 0.05 * units[26]
     centre = who.mouth_height - 0.035 * units[9]
-    corner = centre + who.mouth_curve + 0.01 - 0.125 * units[12] + 0.12 * units[15] + 0.03 * units[20]
-    gap = (0.012 + 1.05 * jaw) * (1 - 0.65 * units[17]) + 0.03 * units[12] + 0.03 * units[20]
-    thick = who.lip_thickness * (1 - 0.65 * units[23]) * (1 - 0.25 * units[20])
+    corner = centre + who.mouth_curve + 0.01 - 0.17 * units[12] + 0.17 * units[15] + 0.03 * units[20]
+    gap = (0.012 + 1.05 * jaw) * (1 - 0.65 * units[17]) + 0.04 * units[12] + 0.05 * units[20]
+    thick = who.lip_thickness * (1 - 0.85 * units[23]) * (1 - 0.25 * units[20])
     top = centre - 0.05 * units[17]
     bottom = top + gap
     middle = (corner + (bottom - centre) * 0.25) if jaw > 0 else corner
@@ -159,11 +159,11 @@ def _mouth(sketch: Sketch, who: Identity, units: Units, jaw: float) -> None:
         sketch.line(roof, blend(lips, _CAVITY, 0.7), 0.02)
     if units[17] > 0.08:
         y = 0.75 + 0.4 * jaw
-        sketch.line(arc(-0.13, 0.13, y + 0.02, y - 0.04), _shade(who, 1.3 * units[17]), 0.026)
+        sketch.line(arc(-0.13, 0.13, y + 0.02, y - 0.04), _shade(who, 1.6 * units[17]), 0.045)
     if units[15] > 0.1:
         for side in (-1.0, 1.0):
             start, end = (side * (half + 0.02), middle + 0.01), (side * (half + 0.05), middle + 0.09)
-            sketch.line([start, end], _shade(who, 1.1 * units[15]), 0.02)
+            sketch.line([start, end], _shade(who, 1.5 * units[15]), 0.034)
 
 
 def _glasses(sketch: Sketch, who: Identity) -> None:

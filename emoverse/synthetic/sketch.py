@@ -1,4 +1,4 @@
-"""Draw polygons and lines in face coordinates: origin between the eyes and mouth, y down, face half-height 1."""
+"""Draw polygons and lines in face coordinates: origin between eyes and mouth, y down, half-height 1."""
 
 from typing import Final, TypeAlias
 
@@ -24,7 +24,7 @@ def blend(base: Colour, other: Colour, share: float) -> Colour:
 
 
 def arc(left: float, right: float, ends: float, middle: float, n: int = 11, power: float = 2.0) -> Points:
-    """Return n points of a bow from (left, ends) through the height `middle` at its centre to (right, ends)."""
+    """Return n points of a bow from (left, ends) over the height `middle` at its centre to (right, ends)."""
     step = 2.0 / (n - 1)
     ts = [-1.0 + step * i for i in range(n)]
     half, centre = (right - left) / 2, (left + right) / 2
@@ -41,7 +41,7 @@ class Sketch:
     """Hold one supersampled frame and the head's pose in it."""
 
     def __init__(self, size: tuple[int, int], background: Colour, pose: Floats) -> None:
-        """Open a frame of (width, height) pixels; pose = shift x, shift y (face units), roll (radians), zoom."""
+        """Open a frame of (width, height) pixels; pose = shift x, y (face units), roll (radians), zoom."""
         width, height = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE
         self._image = Image.new("RGB", (width, height), background)
         self._pen = ImageDraw.Draw(self._image)

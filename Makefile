@@ -1,0 +1,55 @@
+# EmoVerse Workflow. `make` alone prints what there is.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
+export OMP_NUM_THREADS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint format bench lock sample clean
+
+help:  ## print this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.ready  ## create .venv with everything, pinned by hash
+
+.venv/.ready: requirements/lock.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $$(grep -oE '^uv==[^ ]+' requirements/lock.txt)
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python requirements/lock.txt
+	$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
+	@touch $@
+
+run: setup  ## run the main job: the sample videos to a trained, scored, exported model and its page
+	dvc pull --quiet data/raw/sample/MELD.dvc data/raw/sample/ECF.dvc data/raw/sample/MOSEI.dvc
+	dvc repro
+	dvc metrics show
+	@echo "the page: reports/index.html"
+
+test: setup  ## run all tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: setup  ## check style, types and the walls between the rooms
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+format: setup  ## let ruff rewrite what it can
+	ruff check --fix .
+	ruff format .
+
+bench: setup  ## run the benchmarks; each prints ratios against a baseline measured in the same run
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+lock: setup  ## resolve requirements/*.in: lock.txt for this machine, data.txt and train.txt for the two images
+	$(COMPILE) --upgrade requirements/dev.in --output-file requirements/lock.txt
+	for set in data train; do \
+	  $(COMPILE) requirements/$$set.in --constraint requirements/lock.txt --output-file requirements/$$set.txt || exit 1; done
+
+sample:  ## draw the sample corpora again, byte for byte
+	$(BIN)/python -m emoverse.synthetic data/raw/sample
+
+clean:  ## remove results and scratch, keep raw data, cache and .venv
+	rm -rf data/validated data/amt data/base data/stage1 data/stage2 data/scores data/onnx reports scratch

@@ -1,0 +1,29 @@
+"""Write the three sample corpora into a folder: the same bytes for the same seed, scale and libraries."""
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+from emoverse.synthetic.ecf import plan_ecf, write_ecf
+from emoverse.synthetic.meld import plan_meld, write_meld
+from emoverse.synthetic.mosei import plan_mosei, write_mosei
+
+CORPORA: Final = ("MELD", "ECF", "MOSEI")
+DEFAULT_SEED: Final = 12
+
+
+def generate(out: Path, seed: int = DEFAULT_SEED, scale: float = 1.0) -> None:
+    """Write `out`/MELD, `out`/ECF and `out`/MOSEI, replacing what is there.
+
+    `scale` multiplies the number of utterances (about 560 at 1); every planted fault is there at any scale.
+    Raises ValueError when `scale` is not above 0 or needs more MOSEI videos than are named.
+    """
+    if scale <= 0:
+        raise ValueError(f"scale {scale:g} must be above 0")
+    meld, mosei = plan_meld(seed, scale), plan_mosei(seed, scale)
+    ecf = plan_ecf(meld, seed, scale)
+    for name in CORPORA:
+        shutil.rmtree(out / name, ignore_errors=True)
+    write_meld(out / "MELD", meld, seed)
+    write_ecf(out / "ECF", ecf, seed)
+    write_mosei(out / "MOSEI", mosei, seed)

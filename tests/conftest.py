@@ -1,0 +1,16 @@
+"""Fixtures that every tier shares."""
+
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of real annotation files, which never enter the repository; skip where it is absent."""
+    folder = REPO.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real annotation files are not at {folder}")
+    return folder
