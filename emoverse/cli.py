@@ -16,6 +16,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "validate": ("emoverse.verbs.validate", "check a raw corpus; keep utterances, frames and a quarantine"),
     "build-amt": ("emoverse.verbs.build_amt", "turn utterances into the AMT instruction dataset"),
     "base-model": ("emoverse.verbs.base_model", "make the tiny InternVL2 the sample is trained on"),
+    "convert": ("emoverse.verbs.convert", "turn an original InternVL2 checkpoint into a transformers-native one"),
     "train": ("emoverse.verbs.train", "fine-tune one stage with ms-swift"),
     "evaluate": ("emoverse.verbs.evaluate", "score a model on AMT's test sets"),
     "export": ("emoverse.verbs.export", "write a model as ONNX graphs, checked against torch"),

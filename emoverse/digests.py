@@ -34,10 +34,14 @@ def digest_of_files(files: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode("utf-8")).hexdigest()
 
 
+def canonical(value: Any) -> str:
+    """Write a JSON value canonically: sorted keys, no spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def digest_of_value(value: Any) -> str:
-    """Return the SHA-256 of a JSON value written canonically (sorted keys, no spaces)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    """Return the SHA-256 of a JSON value written canonically."""
+    return hashlib.sha256(canonical(value).encode("utf-8")).hexdigest()
 
 
 def digest_of_raw(root: Path) -> tuple[str, str]:
@@ -60,9 +64,8 @@ def digest_of_raw(root: Path) -> tuple[str, str]:
 
 def dvc_dir_md5(md5_of: Mapping[str, str]) -> str:
     """Return the ``<md5>.dir`` name DVC gives a folder whose files have these MD5 sums."""
-    # DVC orders the listing by the path's parts, and writes it with json.dumps' own separators.
-    names = sorted(md5_of, key=lambda name: tuple(name.split("/")))
-    listing = json.dumps([{"md5": md5_of[name], "relpath": name} for name in names], sort_keys=True)
+    # DVC orders the listing by the path as text, and writes it with json.dumps' own separators.
+    listing = json.dumps([{"md5": md5_of[name], "relpath": name} for name in sorted(md5_of)], sort_keys=True)
     return hashlib.md5(listing.encode("utf-8"), usedforsecurity=False).hexdigest() + ".dir"
 
 

@@ -70,10 +70,12 @@ def read_manifest(folder: Path, *, made_by: str = "") -> dict[str, Any]:
         manifest = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise UserError(f"not valid JSON ({error})", place=str(path), remedy=remedy) from error
-    step = str(manifest.get("step")) if isinstance(manifest, dict) else "nothing"
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise UserError(f"not a manifest of schema {SCHEMA}", place=str(path), remedy="make the folder again")
+    step = str(manifest["step"])
     if made_by and step != made_by:
         raise UserError(f"made by step {step!r}, not {made_by!r}", place=str(folder), remedy="give the right folder")
-    return dict(manifest)
+    return manifest
 
 
 def open_source(folder: Path, *, made_by: str = "") -> Source:
@@ -82,14 +84,17 @@ def open_source(folder: Path, *, made_by: str = "") -> Source:
     Raises UserError when it is unfinished, or when a file is missing, changed or extra, naming the file.
     """
     manifest = read_manifest(folder, made_by=made_by)
+    remedy = "remove the folder and run `dvc repro` (or `dvc checkout --force`) to get it back"
     expected: dict[str, str] = manifest["outputs"]["files"]
     found = folder_files(folder)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
-            what = "is missing" if name not in found else "is not in the manifest" if name not in expected else "changed"
-            remedy = "remove the folder and run `dvc repro` (or `dvc checkout --force`) to get it back"
+            what = "changed" if name in expected else "is not in the manifest"
+            what = what if name in found else "is missing"
             raise UserError(f"{name} {what} since the step finished", place=str(folder), remedy=remedy)
     digest = str(manifest["outputs"]["digest"])
+    if digest != digest_of_files(expected):
+        raise UserError("its digest is not that of the files it lists", place=str(folder / MANIFEST), remedy=remedy)
     own = {k: manifest[k] for k in ("step", "name", "version", "code", "params", "inputs", "rows")}
     return Source(folder, digest, {**manifest["ancestry"], digest: own}, manifest)
 
@@ -124,10 +129,11 @@ def publish(
     out.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
     with _exclusive(out, step):
+        _recover(out)
         draft = Draft(out.parent / f".{out.name}.partial")
         shutil.rmtree(draft.path, ignore_errors=True)  # what a killed run left behind
-        draft.path.mkdir()
         try:
+            draft.path.mkdir()
             yield draft
             files = folder_files(draft.path)
             manifest = {
@@ -149,7 +155,7 @@ def publish(
             write_json(draft.path / MANIFEST, manifest)
             _swap(draft.path, out)
         except OSError as error:
-            if error.errno != errno.ENOSPC:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise _disk_full(out, draft.path) from error
         finally:
@@ -197,19 +203,31 @@ def _exclusive(out: Path, step: str) -> Iterator[None]:
 
 
 def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
+    for path in (folder, *folder.rglob("*")):
+        handle = os.open(path, os.O_RDONLY)  # a folder too: its entries must be on disk before the rename is
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _swap(draft: Path, out: Path) -> None:
-    old = out.parent / f".{out.name}.old"
+    old = _old(out)
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():
         out.rename(old)
     draft.rename(out)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _recover(out: Path) -> None:
+    """Put the earlier output back when a run was killed between the two renames of ``_swap``."""
+    if _old(out).is_dir() and not out.exists():
+        _old(out).rename(out)
+
+
+def _old(out: Path) -> Path:
+    return out.parent / f".{out.name}.old"
 
 
 def _disk_full(out: Path, draft: Path) -> UserError:

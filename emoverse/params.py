@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -17,8 +18,6 @@ from emoverse.errors import UserError, did_you_mean
 Share = Field(ge=0.0, le=1.0)
 Positive = Field(gt=0)
 _frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
-
-Task = Literal["msa", "mer", "fer", "eri", "ecpe"]
 
 
 @_frozen
@@ -34,6 +33,7 @@ class MediaParams:
 
     frames: int = Field(ge=1, le=64)
     size: int = Field(ge=16, le=1024)
+    crop: Literal["center", "squash"] = "squash"
     colour: Literal["rgb", "grey-equalised"] = "rgb"
     encoding: Literal["png", "jpeg"] = "png"
     timeout: float = Positive
@@ -54,7 +54,7 @@ class MixtureParams:
     """One stage's mixture: the corpora it draws on and, per task, the share of eligible rows it keeps."""
 
     corpora: tuple[str, ...]
-    tasks: dict[Task, float]
+    tasks: dict[str, Annotated[float, Share]]
 
 
 @_frozen
@@ -76,9 +76,15 @@ class AmtParams:
 
 @_frozen
 class BaseModelParams:
-    """The tiny base model that stands in for InternVL2 on the sample."""
+    """The tiny base model that stands in for InternVL2 on the sample; ``faces`` are clips drawn for its pretraining,
+
+    ``sentences`` lessons about words alone, ``epochs`` passes over both.
+    """
 
     seed: int
+    faces: int = Field(ge=1)
+    sentences: int = Field(ge=1)
+    epochs: int = Field(ge=1)
 
 
 @_frozen
@@ -105,9 +111,14 @@ class TrainParams:
 
 @_frozen
 class EvaluateParams:
-    """How a model is scored; ``controls`` blank the words or the frames of every test row."""
+    """How a model is scored; ``controls`` blank the frames or the words of every test row with closed answers.
+
+    ``agreement`` is how many rows of a test set are also answered by generation, to compare with the likelihoods.
+    """
 
     controls: tuple[Literal["text-only", "face-only"], ...]
+    closed: Literal["likelihood", "generation"]
+    agreement: int = Field(ge=0)
     bootstrap: int = Field(ge=0)
     seed: int
     batch_size: int = Field(ge=1)
@@ -140,17 +151,45 @@ class Params:
 Section = TypeVar("Section")
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML with two corrections: ``1e-3`` is a number, as in YAML 1.2 and DVC, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a mapping; raise ConstructorError at a repeated key, which PyYAML would overwrite in silence."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return dict(super().construct_mapping(node, deep))
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Read YAML text as params.yaml and ``--set`` values are read; raise yaml.YAMLError when it is broken."""
+    return yaml.load(text, _Loader)
+
+
 def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] | None = None) -> Params:
     """Read and check params.yaml; ``overrides`` maps dotted keys (``stage1.epochs``) to values.
 
     Raises UserError for a missing or broken file and for an unknown, missing or ill-typed key.
     """
     try:
-        text = path.read_text("utf-8")
+        tree = read_yaml(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise UserError("no such file", place=str(path), remedy="run in the repository's root, or give --params") from None
-    try:
-        tree = yaml.safe_load(text)
+        raise UserError(
+            "no such file", place=str(path), remedy="run in the repository's root, or give --params"
+        ) from None
+    except (IsADirectoryError, PermissionError) as error:
+        remedy = "give a readable YAML file to --params"
+        raise UserError(f"cannot be read: {error.strerror}", place=str(path), remedy=remedy) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 at byte {error.start}", place=str(path), remedy="save it as UTF-8") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
@@ -166,7 +205,7 @@ def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] |
 def parse(kind: type[Section], tree: Mapping[str, Any], *, place: str) -> Section:
     """Turn plain JSON-like values into a section; raise UserError listing every bad key with its dotted name."""
     try:
-        return TypeAdapter(kind).validate_json(json.dumps(tree), strict=True)
+        return TypeAdapter(kind).validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
         problems = "; ".join(_sentence(kind, item) for item in error.errors())
         raise UserError(problems, place=place, remedy="correct it there") from None
@@ -205,9 +244,6 @@ def _sentence(kind: Any, item: Any) -> str:
 def _known(kind: Any, path: tuple[Any, ...]) -> list[str]:
     for part in path:
         hints = get_type_hints(kind) if is_dataclass(kind) else {}
-        if part in hints:
-            kind = hints[part]
-        else:  # a mapping such as corpora: its values share one type
-            kind = getattr(kind, "__args__", (str, kind))[1]
+        # A mapping such as corpora has no hints: its values share one type.
+        kind = hints[part] if part in hints else getattr(kind, "__args__", (str, kind))[1]
     return [f.name for f in fields(kind)] if is_dataclass(kind) else []
-

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from typing import Final
 
+# Reading stored frames back; how they were made is validate's.
+FRAMES: Final = ("media/frames.py", "media/shards.py", "media/transform.py")
+
+# Steps -> folders and modules of this package. What only checks, records or moves (manifest.py, params.py and their
+# like) decides no result and is left out; so a clearer error message trains no model anew.
 CODE: Final[dict[str, tuple[str, ...]]] = {
-    "validate": ("corpora", "media", "validation"),
+    "validate": ("corpora", "media", "validation", "tables.py"),
     "build-amt": ("corpora", "tasks", "amt"),
-    "base-model": ("models", "synthetic"),
-    "train": ("training",),
-    "evaluate": ("tasks", "inference", "evaluation"),
-    "export": ("export", "inference"),
-    "report": ("report",),
+    "base-model": ("models", "synthetic", "media/transform.py"),
+    "convert": ("models/convert",),
+    "train": ("training", *FRAMES),
+    "evaluate": ("corpora/base.py", "tasks", "inference", "evaluation", *FRAMES),
+    "export": ("export", "inference", *FRAMES),
+    "report": ("corpora/base.py", "tasks", "evaluation", "report", "lineage.py", "tables.py", *FRAMES),
 }

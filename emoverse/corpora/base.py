@@ -10,7 +10,7 @@ from typing import Final, Literal
 Split = Literal["train", "validation", "test"]
 SPLITS: Final = ("train", "validation", "test")
 
-# Ekman's six and neutral, in MELD's words, which this table uses for every corpus (MOSEI: happy -> joy, sad -> sadness).
+# Ekman's six and neutral, in MELD's words, which this table uses for every corpus (MOSEI: happy -> joy).
 EMOTIONS: Final = ("anger", "sadness", "surprise", "disgust", "joy", "neutral", "fear")
 
 

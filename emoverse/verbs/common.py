@@ -6,8 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from emoverse.digests import MANIFEST
 from emoverse.errors import UserError
-from emoverse.params import Params, load_params
+from emoverse.params import Params, load_params, read_yaml
 
 
 def add_params(parser: argparse.ArgumentParser) -> None:
@@ -21,14 +24,29 @@ def params_of(args: argparse.Namespace) -> Params:
     return load_params(args.params, overrides_of(args.set))
 
 
+def validated_of(args: argparse.Namespace, params: Params) -> list[Path]:
+    """Return the outputs of validate that ``--validated`` names.
+
+    A folder that is no output itself stands for the outputs in it, one for each corpus of params.yaml: not for all
+    that lies there, for a corpus taken out of params.yaml leaves its folder behind.
+    """
+    found: list[Path] = []
+    for folder in args.validated:
+        holds_many = folder.is_dir() and not (folder / MANIFEST).is_file()
+        found += [folder / name for name in params.corpora] if holds_many else [folder]
+    return found
+
+
 def overrides_of(words: list[str]) -> dict[str, Any]:
     """Turn ``section.key=value`` words into a mapping; values are read as YAML."""
-    import yaml
-
     found: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals or "." not in key:
             raise UserError(f"--set {word!r} is not section.key=value", remedy="for example --set stage1.epochs=1")
-        found[key] = yaml.safe_load(value)
+        try:
+            found[key] = read_yaml(value)
+        except yaml.YAMLError:
+            remedy = "quote it, for example --set 'amt.system=\"Answer: briefly\"'"
+            raise UserError(f"--set {word!r}: the value is not valid YAML", remedy=remedy) from None
     return found

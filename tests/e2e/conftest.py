@@ -13,10 +13,10 @@ import yaml
 REPO = Path(__file__).resolve().parents[2]
 # Fewer steps and resamples, the same rows and clips: what is tested here is the workflow, not the scores.
 SHORT = {
-    "base_model": {"steps": 12},
+    "base_model": {"faces": 64, "sentences": 64, "epochs": 1},
     "stage1": {"epochs": 0.3, "save_every": 4},
     "stage2": {"epochs": 0.3, "save_every": 4},
-    "evaluate": {"bootstrap": 50},
+    "evaluate": {"bootstrap": 50, "agreement": 8},
 }
 
 

@@ -1,0 +1,31 @@
+"""The component of ``base-model``."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def base_model(params: str, media: str, code: str, model: dsl.Output[dsl.Model]) -> None:
+    """Make the tiny InternVL2 the sample is trained on.
+
+    Args:
+        params: Section base_model of params.yaml, as JSON.
+        media: Section media of params.yaml, as JSON.
+        code: Digest of the step's code; other code is refused. Empty: the image's.
+        model: The base model.
+    """
+    import json
+    from pathlib import Path
+
+    from emoverse.lineage import metadata_of
+    from emoverse.models import step
+    from emoverse.params import BaseModelParams, MediaParams, parse
+
+    out = Path(model.path)
+    step.base_model(
+        out,
+        parse(BaseModelParams, json.loads(params), place="base_model"),
+        parse(MediaParams, json.loads(media), place="media"),
+    )
+    model.metadata.update(metadata_of(out, code=code))

@@ -1,0 +1,34 @@
+"""The component of ``build-amt``."""
+
+from typing import List  # noqa: UP035  (kfp reads list types from typing)
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def build_amt(
+    params: str,
+    code: str,
+    validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
+    amt: dsl.Output[dsl.Dataset],
+) -> None:
+    """Turn utterances into the AMT instruction dataset.
+
+    Args:
+        params: Section amt of params.yaml, as JSON.
+        code: Digest of the step's code; other code is refused. Empty: the image's.
+        validated: What validate left, of each corpus.
+        amt: Training and test rows, audit and baselines.
+    """
+    import json
+    from pathlib import Path
+
+    from emoverse.amt import step
+    from emoverse.lineage import metadata_of
+    from emoverse.params import AmtParams, parse
+
+    out = Path(amt.path)
+    step.build_amt([Path(one.path) for one in validated], out, parse(AmtParams, json.loads(params), place="amt"))
+    amt.metadata.update(metadata_of(out, code=code))

@@ -1,0 +1,47 @@
+"""The component of ``export``."""
+
+from typing import List  # noqa: UP035  (kfp reads list types from typing)
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def export(
+    params: str,
+    code: str,
+    model: dsl.Input[dsl.Model],
+    amt: dsl.Input[dsl.Dataset],
+    validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
+    scores: dsl.Input[dsl.Artifact],
+    onnx: dsl.Output[dsl.Model],
+) -> None:
+    """Write a model as ONNX graphs, checked against torch.
+
+    Args:
+        params: Section export of params.yaml, as JSON.
+        code: Digest of the step's code; other code is refused. Empty: the image's.
+        model: The model to export.
+        amt: The AMT dataset: test rows to compare on.
+        validated: What validate left, of each corpus: the frames.
+        scores: What evaluate left, for the model card.
+        onnx: The graphs, the tokenizer, and the parity that was measured.
+    """
+    import json
+    from pathlib import Path
+
+    from emoverse.export import step
+    from emoverse.lineage import metadata_of
+    from emoverse.params import ExportParams, parse
+
+    out = Path(onnx.path)
+    step.export(
+        Path(model.path),
+        out,
+        parse(ExportParams, json.loads(params), place="export"),
+        amt=Path(amt.path),
+        validated=[Path(one.path) for one in validated],
+        scores=Path(scores.path),
+    )
+    onnx.metadata.update(metadata_of(out, code=code))

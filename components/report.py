@@ -1,0 +1,48 @@
+"""The component of ``report``."""
+
+from typing import List  # noqa: UP035  (kfp reads list types from typing)
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def report(
+    code: str,
+    validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
+    amt: dsl.Input[dsl.Dataset],
+    base: dsl.Input[dsl.Model],
+    stage1: dsl.Input[dsl.Model],
+    stage2: dsl.Input[dsl.Model],
+    scores: dsl.Input[dsl.Artifact],
+    onnx: dsl.Input[dsl.Model],
+    results: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """Write one self-contained page over all results.
+
+    Args:
+        code: Digest of the step's code; other code is refused. Empty: the image's.
+        validated: What validate left, of each corpus.
+        amt: The AMT dataset.
+        base: The base model.
+        stage1: The model after stage 1.
+        stage2: The model after stage 2.
+        scores: What evaluate left.
+        onnx: What export left.
+        results: The page and its data.
+        page: The page alone, for the Kubeflow UI.
+    """
+    import shutil
+    from pathlib import Path
+
+    from emoverse.lineage import metadata_of
+    from emoverse.report import step
+
+    out = Path(results.path)
+    stages = [Path(base.path), Path(stage1.path), Path(stage2.path)]
+    paths = [Path(one.path) for one in validated]
+    step.report(paths, Path(amt.path), stages, Path(scores.path), Path(onnx.path), out)
+    results.metadata.update(metadata_of(out, code=code))
+    shutil.copyfile(out / "index.html", page.path)

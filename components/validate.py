@@ -1,0 +1,48 @@
+"""The component of ``validate``, once per corpus."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def validate(
+    corpus: str,
+    raw_md5: str,
+    media: str,
+    validation: str,
+    code: str,
+    raw: dsl.Input[dsl.Dataset],
+    validated: dsl.Output[dsl.Dataset],
+    page: dsl.Output[dsl.HTML],
+) -> None:
+    """Check one raw corpus; keep its utterances, frames and quarantine.
+
+    Args:
+        corpus: Name of the corpus, a module of emoverse.corpora.
+        raw_md5: The MD5 that DVC knows the raw folder by; other content is refused.
+        media: Section media of params.yaml, as JSON.
+        validation: Section validation of params.yaml, as JSON.
+        code: Digest of the step's code; other code is refused. Empty: the image's.
+        raw: The raw corpus folder.
+        validated: Utterances, frames, quarantine.
+        page: What the checks found.
+    """
+    import json
+    import shutil
+    from pathlib import Path
+
+    from emoverse.lineage import metadata_of
+    from emoverse.params import MediaParams, ValidationParams, parse
+    from emoverse.validation import step
+
+    out = Path(validated.path)
+    step.validate(
+        corpus,
+        Path(raw.path),
+        out,
+        parse(MediaParams, json.loads(media), place="media"),
+        parse(ValidationParams, json.loads(validation), place="validation"),
+    )
+    validated.metadata.update(metadata_of(out, code=code, raw=raw_md5))
+    shutil.copyfile(out / "page.html", page.path)

@@ -1,0 +1,66 @@
+"""Find utterances that two corpora share and label differently."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from emoverse.amt.leakage import Side, overlaps
+
+MIN_IOU: Final = 0.5
+"""Share of the union two spans of an episode must have in common to be one utterance."""
+
+
+@dataclass(frozen=True, order=True)
+class Conflict:
+    """One utterance under two ids with two emotions."""
+
+    one_id: str
+    other_id: str
+    one_emotion: str
+    other_emotion: str
+
+
+def shared_utterances(pairs: Sequence[tuple[Side, Side]]) -> list[tuple[str, str]]:
+    """Return (id, id) of utterances that two different corpora share, by clip or by episode and time, sorted."""
+    halves: list[Side] = [side for pair in pairs for side in pair]
+    found: set[tuple[str, str]] = set()
+    for i, one in enumerate(halves):
+        for other in halves[i + 1 :]:
+            if one.corpus != other.corpus:
+                found.update(_by_clip(one, other))
+                for left, a, right, b in overlaps([one], [other], MIN_IOU):
+                    found.add((left.ids[a], right.ids[b]))
+    return sorted(found)
+
+
+def conflicts(pairs: Iterable[tuple[str, str]], emotion: dict[str, str | None]) -> list[Conflict]:
+    """Return the pairs whose emotions differ, where both have one."""
+    found = []
+    for one, other in pairs:
+        left, right = emotion[one], emotion[other]
+        if left is not None and right is not None and left != right:
+            found.append(Conflict(one, other, left, right))
+    return sorted(found)
+
+
+def summary(pairs: Sequence[tuple[str, str]], found: Sequence[Conflict]) -> dict[str, Any]:
+    """Return how many utterances are shared, how many differ, and the commonest differences."""
+    kinds = Counter(f"{one.one_emotion} -> {one.other_emotion}" for one in found)
+    return {
+        "shared_utterances": len(pairs),
+        "different_emotion": len(found),
+        "commonest": dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:10]),
+    }
+
+
+def _by_clip(one: Side, other: Side) -> Iterable[tuple[str, str]]:
+    for left, right, flip in ((one, other, False), (other, one, True)):
+        known = {f"{right.corpus}/{clip}": name for name, clip in zip(right.ids, right.clips, strict=True)}
+        for name, clip in zip(left.ids, left.clips, strict=True):
+            corpus, _, path = clip.partition("/")
+            match = known.get(f"{corpus.lower()}/{path}")
+            if match is not None:
+                yield (match, name) if flip else (name, match)

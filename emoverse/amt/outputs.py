@@ -1,0 +1,101 @@
+"""Write AMT's files: ms-swift's JSONL, the test files with their gold, and the authors' published form beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from emoverse.amt.published import RecordList, media_path, record
+from emoverse.amt.tally import Tally
+from emoverse.corpora.base import Utterance
+from emoverse.tasks.base import Question
+
+
+class Outputs:
+    """Open each file when its first row comes; close all of them at the end."""
+
+    def __init__(self, root: Path, system: str) -> None:
+        self._root, self._system = root, system
+        self._stack = ExitStack()
+        self._rows: dict[str, IO[bytes]] = {}
+        self._published: dict[str, RecordList] = {}
+        self.tallies: dict[str, Tally] = {}
+        self.trained: dict[tuple[str, str, str], Counter[str]] = {}  # answers by (stage, corpus, task)
+
+    def __enter__(self) -> Outputs:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the files."""
+        self._stack.close()
+
+    def write(
+        self,
+        name: str,
+        task: str,
+        one: Utterance,
+        question: Question,
+        *,
+        still: bool,
+        query: str = "",
+        suffix: str = "",
+        gold: dict[str, Any] | None = None,
+        placeholder: bool = False,
+    ) -> None:
+        """Write one row to ``<name>.jsonl``, and to ``published/<name>.json`` unless it is an altered copy.
+
+        ``suffix`` names a copy (``~blank``, ``~mute``); ``query`` is the verbatim prompt where the safe one differs.
+        """
+        reference = f"clip:{one.utterance_id}{'#peak' if still else ''}{'#blank' if suffix == '~blank' else ''}"
+        row = self._row(task, one, question, reference, still=still, suffix=suffix)
+        if gold is not None:
+            row["gold"] = gold
+        self._handle(name).write(orjson.dumps(row) + b"\n")
+        tally = self.tallies.setdefault(name, Tally())
+        tally.add(question.text, reference, question.answer, question.gold["answers"], placeholder=placeholder)
+        if not suffix:
+            text = record(task, query or question.text, question.answer, media_path(one, still=still), still=still)
+            self._list(name).add(text)
+
+    def _row(
+        self, task: str, one: Utterance, question: Question, reference: str, *, still: bool, suffix: str
+    ) -> dict[str, Any]:
+        """Return the row in ms-swift's format, our own keys after ``channel``."""
+        mark = "<image>" if still else "<video>"
+        messages = [
+            {"role": "user", "content": mark + question.text},
+            {"role": "assistant", "content": question.answer},
+        ]
+        if self._system:
+            messages.insert(0, {"role": "system", "content": self._system})
+        return {
+            "messages": messages,
+            "videos": [] if still else [reference],
+            "images": [reference] if still else [],
+            "channel": f"{task}/{one.utterance_id}{suffix}",
+            "task": task,
+            "corpus": one.corpus,
+            "utterance_id": one.utterance_id,
+            **question.extra,
+        }
+
+    def _handle(self, name: str) -> IO[bytes]:
+        if name not in self._rows:
+            path = self._root / f"{name}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._rows[name] = self._stack.enter_context(path.open("wb"))
+        return self._rows[name]
+
+    def _list(self, name: str) -> RecordList:
+        if name not in self._published:
+            path = self._root / "published" / f"{name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = self._stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
+            self._published[name] = RecordList(handle)
+            self._stack.callback(self._published[name].end)
+        return self._published[name]

@@ -1,0 +1,121 @@
+"""Give ERI its reasons: from rules (offline, the default), from an annotation file, or from an endpoint.
+
+``amt.reasons`` names the provider: ``rules``, ``file:reasons.jsonl``, or ``endpoint:settings.json`` (see ``endpoint``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from emoverse.corpora.base import Utterance
+from emoverse.corpora.files import decode
+from emoverse.errors import RowErrors, UserError
+from emoverse.tasks.base import Reason
+from emoverse.tasks.faces import phrases
+
+
+class Reasons(Protocol):
+    """A provider of reasons."""
+
+    def of(self, one: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None) -> Reason | None:
+        """Return the reason for an utterance's emotion, None when there is none."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the manifest should say of the provider."""
+
+
+def provider(spec: str, frames: Sequence[Path]) -> Reasons:
+    """Return the provider that ``amt.reasons`` names; ``frames`` are the validated folders, for endpoints that see."""
+    kind, _, rest = spec.partition(":")
+    if kind == "rules" and not rest:
+        return RuleReasons()
+    if kind == "file" and rest:
+        return FileReasons(Path(rest))
+    if kind == "endpoint" and rest:
+        from emoverse.amt.endpoint import EndpointReasons
+
+        return EndpointReasons.open(Path(rest), frames)
+    remedy = "give rules, file:reasons.jsonl or endpoint:settings.json"
+    raise UserError(f"unknown provider {spec!r}", place="amt.reasons", remedy=remedy)
+
+
+class RuleReasons:
+    """Compose a reason from what was measured: the face's action units, the valence of the words, who set it off."""
+
+    def of(self, one: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None) -> Reason | None:
+        """Return a reason that cites at least one clue; None without a label or a clue."""
+        if one.emotion is None:
+            return None
+        face = [phrase.lower() for phrase in phrases(units, one.emotion)] if units is not None else []
+        sentences, clues = [], list(face)
+        if face:
+            sentences.append(f"The face shows {_listed(face)}.")
+        if one.polarity is not None:
+            clues.append(f"the words sound {one.polarity}")
+            sentences.append(f"The words sound {one.polarity}.")
+        causes = _speakers(one, dialogue)
+        if causes:
+            clues.append(f"it follows what {_listed(causes)} said")
+            sentences.append(f"It follows what {_listed(causes)} said.")
+        if not clues:
+            return None
+        text = " ".join([f"The person in the video feels {one.emotion}.", *sentences])
+        return Reason(text=text, provider="rules", clues=tuple(clues))
+
+    def facts(self) -> dict[str, Any]:
+        """Return the provider's name."""
+        return {"provider": "rules"}
+
+
+class FileReasons:
+    """Read reasons from JSONL: ``utterance_id``, ``text`` and, where known, ``clues`` (a list) and ``provider``."""
+
+    def __init__(self, path: Path) -> None:
+        self._found: dict[str, Reason] = {}
+        problems: list[str] = []
+        for number, line in enumerate(decode(path).split("\n"), start=1):
+            if line.strip():
+                self._add(line, f"{path}:{number}", path.stem, problems)
+        if problems:
+            raise RowErrors(problems, remedy="mend or remove these lines")
+
+    def of(self, one: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None) -> Reason | None:
+        """Return the annotated reason."""
+        return self._found.get(one.utterance_id)
+
+    def facts(self) -> dict[str, Any]:
+        """Return how many reasons there are."""
+        return {"provider": "file", "reasons": len(self._found)}
+
+    def _add(self, line: str, place: str, stem: str, problems: list[str]) -> None:
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            problems.append(f"{place}: column {error.colno}: not JSON: {error.msg}")
+            return
+        row = row if isinstance(row, dict) else {}
+        name, text, clues = (row.get(key) for key in ("utterance_id", "text", "clues"))
+        if not isinstance(name, str) or not isinstance(text, str) or not text.strip():
+            problems.append(f"{place}: utterance_id, text: both must be words")
+        elif name in self._found:
+            problems.append(f"{place}: utterance_id: {name!r} is on an earlier line too")
+        elif clues is not None and not (isinstance(clues, list) and all(isinstance(clue, str) for clue in clues)):
+            problems.append(f"{place}: clues: not a list of words")
+        else:
+            said_by = str(row.get("provider") or f"file:{stem}")
+            self._found[name] = Reason(text=text, provider=said_by, clues=tuple(clues or ()))
+
+
+def _speakers(one: Utterance, dialogue: Sequence[Utterance]) -> list[str]:
+    """Name the other speakers whose utterances caused the emotion, in order of first mention."""
+    known = {other.position: other.speaker for other in dialogue}
+    named = [known.get(cause) for cause in one.causes or ()]
+    return list(dict.fromkeys(name for name in named if name and name != one.speaker))
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

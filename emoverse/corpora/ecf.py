@@ -1,0 +1,171 @@
+"""Read ECF 2.0 (NUSTM/SemEval-2024_ECAC, subtask 2): conversations of Friends with emotion-cause pairs.
+
+``Subtask_2_train.json``, ``Subtask_2_test.json``; clips ``{train,test}/dia{conversation}utt{utterance}.mp4``. There is
+no validation split. Where the train file is absent it is rebuilt from ``Subtask_1_train.json`` (text, speaker, emotion)
+and ECF 1.0's ``all_data_pair.txt`` (pairs, times), which hold the same conversations. The organisers distribute no
+clips: a train clip that is not there under its own name is MELD's, below ``MELD/``, where
+``all_data_pair_ECFvsMELD.txt`` maps it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from emoverse.corpora import ecf1
+from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
+from emoverse.corpora.ecf_pairs import causes_of
+from emoverse.corpora.files import BadRow, Problems, decode, unsafe
+from emoverse.corpora.hints import emotion_hint
+from emoverse.corpora.times import seconds
+from emoverse.errors import UserError, did_you_mean
+
+FILES: Final[dict[Split, tuple[str, str]]] = {
+    "train": ("Subtask_2_train.json", "train"),
+    "test": ("Subtask_2_test.json", "test"),
+}
+"""Each split's annotation file and clip folder."""
+SUBTASK_1: Final = "Subtask_1_train.json"
+ECF1: Final = "all_data_pair.txt"
+MAPPING: Final = "all_data_pair_ECFvsMELD.txt"
+
+
+def read(root: Path) -> Reading:
+    """Read the whole corpus; raise UserError when a file is missing, not JSON or not UTF-8."""
+    mapping = ecf1.read_mapping(root / MAPPING) if (root / MAPPING).is_file() else {}
+    utterances: list[Utterance] = []
+    quarantined: list[Quarantined] = []
+    for split, (name, _) in FILES.items():
+        if split == "train" and not (root / name).is_file() and (root / SUBTASK_1).is_file():
+            one = _rebuilt(root)
+        else:
+            one = read_split(root / name, split)
+        utterances += one.utterances
+        quarantined += one.quarantined
+    if mapping:
+        utterances = [ecf1.with_meld_clip(one, mapping, root) for one in utterances]
+    return Reading(utterances, quarantined)
+
+
+def read_split(path: Path, split: Split) -> Reading:
+    """Read one annotation file of subtask 2 as a split of ECF."""
+    return read_conversations(load(path), split, path.name)
+
+
+def load(path: Path) -> list[Any]:
+    """Return the JSON list of conversations; raise UserError with line and column where it is none."""
+    text = decode(path)
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        place = f"{path.name}:{error.lineno}:{error.colno}"
+        raise UserError(f"not JSON: {error.msg}", place=place, remedy="fetch the file again") from None
+    if not isinstance(found, list):
+        raise UserError("holds no list of conversations", place=str(path), remedy="give a Subtask_2 file")
+    return found
+
+
+def read_conversations(conversations: list[Any], split: Split, name: str) -> Reading:
+    """Turn conversations into utterances; a row is ``[i].conversation[j]``, a position in the JSON file ``name``."""
+    problems = Problems(name)
+    good: list[Utterance] = []
+    seen: dict[str, int] = {}
+    for i, item in enumerate(conversations):
+        fault = _fault(item)
+        if fault:
+            problems.add(f"ecf/{split}/[{i}]", f"[{i}]", *fault)
+            continue
+        dialogue = str(item["conversation_ID"])
+        if dialogue in seen:
+            detail = f"conversation {dialogue} is already at [{seen[dialogue]}]"
+            problems.add(f"ecf/{split}/dia{dialogue}", f"[{i}]", "conversation_ID", "duplicate-id", detail)
+            continue
+        seen[dialogue] = i
+        good += _conversation(item, i, split, problems)
+    return Reading(good, problems.found)
+
+
+def _conversation(item: Mapping[str, Any], i: int, split: Split, problems: Problems) -> list[Utterance]:
+    """Read one conversation: first its utterances, then the pairs between those that are annotated."""
+    rows = [row if isinstance(row, dict) else {} for row in item["conversation"]]
+    emotions = {str(row.get("utterance_ID")): row.get("emotion") for row in rows}
+    causes, bad = causes_of(item, i, split, emotions, problems)
+    good: dict[int, Utterance] = {}
+    for j, row in enumerate(rows):
+        where = f"[{i}].conversation[{j}]"
+        row_id = f"ecf/{split}/dia{item['conversation_ID']}utt{row.get('utterance_ID')}"
+        try:
+            one = _utterance(row, split, row_id, str(item["conversation_ID"]), f"{problems.name}:{where}")
+            if one.position in good:
+                raise BadRow("utterance_ID", "duplicate-id", f"{row_id} occurs twice in its conversation")
+            if one.position not in bad:  # else its pairs are unreadable, and it was set aside with them
+                good[one.position] = replace(one, causes=causes.get(one.position, ()))
+        except BadRow as fault:
+            problems.add(row_id, where, fault.column, fault.reason, fault.detail)
+    return [good[position] for position in sorted(good)]
+
+
+def _utterance(row: Mapping[str, Any], split: Split, row_id: str, dialogue: str, source: str) -> Utterance:
+    """Turn one JSON utterance into a row of the table, causes aside; raise BadRow for its first fault."""
+    number, text, speaker, emotion = (row.get(key) for key in ("utterance_ID", "text", "speaker", "emotion"))
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise BadRow("utterance_ID", "bad-number", f"{number!r} is not a whole number from 1")
+    if not isinstance(text, str) or not text.strip():
+        raise BadRow("text", "empty-text", f"{text!r} has no words")
+    if "\0" in text:
+        raise BadRow("text", "nul-byte", f"NUL at character {text.index(chr(0)) + 1}")
+    if not isinstance(speaker, str):
+        raise BadRow("speaker", "bad-speaker", f"{speaker!r} is no name")
+    if not isinstance(emotion, str) or emotion not in EMOTIONS:
+        hint = emotion_hint(str(emotion))
+        raise BadRow("emotion", "bad-label", f"{emotion!r} is not an emotion; {hint}")
+    episode, start, end = _span(row.get("video_source"))
+    clip = row.get("video_name")
+    if clip != f"dia{dialogue}utt{number}.mp4":
+        raise BadRow("video_name", "bad-clip-name", f"{clip!r} is not dia{dialogue}utt{number}.mp4")
+    return Utterance(
+        utterance_id=row_id, corpus="ecf", split=split, dialogue_id=dialogue, position=number, speaker=speaker or None,
+        text=text, emotion=emotion, polarity=None, sentiment=None, intensities=None, causes=(),
+        episode=episode, start=start, end=end, clip=f"{FILES[split][1]}/{clip}", source=source,
+    )  # fmt: skip
+
+
+def _span(source: Any) -> tuple[str, float, float]:
+    """Return episode, start and end in seconds of a ``video_source``."""
+    if not isinstance(source, list) or len(source) != 3 or not all(isinstance(part, str) for part in source):
+        raise BadRow("video_source", "bad-time", f"{source!r} is not [episode, start, end]")
+    start, end = seconds(source[1]), seconds(source[2])
+    if start is None or end is None:
+        raise BadRow("video_source", "bad-time", f"{source[1]!r} - {source[2]!r} is not hh:mm:ss.mmm")
+    if end < start:
+        raise BadRow("video_source", "span-backwards", f"ends at {source[2]}, before it begins at {source[1]}")
+    return source[0], start, end
+
+
+def _fault(item: Any) -> tuple[str, str, str] | None:
+    """Return (column, reason, detail) of a conversation that cannot be read at all."""
+    if not isinstance(item, dict):
+        return "", "bad-conversation", f"a {type(item).__name__} where a conversation should be"
+    for key in ("conversation_ID", "conversation", "emotion-cause_pairs"):
+        if key not in item:
+            return key, "bad-conversation", f"{key!r} is missing; {did_you_mean(key, map(str, item))}"
+    number = item["conversation_ID"]
+    if isinstance(number, bool) or not isinstance(number, int | str) or unsafe(str(number)):
+        return "conversation_ID", "bad-number", f"{number!r} is no conversation number"
+    for key in ("conversation", "emotion-cause_pairs"):
+        if not isinstance(item[key], list):
+            return key, "bad-conversation", f"{key!r} is not a list"
+    return None
+
+
+def _rebuilt(root: Path) -> Reading:
+    """Read train from subtask 1 and ECF 1.0; raise UserError when the second is absent."""
+    if not (root / ECF1).is_file():
+        remedy = f"add {FILES['train'][0]}, or MECPE's {ECF1} beside {SUBTASK_1}"
+        raise UserError(f"{FILES['train'][0]} is missing", place=str(root), remedy=remedy)
+    conversations = ecf1.rebuild(load(root / SUBTASK_1), root / ECF1)
+    return read_conversations(conversations, "train", SUBTASK_1)

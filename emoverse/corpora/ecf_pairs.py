@@ -1,0 +1,59 @@
+"""Read the emotion-cause pairs of one ECF conversation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from emoverse.corpora.files import Problems
+
+_EMOTION: Final = re.compile(r"(\d{1,6})_([a-z]+)\Z", re.ASCII)
+_CAUSE: Final = re.compile(r"(\d{1,6})(?:_.*)?\Z", re.ASCII | re.DOTALL)  # subtask 1 adds the span: "1_I do not want"
+
+
+def causes_of(
+    item: Mapping[str, Any], i: int, split: str, emotions: Mapping[str, Any], problems: Problems
+) -> tuple[dict[int, tuple[int, ...]], set[int]]:
+    """Return each target's causes in file order, and the targets set aside because one of their pairs is bad.
+
+    ``emotions`` maps an utterance number (as text) to its annotated emotion. A pair must name two utterances of the
+    conversation and its target's own emotion. A bad pair sets its target aside: with one cause missing the right answer
+    would be a wrong one.
+    """
+    causes: dict[int, list[int]] = {}
+    bad: set[int] = set()
+    for j, pair in enumerate(item["emotion-cause_pairs"]):
+        target, cause, fault = _read(pair, emotions)
+        if fault:
+            name = f"dia{item['conversation_ID']}utt{target}" if target else f"dia{item['conversation_ID']}#pair{j}"
+            if target not in bad:
+                where = f"[{i}].emotion-cause_pairs[{j}]"
+                problems.add(f"ecf/{split}/{name}", where, "emotion-cause_pairs", *fault)
+            if target:
+                bad.add(target)
+        elif cause not in causes.setdefault(target, []):
+            causes[target].append(cause)
+    return {target: tuple(found) for target, found in causes.items()}, bad
+
+
+def _read(pair: Any, emotions: Mapping[str, Any]) -> tuple[int, int, tuple[str, str] | None]:
+    """Return target, cause and (reason, detail) of a fault; the target is 0 when it names no utterance."""
+    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+        return 0, 0, ("bad-pair", f"{pair!r} is not [target_emotion, cause]")
+    left, right = _EMOTION.match(pair[0]), _CAUSE.match(pair[1])
+    if left is None:
+        return 0, 0, ("bad-pair", f"{pair[0]!r} is not number_emotion")
+    size = f"the conversation has {len(emotions)} utterances"
+    if left[1] not in emotions:
+        return 0, 0, ("bad-cause", f"target {left[1]} does not exist; {size}")
+    target = int(left[1])
+    if right is None or right[1] not in emotions:
+        return (
+            target,
+            0,
+            ("bad-cause", f"cause {pair[1]!r} does not exist; {size}"),
+        )
+    if left[2] != emotions[left[1]]:
+        return target, 0, ("bad-pair", f"{pair[0]!r} contradicts the utterance's emotion {emotions[left[1]]!r}")
+    return target, int(right[1]), None

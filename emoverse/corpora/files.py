@@ -1,0 +1,143 @@
+"""Open annotation files strictly: UTF-8 or an error that names the byte, and rows that know their line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from emoverse.corpora.base import Quarantined
+from emoverse.errors import UserError, did_you_mean
+
+_NUMBER: Final = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z")
+
+
+class BadRow(Exception):  # noqa: N818 (a verdict on a row, not an error of the program)
+    """Say why one row is set aside."""
+
+    def __init__(self, column: str, reason: str, detail: str) -> None:
+        self.column, self.reason, self.detail = column, reason, detail
+        super().__init__(f"{column}: {detail}")
+
+
+@dataclass
+class Problems:
+    """Collect what is wrong with the rows of one file; ``name`` is the file's path relative to the corpus root."""
+
+    name: str
+    found: list[Quarantined] = field(default_factory=list)
+
+    def add(self, row_id: str, row: int | str, column: str, reason: str, detail: str) -> None:
+        """Set one row aside."""
+        source = f"{self.name}:{row}"
+        self.found.append(Quarantined(row_id=row_id, source=source, column=column, reason=reason, detail=detail))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One CSV row: the line it begins on (the header is line 1) and its cells in the order that was asked for."""
+
+    line: int
+    cells: tuple[str, ...]
+
+
+def decode(path: Path) -> str:
+    """Read a text file strictly as UTF-8, a byte-order mark aside; line ends stay as they are.
+
+    Raises UserError when it is missing, or holds a byte that is not UTF-8, with its offset in the file.
+    """
+    place = str(path)
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError("no such file", place=str(path), remedy="check the corpus folder against the README") from None
+    except IsADirectoryError:
+        raise UserError("is a folder, not a file", place=str(path), remedy="give the file itself") from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # The offset counts from the file's first byte, as `xxd -s` wants it; utf-8-sig counts after the mark.
+        offset = error.start + (len(raw) - len(error.object))
+        line = raw.count(b"\n", 0, offset) + 1
+        problem = f"byte 0x{raw[offset]:02x} at offset {offset} (line {line}) is not UTF-8"
+        raise UserError(problem, place=place, remedy="save the file as UTF-8 without changing its text") from None
+
+
+def rows_of(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[Row]:
+    """Yield the rows of a CSV file with a header, cells of ``columns`` by name; malformed rows go to ``problems``.
+
+    Raises UserError for a missing column (naming the nearest), an empty file, or a quote that is never closed.
+    """
+    text = decode(path)
+    # StringIO with newline="" breaks lines at \n, \r\n and \r only: U+0085 and U+2028 occur inside real utterances.
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    start = 1
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        picks = _picks(header, columns, str(path))
+        start = reader.line_num + 1
+        for cells in reader:
+            line, start = start, reader.line_num + 1
+            if not cells:
+                continue
+            fault = _malformed(cells, header, start - line)
+            if fault:
+                problems.add(f"{problems.name}:{line}", line, fault[0], fault[1], fault[2])
+                continue
+            yield Row(line, tuple(cells[i] for i in picks))
+    except csv.Error as error:
+        remedy = "close or double the quotation mark on that line"
+        raise UserError(f"not valid CSV: {error}", place=f"{path}:{start}", remedy=remedy) from None
+
+
+def _picks(header: list[str], columns: Sequence[str], name: str) -> list[int]:
+    if not header:
+        raise UserError("is empty: it has no header", place=name, remedy="fetch the file again")
+    missing = [column for column in columns if column not in header]
+    if missing:
+        hints = "; ".join(f"{column!r}: {did_you_mean(column, header)}" for column in missing)
+        raise UserError(f"lacks column(s) {hints}", place=f"{name}:1", remedy="restore the header")
+    twice = sorted({column for column in columns if header.count(column) > 1})
+    if twice:
+        raise UserError(f"has column(s) {', '.join(twice)} twice", place=f"{name}:1", remedy="keep one of each")
+    return [header.index(column) for column in columns]
+
+
+def _malformed(cells: list[str], header: list[str], lines: int) -> tuple[str, str, str] | None:
+    """Return (column, reason, detail) of a row that is not one line of the header's width without NUL."""
+    if lines > 1:
+        at = next((i for i, cell in enumerate(cells) if "\n" in cell or "\r" in cell), 0)
+        column = header[at] if at < len(header) else ""
+        return column, "line-break", f"a quoted cell runs over {lines} lines; a closing quotation mark is missing"
+    if len(cells) != len(header):
+        return "", "ragged-row", f"{len(cells)} cells where the header has {len(header)}"
+    for column, cell in zip(header, cells, strict=True):
+        if "\0" in cell:
+            return column, "nul-byte", f"NUL at character {cell.index(chr(0)) + 1} of the cell"
+    return None
+
+
+def whole_number(word: str) -> int | None:
+    """Read a plain decimal such as ``0`` or ``128258``; None for signs, spaces, leading zeros and other digits."""
+    return int(word) if _NUMBER.match(word) else None
+
+
+def unsafe(part: str) -> str | None:
+    """Say why an id cannot be part of a path or an id, None when it can."""
+    if not part or part in (".", ".."):
+        return f"{part!r} is no name"
+    if "/" in part or "\\" in part:
+        return f"{part!r} holds a path separator"
+    if part != part.strip() or any(unicodedata.category(char) == "Cc" for char in part):
+        return f"{part!r} holds surrounding blanks or control characters"
+    return None
+
+
+def nfc(path: str) -> str:
+    """Return a path in Unicode NFC, the one form the tables use."""
+    return unicodedata.normalize("NFC", path)

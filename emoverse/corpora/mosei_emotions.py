@@ -1,0 +1,115 @@
+"""Join CMU-MOSEI's emotion labels to clips by time.
+
+``CMU_MOSEI_Labels.csd`` (HDF5) holds, per video, ``features`` (n x 7: sentiment, happy, sad, anger, surprise, disgust,
+fear) and ``intervals`` (n x 2 seconds) in the SDK's own order, which is not the order of clip ids: joining by position
+mislabels. ``Transcript/Segmented/Combined/{video_id}.txt`` lists ``video___clip___start___end___text``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from emoverse.errors import UserError
+
+CSD: Final = "CMU_MOSEI_Labels.csd"
+TRANSCRIPTS: Final = "Transcript/Segmented/Combined"
+TOLERANCE: Final = 0.05
+"""Seconds by which the two files' start and end may differ; neighbouring segments differ by far more."""
+Times = tuple[float, float]
+
+
+class EmotionLabels:
+    """Look up a clip's times and emotions; a context manager that holds the csd open, where there is one."""
+
+    def __init__(self, root: Path) -> None:
+        self._transcripts = root / TRANSCRIPTS
+        self._path = root / CSD
+        self._file: Any = None
+        self._data: Any = None
+        self._video = ""
+        self._times: dict[str, Times] = {}
+        self._segments: list[tuple[Times, tuple[float, ...]]] = []
+
+    def __enter__(self) -> EmotionLabels:
+        """Open the csd; raise UserError when it is no csd, or when the transcripts that join it are missing."""
+        if not self._path.exists():
+            return self
+        import h5py
+
+        try:
+            self._file = h5py.File(self._path, "r")
+            self._data = self._file["All Labels"]["data"]
+        except (OSError, KeyError) as error:
+            remedy = "fetch CMU_MOSEI_Labels.csd again, or remove it to go without emotions"
+            raise UserError(f"not a csd with 'All Labels' ({error})", place=str(self._path), remedy=remedy) from None
+        if not self._transcripts.is_dir():
+            remedy = f"add {TRANSCRIPTS}, or remove {CSD} to go without emotions"
+            problem = "the emotions have no clip ids and cannot be joined without the segmented transcripts"
+            raise UserError(problem, place=str(self._transcripts), remedy=remedy)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the csd."""
+        if self._file is not None:
+            self._file.close()
+
+    def times(self, video: str, clip: str) -> Times | None:
+        """Return the clip's start and end in its video, in seconds; None where no transcript has them."""
+        self._open(video)
+        return self._times.get(clip)
+
+    def find(self, video: str, clip: str) -> tuple[float, ...] | str:
+        """Return the six intensities of the one segment with the clip's times, else the note that counts why not.
+
+        Notes: ``emotion-unknown`` (no csd), ``emotion-no-times`` (no transcript line), ``emotion-no-segment`` (no
+        interval fits), ``emotion-ambiguous`` (several fit and disagree).
+        """
+        if self._data is None:
+            return "emotion-unknown"
+        times = self.times(video, clip)
+        if times is None:
+            return "emotion-no-times"
+        fits = {values for span, values in self._segments if _close(span, times)}
+        if not fits:
+            return "emotion-no-segment"
+        return next(iter(fits)) if len(fits) == 1 else "emotion-ambiguous"
+
+    def _open(self, video: str) -> None:
+        """Read one video's times and segments; rows come video by video, so only the last one is kept."""
+        if video == self._video:
+            return
+        self._video, self._times, self._segments = video, self._read_times(video), []
+        if self._data is None or video not in self._data:
+            return
+        group = self._data[video]
+        features, intervals = group["features"][()], group["intervals"][()]
+        if features.ndim != 2 or features.shape[1] != 7 or intervals.shape != (len(features), 2):
+            problem = (
+                f"video {video!r} has features {features.shape} and intervals {intervals.shape}, not n x 7 and n x 2"
+            )
+            raise UserError(problem, place=str(self._path), remedy="fetch CMU_MOSEI_Labels.csd again")
+        for span, values in zip(intervals.tolist(), features.tolist(), strict=True):
+            self._segments.append(((span[0], span[1]), tuple(round(value, 6) for value in values[1:])))
+
+    def _read_times(self, video: str) -> dict[str, Times]:
+        path = self._transcripts / f"{video}.txt"
+        if not path.is_file():
+            return {}
+        found: dict[str, Times] = {}
+        start = f"{video}___".encode()
+        # Bytes: only the numbers are wanted, and some of CMU's transcripts are not UTF-8. The video id may itself hold
+        # "___", so it is cut off as a whole.
+        for line in path.read_bytes().split(b"\n"):
+            fields = line[len(start) :].split(b"___", 3) if line.startswith(start) else []
+            if len(fields) < 3:
+                continue
+            try:
+                found[fields[0].decode("ascii")] = (float(fields[1]), float(fields[2]))
+            except ValueError:
+                continue
+        return found
+
+
+def _close(one: Times, two: Times) -> bool:
+    return abs(one[0] - two[0]) <= TOLERANCE and abs(one[1] - two[1]) <= TOLERANCE

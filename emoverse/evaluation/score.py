@@ -1,0 +1,108 @@
+"""Score a predictions file, and compare two models on the same records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emoverse.errors import RowErrors
+from emoverse.evaluation.bootstrap import interval
+from emoverse.evaluation.predictions import Prediction, read_predictions
+from emoverse.evaluation.published import beside
+from emoverse.evaluation.scoring import Scores, baseline_scores, main_names, score, stable
+
+
+def score_file(
+    path: Path, task: str, *, gold: Path | None = None, corpus: str = "", bootstrap: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """Return every score of a predictions file as one JSON-like object.
+
+    ``interval`` is the 95 % bootstrap interval of the score that ``headline`` names, ``baseline`` that score of the
+    best trivial predictor, ``unparsable`` the number of replies nobody can read (listed in ``unparsable_rows``).
+    Raises UserError for a file that cannot be scored.
+    """
+    found = read_predictions(path, task, gold=gold, corpus=corpus)
+    golds, groups = [one.gold for one in found], [one.group for one in found]
+    scores = _scored(found, task, bootstrap, seed)
+    trivial = baseline_scores(task, golds, [], groups=groups)
+    best = {name: stable(one.values[one.headline]) for name, one in trivial.items()}
+    return {
+        "task": task,
+        "n": scores.n,
+        "scored": scores.scored,
+        "groups": len(set(groups)),
+        "unparsable": len(scores.unparsable),
+        "unparsable_rows": [{"row": found[i].name, "reply": found[i].reply} for i in scores.unparsable],
+        "headline": scores.headline,
+        "interval": [stable(end) for end in scores.interval()],
+        "baseline": max(best.values(), default=0.0),
+        "baselines": best,
+        **{name: stable(value) for name, value in scores.values.items() if name != "unparsable"},
+        "intervals": {name: [stable(end) for end in scores.interval(name)] for name in main_names(scores)},
+        "published": beside(corpus or _corpus_of(task), task, scores.values, scores.n),
+    }
+
+
+def _corpus_of(task: str) -> str:
+    return "ecf" if task == "ecpe" else ""
+
+
+def compare_files(
+    one: Path, other: Path, task: str, *, gold: Path | None = None, bootstrap: int = 1000, seed: int = 0
+) -> dict[str, Any]:
+    """Compare two predictors of the same records by a paired bootstrap of the headline score.
+
+    ``difference`` is ``other`` minus ``one``, ``interval`` its 95 % interval, ``worse`` the share of resamples in which
+    ``other`` is not better. Raises RowErrors when the files answer different records.
+    """
+    first, second = (read_predictions(path, task, gold=gold) for path in (one, other))
+    by_key = {item.key: item for item in second}
+    strangers = [f"{item.place}: {item.name}: not in {other.name}" for item in first if item.key not in by_key]
+    strangers += [f"{x.place}: {x.name}: not in {one.name}" for x in second if x.key not in {y.key for y in first}]
+    changed = [
+        f"{item.place}: {item.name}: another answer in {other.name}"
+        for item in first
+        if item.key in by_key and by_key[item.key].gold["answer"] != item.gold["answer"]
+    ]
+    if strangers or changed:
+        raise RowErrors(strangers + changed, remedy="compare predictions of the same test set")
+    a = _scored(first, task, bootstrap, seed)
+    b = _scored([by_key[item.key] for item in first], task, bootstrap, seed)
+    gap = b.samples[b.headline] - a.samples[a.headline]
+    low, high = interval(gap)
+    return {
+        "task": task,
+        "n": a.n,
+        "headline": a.headline,
+        "one": stable(a.values[a.headline]),
+        "other": stable(b.values[b.headline]),
+        "difference": stable(b.values[b.headline] - a.values[a.headline]),
+        "interval": [stable(low), stable(high)],
+        "worse": stable(float(np.mean(gap <= 0))) if len(gap) else 0.0,
+    }
+
+
+def _scored(found: Sequence[Prediction], task: str, bootstrap: int, seed: int) -> Scores:
+    golds, groups = [item.gold for item in found], [item.group for item in found]
+    return score(task, golds, [item.reply for item in found], groups=groups, bootstrap=bootstrap, seed=seed)
+
+
+def as_table(found: dict[str, Any]) -> str:
+    """Return the scores as lines for a person."""
+    low, high = found["interval"]
+    head = found["headline"]
+    lines = [f"{found['task']}: {found['n']} records in {found['groups']} groups, {found['unparsable']} unparsable"]
+    best = found["baseline"]
+    lines.append(f"{head} {found[head]:.4f}, 95 % interval {low:.4f} to {high:.4f}, best baseline {best:.4f}")
+    names = [name for name, value in found.items() if isinstance(value, float) and name not in (head, "baseline")]
+    lines += [f"  {name:<24} {found[name]:.4f}" for name in names]
+    lines += [f"  baseline {name!r}: {value:.4f}" for name, value in found["baselines"].items()]
+    for figure in found["published"]:
+        verdict = "comparable" if figure["comparable"] else "not comparable"
+        theirs = f"{figure['metric']} {figure['value']} ({figure['who']})"
+        lines.append(f"  published {theirs}, {verdict}: {figure['reason']}")
+    lines += [f"  unparsable {row['row']}: {row['reply']!r}" for row in found["unparsable_rows"][:20]]
+    return "\n".join(lines)

@@ -1,0 +1,118 @@
+"""Score one predictor's replies to one task's records, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from emoverse.evaluation.bootstrap import Numbers, group_sums, interval, resampled
+from emoverse.tasks import task as task_named
+from emoverse.tasks.base import Confusion, Scorer
+
+Golds = Sequence[Mapping[str, Any]]
+# What issue trackers and the shared task call the two ways of scoring cause pairs; a bare "f1" would not say which.
+_PUBLIC: Final = {
+    "ecpe": {
+        **{name: f"authors_{name}" for name in ("precision", "recall", "f1", "weighted_f1")},
+        **{f"official_{name}": f"official_micro_{name}" for name in ("precision", "recall", "f1")},
+    }
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What replies are worth: ``values`` by name, ``samples`` the same resampled, ``headline`` the score for all.
+
+    ``n`` records were asked and ``scored`` of them can earn the headline score (MSA leaves sentiment 0 out where it is
+    dropped, the authors' ECPE records without a cause). ``unparsable`` are the indices of replies nobody can read;
+    they count as wrong.
+    """
+
+    n: int
+    scored: int
+    headline: str
+    values: dict[str, float]
+    samples: dict[str, Numbers]
+    unparsable: tuple[int, ...]
+    confusion: Confusion | None
+
+    def interval(self, name: str = "") -> tuple[float, float]:
+        """Return the 95 % interval of a score, by default of the headline."""
+        return interval(self.samples[name or self.headline])
+
+
+def score(
+    task: str, golds: Golds, replies: Sequence[str], *, groups: Sequence[str], bootstrap: int, seed: int
+) -> Scores:
+    """Score n replies to n gold records; ``groups`` are resampled whole, ``bootstrap`` times.
+
+    Raises UserError for an unknown task, ValueError when the numbers of golds, replies and groups differ.
+    """
+    one = task_named(task)
+    scorer = one.scorer(golds)
+    sums = group_sums(scorer.counts(replies), groups)
+    totals = sums.sum(0)
+    name_of = _PUBLIC.get(task, {})
+    values = {name_of.get(name, name): float(value) for name, value in scorer.scores(totals).items()}
+    drawn = scorer.scores(resampled(sums, bootstrap, seed))
+    return Scores(
+        n=len(golds),
+        scored=int(scorable(task, scorer, golds).sum()),
+        headline=headline_of(task),
+        values=values,
+        samples={name_of.get(name, name): sample for name, sample in drawn.items()},
+        unparsable=tuple(i for i in range(len(golds)) if one.parse(replies[i], golds[i]) is None),
+        confusion=scorer.confusion(totals),
+    )
+
+
+def headline_of(task: str) -> str:
+    """Return the public name of the score that stands for a task."""
+    name = task_named(task).headline
+    return _PUBLIC.get(task, {}).get(name, name)
+
+
+def scorable(task: str, scorer: Scorer, golds: Golds) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Return (n,): whether a right reply to the record earns anything in the headline score."""
+    right = scorer.counts([str(gold["answer"]) for gold in golds])
+    return np.asarray(scorer.scores(right)[task_named(task).headline] > 0, np.bool_)
+
+
+def baseline_scores(task: str, golds: Golds, trained: Sequence[str], *, groups: Sequence[str]) -> dict[str, Scores]:
+    """Score the task's trivial predictors by name; ``trained`` are the answers of its train rows."""
+    replies = task_named(task).baselines(golds, Counter(trained))
+    return {
+        name: score(task, golds, given, groups=groups, bootstrap=0, seed=0) for name, given in sorted(replies.items())
+    }
+
+
+def groups_of(golds: Golds, ids: Sequence[str]) -> list[str]:
+    """Return each record's dialogue or video, or its own id where it belongs to none."""
+    return [str(gold.get("group") or name) for gold, name in zip(golds, ids, strict=True)]
+
+
+def pooled(parts: Sequence[Scores], name: str) -> tuple[float, Numbers]:
+    """Return a score over several test sets, and its samples: the mean weighted by their scored records.
+
+    For accuracy that is the accuracy of all records together, whatever their label sets.
+    """
+    weights = np.array([part.scored for part in parts], np.float64)
+    if not weights.sum():
+        return 0.0, np.zeros(0)
+    value = float(weights @ np.array([part.values[name] for part in parts]) / weights.sum())
+    return value, weights @ np.stack([part.samples[name] for part in parts]) / weights.sum()
+
+
+def stable(value: float) -> float:
+    """Round to six decimals, so that the same result is the same text; what is no number becomes 0."""
+    return round(float(value), 6) + 0.0 if math.isfinite(value) else 0.0
+
+
+def main_names(scores: Scores) -> list[str]:
+    """Return the names of the scores over all classes, in the task's order."""
+    return [name for name in scores.values if "/" not in name and name != "unparsable"]

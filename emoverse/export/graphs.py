@@ -1,0 +1,151 @@
+"""Write a loaded InternVL as three ONNX graphs whose bytes are the same on every run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+OPSET: Final = 20
+_ONE_FILE: Final = 1 << 30  # bytes of weights; a protobuf file cannot hold two gigabytes
+
+
+class _Vision(torch.nn.Module):
+    """Frames (n, 3, height, width) to projected features (n, tokens per frame, hidden)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.inner = model.model
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        found = self.inner.get_image_features(
+            pixel_values=pixels,
+            vision_feature_layer=self.inner.config.vision_feature_layer,
+            vision_feature_select_strategy=self.inner.config.vision_feature_select_strategy,
+            return_dict=True,
+        )
+        features: torch.Tensor = found.pooler_output
+        return features
+
+
+class _Decoder(torch.nn.Module):
+    """New embeddings, a mask, positions and a flat KV cache to logits at some columns and the longer cache."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.language, self.head = model.model.language_model, model.lm_head
+        self.config = model.config.text_config
+
+    def forward(
+        self,
+        embeds: torch.Tensor,
+        mask: torch.Tensor,
+        positions: torch.Tensor,
+        columns: torch.Tensor,
+        past: list[torch.Tensor],
+    ) -> tuple[torch.Tensor, ...]:
+        from transformers import DynamicCache
+
+        pairs = list(zip(past[::2], past[1::2], strict=True))
+        cache = DynamicCache(pairs, config=self.config)
+        out = self.language(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        logits = self.head(out.last_hidden_state.index_select(1, columns))
+        present = [part for layer in out.past_key_values.layers for part in (layer.keys, layer.values)]
+        return (logits, *present)
+
+
+def write_graphs(model: Any, folder: Path) -> dict[str, int]:
+    """Write ``vision.onnx``, ``embed.onnx`` and ``decoder.onnx``; return what a decoder's caller must know.
+
+    Batch, sequence and past are dynamic, the past may be empty. The model is in eval mode on a CPU.
+    """
+    text, vision = model.config.text_config, model.config.vision_config
+    heads = int(text.num_key_value_heads)
+    size = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+    layers, hidden = int(text.num_hidden_layers), int(text.hidden_size)
+    _fix_rope(model)
+    batch, new, past, frames = (torch.export.Dim(name, max=1 << 20) for name in ("batch", "new", "past", "frames"))
+    kept, clips = torch.export.Dim("kept", max=1 << 20), torch.zeros(2, 3, *vision.image_size)
+    _export(_Vision(model), (clips,), ("pixels",), ("features",), {"pixels": {0: frames}}, folder / "vision.onnx")
+    ids = torch.zeros(2, 5, dtype=torch.int64)
+    shape = {"input": {0: batch, 1: new}}
+    _export(model.get_input_embeddings(), (ids,), ("ids",), ("embeds",), shape, folder / "embed.onnx")
+    cache = [torch.zeros(2, heads, 3, size) for _ in range(2 * layers)]
+    arguments = (
+        torch.zeros(2, 5, hidden),
+        torch.ones(2, 1, 5, 8, dtype=torch.bool),
+        torch.arange(3, 8).expand(2, 5).contiguous(),
+        torch.tensor([3, 4]),
+        cache,
+    )
+    shapes = {
+        "embeds": {0: batch, 1: new},
+        "mask": {0: batch, 2: new, 3: torch.export.Dim.AUTO},
+        "positions": {0: batch, 1: new},
+        "columns": {0: kept},
+        "past": [{0: batch, 2: past}] * (2 * layers),
+    }
+    names = [f"{kind}_{i}" for i in range(layers) for kind in ("key", "value")]
+    inputs = ("embeds", "mask", "positions", "columns", *(f"past_{name}" for name in names))
+    outputs = ("logits", *(f"present_{name}" for name in names))
+    _export(_Decoder(model), arguments, inputs, outputs, shapes, folder / "decoder.onnx")
+    image_id = int(model.config.image_token_id)
+    return {"layers": layers, "key_value_heads": heads, "head_size": size, "image_id": image_id}
+
+
+def _fix_rope(model: Any) -> None:
+    """Pin a rotary embedding that switches frequencies on the data, which no graph can; it keeps its own frequencies.
+
+    Exact up to the original context: 32768 tokens for InternLM2's "dynamic", 4096 for Phi-3's "longrope".
+    """
+    rotary = model.model.language_model.rotary_emb
+    if rotary.rope_type in ("dynamic", "longrope"):
+        rotary.rope_type = "default"
+
+
+def _export(
+    module: torch.nn.Module,
+    arguments: tuple[Any, ...],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    shapes: Any,
+    path: Path,
+) -> None:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            module.eval(),
+            arguments,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=shapes,
+            optimize=True,
+            verbose=False,
+        )
+    assert program is not None
+    strip(program.model)
+    weights = (value.const_value for value in program.model.graph.initializers.values())
+    size = sum(int(weight.nbytes) for weight in weights if weight is not None)
+    program.save(path, external_data=size > _ONE_FILE)
+
+
+def strip(model: Any) -> None:
+    """Remove what names this machine from an onnx_ir model: stack traces and paths in metadata and documentation."""
+    model.metadata_props.clear()
+    for graph in (model.graph, *model.functions.values()):
+        graph.metadata_props.clear()
+        graph.doc_string = None
+        for value in (*graph.inputs, *graph.outputs, *getattr(graph, "initializers", {}).values()):
+            value.metadata_props.clear()
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()

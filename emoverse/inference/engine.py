@@ -1,0 +1,156 @@
+"""Ask a model: the likelihood of each allowed answer in one prefill, or a greedy reply. One interface, two engines.
+
+An engine is this file's algorithm over a ``Backend`` of two functions, so that torch and onnxruntime see the very same
+token ids, masks and positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emoverse.inference.encode import Encoder, Ids, Row
+from emoverse.inference.features import FeatureCache, Frames
+from emoverse.inference.tree import AnswerTree, left_padded, prompt_mask, tree_mask
+
+Array = Any  # the backend's own: a torch tensor on its device, or a numpy array
+Progress = Callable[[int], None]
+
+
+class Backend(Protocol):
+    """The two graphs of a model, and the few array operations that are cheaper where its arrays live."""
+
+    def vision(self, pixels: NDArray[np.float32]) -> Array:
+        """Return the features (n, tokens per frame, hidden) of frames (n, 3, height, width)."""
+
+    def decode(
+        self, ids: Ids, features: Array | None, mask: NDArray[np.bool_], positions: Ids, past: Any, columns: Ids
+    ) -> tuple[Array, Any]:
+        """Return logits (batch, columns, vocabulary) at the given columns, and the KV cache with ``ids`` appended.
+
+        ``ids`` and ``positions`` are (batch, new), ``mask`` (batch, 1, new, past + new) says who sees whom.
+        ``features`` (image tokens, hidden) replace the image tokens in order; ``past`` is None at the beginning.
+        """
+
+    def log_probabilities(self, logits: Array, columns: Ids, tokens: Ids) -> NDArray[np.float64]:
+        """Return (batch, m): the log-probability of ``tokens[i]`` under the logits of column ``columns[i]``."""
+
+    def best(self, logits: Array) -> Ids:
+        """Return (batch,): the likeliest token at the last column, the lowest id where two are equal."""
+
+    def numbers(self, logits: Array) -> NDArray[np.float64]:
+        """Return logits as numpy's float64."""
+
+    def keep(self, past: Any, rows: Ids) -> Any:
+        """Return the KV cache of some of the batch's rows."""
+
+    def join(self, features: Sequence[Array]) -> Array:
+        """Return features of several clips, each (n, tokens, hidden), as one (image tokens, hidden)."""
+
+    def split(self, features: Array, counts: Sequence[int]) -> list[Array]:
+        """Return the features of ``counts[i]`` frames each."""
+
+    def size(self, features: Array) -> int:
+        """Return the bytes that features take."""
+
+
+class Engine:
+    """Answer AMT rows with one model; ``frames`` maps a frame reference to uint8 RGB (n, height, width, 3)."""
+
+    def __init__(self, backend: Backend, encoder: Encoder, frames: Frames, *, batch_size: int = 32) -> None:
+        if batch_size < 1:
+            raise ValueError("batch_size must be at least 1")
+        self.backend, self.encoder, self.batch_size = backend, encoder, batch_size
+        self.features = FeatureCache(backend, encoder, frames)
+
+    def likelihoods(
+        self, rows: Sequence[Row], answers: Sequence[str], progress: Progress | None = None
+    ) -> NDArray[np.float64]:
+        """Return (rows, answers): the log-probability of each answer, its end token included, after each prompt.
+
+        It is the sum over the answer's tokens, in nats: the probability that the model gives exactly this reply, so
+        ``softmax`` over the answers is the posterior given that one of them is given. (A mean per token would favour
+        long answers, whose last tokens are certain, and would disagree with greedy decoding.) All answers of a row
+        share one prefill: they lie behind the prompt side by side, each seeing the prompt and itself alone.
+        """
+        tree = AnswerTree([self.encoder.answer_ids(answer) for answer in answers])
+        result = np.zeros((len(rows), len(answers)))
+        for batch in self._batches(rows, progress):
+            prompts = [item.ids for item in batch]
+            ids, lengths = left_padded(prompts, self.encoder.settings.pad)
+            width = ids.shape[1]
+            mask, positions = tree_mask(lengths, width, tree)
+            whole = np.concatenate([ids, np.tile(tree.inputs, (len(batch), 1))], axis=1)
+            columns = np.arange(width - 1, width + tree.inputs.size)
+            features = self.backend.join([item.features for item in batch])
+            logits, _ = self.backend.decode(whole, features, mask, positions, None, columns)
+            steps = self.backend.log_probabilities(logits, tree.columns, tree.tokens)
+            result[[item.index for item in batch]] = tree.sums(steps)
+        return result
+
+    def generate(self, rows: Sequence[Row], max_new_tokens: int, progress: Progress | None = None) -> list[str]:
+        """Return the greedy reply to each row, at most ``max_new_tokens`` tokens long."""
+        replies = [""] * len(rows)
+        for batch in self._batches(rows, progress):
+            for item, tokens in zip(batch, self._greedy(batch, max_new_tokens), strict=True):
+                replies[item.index] = self.encoder.text(tokens)
+        return replies
+
+    def greedy_tokens(self, rows: Sequence[Row], max_new_tokens: int) -> list[list[int]]:
+        """Return the greedy reply to each row as token ids, its stop token left out."""
+        found: list[list[int]] = [[] for _ in rows]
+        for batch in self._batches(rows, None):
+            for item, tokens in zip(batch, self._greedy(batch, max_new_tokens), strict=True):
+                found[item.index] = tokens
+        return found
+
+    def _greedy(self, batch: Sequence[_Item], limit: int) -> list[list[int]]:
+        ids, lengths = left_padded([item.ids for item in batch], self.encoder.settings.pad)
+        mask, positions = prompt_mask(lengths, ids.shape[1])
+        features = self.backend.join([item.features for item in batch])
+        last = np.array([ids.shape[1] - 1])
+        logits, past = self.backend.decode(ids, features, mask, positions, None, last)
+        seen = np.arange(ids.shape[1])[None] >= ids.shape[1] - lengths[:, None]
+        tokens: list[list[int]] = [[] for _ in batch]
+        alive = np.arange(len(batch))
+        for step in range(limit):
+            found = self.backend.best(logits)
+            going = ~np.isin(found, self.encoder.settings.stop)
+            for row, token in zip(alive[going], found[going], strict=True):
+                tokens[row].append(int(token))
+            if step == limit - 1 or not going.any():
+                break
+            if not going.all():  # a finished row costs as much as a live one
+                alive, seen, found = alive[going], seen[going], found[going]
+                past = self.backend.keep(past, np.flatnonzero(going))
+            seen = np.concatenate([seen, np.ones((len(alive), 1), np.bool_)], axis=1)
+            place = (lengths[alive] + step)[:, None]
+            one = np.array([0])
+            logits, past = self.backend.decode(found[:, None], None, seen[:, None, None, :], place, past, one)
+        return tokens
+
+    def _batches(self, rows: Sequence[Row], progress: Progress | None) -> Iterator[list[_Item]]:
+        # Sorted by length, so that little is padded; by index among equals, so that the order is the file's.
+        order = sorted(range(len(rows)), key=lambda index: (-_characters(rows[index]), index))
+        for start in range(0, len(order), self.batch_size):
+            chosen = order[start : start + self.batch_size]
+            asked = [rows[index] for index in chosen]
+            features = self.features.of(asked)
+            prompts = self.encoder.prompt_ids(asked, [len(found) for found in features])
+            yield [_Item(*item) for item in zip(chosen, prompts, features, strict=True)]
+            if progress:
+                progress(len(chosen))
+
+
+def _characters(row: Row) -> int:
+    return sum(len(message["content"]) for message in row["messages"])
+
+
+class _Item:
+    """One row of a batch: its place among the rows asked, its prompt's ids, its clip's features."""
+
+    def __init__(self, index: int, ids: Ids, features: Array) -> None:
+        self.index, self.ids, self.features = index, ids, features

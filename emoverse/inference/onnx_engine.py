@@ -1,0 +1,132 @@
+"""Run an exported folder with onnxruntime: neither torch nor transformers is imported."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from emoverse.errors import UserError
+from emoverse.inference.encode import Encoder, Ids
+from emoverse.inference.engine import Engine
+from emoverse.inference.features import Frames
+from emoverse.inference.settings import Settings
+
+GRAPHS: Final = ("vision.onnx", "embed.onnx", "decoder.onnx")
+SETTINGS: Final = "settings.json"
+Past = list[NDArray[Any]]
+
+
+def onnx_engine(folder: Path, frames: Frames, *, batch_size: int = 32, device: str | None = None) -> Engine:
+    """Return an engine over an export's folder; ``device`` is CUDA where there is one unless told otherwise.
+
+    Raises UserError when a graph or the settings are missing or broken.
+    """
+    for name in (*GRAPHS, SETTINGS):
+        if not (folder / name).is_file():
+            remedy = "give the folder of `emoverse export`, or --engine torch"
+            raise UserError(f"it holds no {name}", place=str(folder), remedy=remedy)
+    try:
+        tree = json.loads((folder / SETTINGS).read_text("utf-8"))
+        settings = Settings.from_json(tree["encoder"])
+        backend = OnnxBackend(folder, tree["decoder"], settings, device)
+    except (ValueError, KeyError, TypeError) as error:
+        problem = f"not the settings of this version ({type(error).__name__}: {error})"
+        raise UserError(problem, place=str(folder / SETTINGS), remedy="export the model again") from error
+    print(f"onnxruntime on {backend.device}", flush=True)
+    return Engine(backend, Encoder(folder, settings), frames, batch_size=batch_size)
+
+
+def providers(device: str | None = None) -> list[str]:
+    """Return the execution providers to use: CUDA where this onnxruntime and machine have it, then the CPU."""
+    cuda = "CUDAExecutionProvider"
+    if device != "cpu" and cuda in onnxruntime.get_available_providers() and _gpus():
+        onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries as torch's packages bring them
+        return [cuda, "CPUExecutionProvider"]
+    return ["CPUExecutionProvider"]
+
+
+def _gpus() -> int:
+    """Ask the driver how many GPUs there are; onnxruntime lists CUDA on machines without any, and complains later."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+            return 0
+    except (OSError, AttributeError):
+        return 0
+    return count.value
+
+
+class OnnxBackend:
+    """Three graphs as an engine's backend; arrays are numpy's."""
+
+    def __init__(self, folder: Path, decoder: dict[str, Any], settings: Settings, device: str | None = None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # a machine without CUDA is no error; the provider is said in one line
+        wanted = providers(device)
+        try:
+            sessions = [onnxruntime.InferenceSession(folder / name, options, providers=wanted) for name in GRAPHS]
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            problem = f"onnxruntime cannot open its graphs ({str(error).splitlines()[0]})"
+            raise UserError(problem, place=str(folder), remedy="export the model again") from error
+        self._vision, self._embed, self._decoder = sessions
+        self.device = "CUDA" if "CUDAExecutionProvider" in self._decoder.get_providers() else "the CPU"
+        self._image_id = int(decoder["image_id"])
+        self._empty = (int(decoder["key_value_heads"]), 0, int(decoder["head_size"]))
+        self._past = [name for i in range(int(decoder["layers"])) for name in (f"past_key_{i}", f"past_value_{i}")]
+
+    def vision(self, pixels: NDArray[np.float32]) -> NDArray[Any]:
+        """Return the projected features (n, tokens per frame, hidden)."""
+        return np.asarray(self._vision.run(None, {"pixels": pixels})[0])
+
+    def decode(
+        self, ids: Ids, features: NDArray[Any] | None, mask: NDArray[np.bool_], positions: Ids, past: Any, columns: Ids
+    ) -> tuple[NDArray[Any], Past]:
+        """Run the decoder over new tokens; see ``Backend.decode``."""
+        embeds = self._embed.run(None, {"ids": ids})[0]
+        if features is not None:
+            embeds[ids == self._image_id] = features
+        if past is None:
+            past = [np.zeros((len(ids), *self._empty), embeds.dtype)] * len(self._past)
+        feed = {"embeds": embeds, "mask": mask, "positions": positions, "columns": columns}
+        logits, *present = self._decoder.run(None, {**feed, **dict(zip(self._past, past, strict=True))})
+        return logits, present
+
+    def log_probabilities(self, logits: NDArray[Any], columns: Ids, tokens: Ids) -> NDArray[np.float64]:
+        """Return the log-probability of each token at its column, (batch, m)."""
+        wide = logits.astype(np.float64)
+        top = wide.max(axis=-1, keepdims=True)
+        norm = top[..., 0] + np.log(np.exp(wide - top).sum(axis=-1))
+        found: NDArray[np.float64] = wide[:, columns, tokens] - norm[:, columns]
+        return found
+
+    def best(self, logits: NDArray[Any]) -> Ids:
+        """Return the likeliest token at the last column."""
+        return np.asarray(logits[:, -1].argmax(axis=-1), np.int64)
+
+    def numbers(self, logits: NDArray[Any]) -> NDArray[np.float64]:
+        """Return logits as float64."""
+        return logits.astype(np.float64)
+
+    def keep(self, past: Past, rows: Ids) -> Past:
+        """Return the cache with some of its rows."""
+        return [np.ascontiguousarray(part[rows]) for part in past]
+
+    def join(self, features: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Return the clips' features as one (image tokens, hidden)."""
+        return np.concatenate([item.reshape(-1, item.shape[-1]) for item in features])
+
+    def split(self, features: NDArray[Any], counts: Sequence[int]) -> list[NDArray[Any]]:
+        """Return each clip's own copy, so that dropping one frees its memory."""
+        return [part.copy() for part in np.split(features, np.cumsum(counts)[:-1])]
+
+    def size(self, features: NDArray[Any]) -> int:
+        """Return the bytes that features take."""
+        return int(features.nbytes)

@@ -1,0 +1,161 @@
+"""Read every clip of a corpus once: probe and frames in one pass, resumable after a kill.
+
+The folder grows clip by clip, in the order of the tasks: frames go to a shard, then one line about the clip goes to
+``journal.jsonl``. A run that finds a journal of the same tasks (``fingerprint``) goes on after its last whole line.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from emoverse.media.pool import Lost, Pool
+from emoverse.media.probe import Probe
+from emoverse.media.progress import progress
+from emoverse.media.shards import ShardWriter, Slot, shard_name
+from emoverse.media.transform import uses_torch
+from emoverse.media.work import PYAV_ONLY, Done, Task, process
+
+JOURNAL: Final = "journal.jsonl"
+_LOST: Final = {"timeout": "clip-timeout", "crash": "clip-crashed-decoder"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One line of the journal: ``slots`` are (kind, number, frame index, where it lies)."""
+
+    clip_id: str
+    probe: Probe | None
+    slots: list[tuple[str, int, int, Slot]]
+    peak: tuple[int, list[float]] | None
+    note: str
+    failure: tuple[str, str] | None
+    end: int  # where the shard ends after this clip, for going on
+
+
+def extract(
+    tasks: Sequence[Task], folder: Path, *, fingerprint: str, workers: int | None = None, label: str = ""
+) -> int:
+    """Write shards and the journal below ``folder``; return how many clips an earlier run had finished already.
+
+    ``fingerprint`` stands for all the result depends on: content of the clips, parameters, code. The result is the
+    same for any number of workers and any number of interruptions.
+    """
+    writer, finished = _resume(tasks, folder, fingerprint)
+    todo = tasks[finished:]
+    if not todo:
+        writer.close()
+        return finished
+    params = todo[0].params
+    preload = ("torchvision.transforms.v2.functional",) if uses_torch(params) else ()
+    pool: Pool[Task, Done] = Pool(process, timeout=params.timeout, workers=workers, preload=preload)
+    with (
+        (folder / JOURNAL).open("a", encoding="utf-8", newline="\n") as journal,
+        progress(label, len(tasks), finished) as step,
+    ):
+        for task, answer in zip(todo, pool.map(todo), strict=True):
+            done = _second_try(task, answer) if isinstance(answer, Lost) else answer
+            names = [f"{task.clip_id}.{f.kind}{f.number}.{task.params.encoding}" for f in done.frames]
+            slots = writer.add([(name, f.blob) for name, f in zip(names, done.frames, strict=True)]) if names else []
+            journal.write(_line(task, done, slots, writer.end))
+            journal.flush()  # a killed process loses nothing it has handed to the system
+            step()
+    writer.close()
+    return finished
+
+
+def records(folder: Path) -> Iterator[Record]:
+    """Yield the journal's records in the order of the tasks."""
+    with (folder / JOURNAL).open(encoding="utf-8") as journal:
+        next(journal)
+        for line in journal:
+            yield _record(json.loads(line))
+
+
+def _second_try(task: Task, lost: Lost) -> Done:
+    """Ask PyAV alone, in a process of its own, for a clip that took its process down or did not come back."""
+    again: Pool[Task, Done] = Pool(process, timeout=task.params.timeout, workers=1)
+    answer = next(again.map([replace(task, decoders=PYAV_ONLY)]))
+    if isinstance(answer, Lost):
+        return Done(failure=(_LOST[lost.kind], f"{lost.detail}; with pyav alone: {answer.detail}"))
+    if answer.failure:
+        return Done(failure=(_LOST[lost.kind], f"{lost.detail}; {answer.failure[1]}"))
+    return answer
+
+
+def _resume(tasks: Sequence[Task], folder: Path, fingerprint: str) -> tuple[ShardWriter, int]:
+    """Return a writer that goes on after the last finished clip, and the number of finished clips."""
+    head = json.dumps({"fingerprint": fingerprint}) + "\n"
+    path = folder / JOURNAL
+    finished, clips, size = 0, 0, len(head.encode())
+    last: Record | None = None
+    try:
+        with path.open("rb") as journal:
+            usable = journal.readline() == head.encode()
+            for task, line in zip(tasks, journal if usable else (), strict=False):
+                try:
+                    record = _record(json.loads(line))
+                except ValueError:
+                    break  # the line being written when the process was killed
+                if not line.endswith(b"\n") or record.clip_id != task.clip_id:
+                    break
+                finished, size = finished + 1, size + len(line)
+                if record.slots:
+                    clips = 1 if last is None or record.slots[0][3].shard != last.slots[0][3].shard else clips + 1
+                    last = record
+    except FileNotFoundError:
+        usable = False
+    if last is not None and not _holds(folder, last):
+        usable, finished, size, last = (
+            False,
+            0,
+            len(head.encode()),
+            None,
+        )  # the power went, and unwritten blocks with it
+    if not usable:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        path.write_text(head, "utf-8")
+    with path.open("r+b") as journal:
+        journal.truncate(size)
+    if last is None:
+        return ShardWriter(folder), finished
+    return ShardWriter(folder, shard=last.slots[0][3].shard, end=last.end, clips=clips), finished
+
+
+def _holds(folder: Path, last: Record) -> bool:
+    shard = folder / shard_name(last.slots[0][3].shard)
+    return shard.is_file() and shard.stat().st_size >= last.end
+
+
+def _line(task: Task, done: Done, slots: list[Slot], end: int) -> str:
+    value = {
+        "clip_id": task.clip_id,
+        "probe": asdict(done.probe) if done.probe else None,
+        "slots": [[f.kind, f.number, f.frame, *_plain(s)] for f, s in zip(done.frames, slots, strict=True)],
+        "peak": done.peak,
+        "note": done.note,
+        "failure": done.failure,
+        "end": end,
+    }
+    return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+def _plain(slot: Slot) -> tuple[int, int, int, int]:
+    return slot.shard, slot.offset, slot.length, slot.crc32
+
+
+def _record(value: Any) -> Record:
+    return Record(
+        clip_id=value["clip_id"],
+        probe=Probe(**value["probe"]) if value["probe"] else None,
+        slots=[(kind, number, frame, Slot(*where)) for kind, number, frame, *where in value["slots"]],
+        peak=(value["peak"][0], value["peak"][1]) if value["peak"] else None,
+        note=value["note"],
+        failure=(value["failure"][0], value["failure"][1]) if value["failure"] else None,
+        end=value["end"],
+    )

@@ -1,0 +1,1 @@
+"""Turn an original InternVL2 checkpoint into a transformers-native one, running none of its code."""

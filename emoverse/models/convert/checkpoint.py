@@ -1,0 +1,112 @@
+"""Read an original checkpoint's config and the headers of all its shards, before a byte of weight is touched."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emoverse.errors import UserError
+from emoverse.models.convert.shards import Entry, read_header
+
+INDEX = "model.safetensors.index.json"
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_NUMBERED = re.compile(r"^(?P<stem>.+)-(?P<index>\d{5})-of-(?P<total>\d{5})\.safetensors$")
+_DOWNLOAD = "download the checkpoint again, all of its *.safetensors files"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An original checkpoint: its parsed config.json, and per shard file the tensors its header lists."""
+
+    folder: Path
+    config: dict[str, Any]
+    shards: dict[str, dict[str, Entry]]
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """All tensors of all shards by their original name."""
+        return {name: entry for shard in self.shards.values() for name, entry in shard.items()}
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Open an original InternVL2 folder.
+
+    Raises UserError when there is no config, when weights are pickled, when a shard is missing, cut short or not what
+    the index says, or when a tensor is stored twice or in a type that is not floating point.
+    """
+    config = read_json(folder / "config.json")
+    shards = {name: read_header(folder / name) for name in _shard_names(folder)}
+    seen: dict[str, str] = {}
+    for file, entries in shards.items():
+        for name in entries:
+            if name in seen:
+                raise UserError(
+                    f"{name} is stored here and in {seen[name]}", place=str(folder / file), remedy=_DOWNLOAD
+                )
+            seen[name] = file
+    index = folder / INDEX
+    if index.is_file():
+        _compare(index, _weight_map(index), seen)
+    return Checkpoint(folder, config, shards)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of the checkpoint; raise UserError when it is missing or is not one."""
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        remedy = "give the folder of an original InternVL2 checkpoint, as downloaded"
+        raise UserError("no such file", place=str(path), remedy=remedy) from None
+    except ValueError as error:
+        raise UserError(f"not valid JSON ({error})", place=str(path), remedy="download it again") from None
+    if not isinstance(value, dict):
+        raise UserError("holds no JSON object", place=str(path), remedy="download it again")
+    return value
+
+
+def _shard_names(folder: Path) -> list[str]:
+    index = folder / INDEX
+    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    if index.is_file():
+        wanted = sorted(set(_weight_map(index).values()))
+        if missing := [name for name in wanted if name not in found]:
+            shown = ", ".join(missing)
+            raise UserError(f"shard(s) missing that {INDEX} lists: {shown}", place=str(folder), remedy=_DOWNLOAD)
+        return wanted
+    if not found:
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        if pickles:
+            problem = f"its weights are pickles ({pickles[0]}), which run code when they are read"
+            remedy = "get the safetensors version of the checkpoint"
+            raise UserError(problem, place=str(folder), remedy=remedy)
+        raise UserError("holds no *.safetensors file", place=str(folder), remedy=_DOWNLOAD)
+    _complete(folder, found)
+    return found
+
+
+def _complete(folder: Path, found: list[str]) -> None:
+    # Without an index the numbering itself says which shards there should be.
+    for name in found:
+        if match := _NUMBERED.match(name):
+            stem, total = match["stem"], int(match["total"])
+            wanted = [f"{stem}-{i:05d}-of-{total:05d}.safetensors" for i in range(1, total + 1)]
+            if missing := [other for other in wanted if other not in found]:
+                raise UserError(f"shard(s) missing: {', '.join(missing)}", place=str(folder), remedy=_DOWNLOAD)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    found = read_json(index).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(v, str) and "/" not in v for v in found.values()):
+        raise UserError("has no weight_map from tensor to file", place=str(index), remedy=_DOWNLOAD)
+    return found
+
+
+def _compare(index: Path, wanted: Mapping[str, str], found: Mapping[str, str]) -> None:
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            problem = f"{name} is in {found.get(name) or 'no shard'}, the index says {wanted.get(name) or 'nothing'}"
+            raise UserError(problem, place=str(index), remedy=_DOWNLOAD)

@@ -1,0 +1,211 @@
+"""Rebuild the original's slow tokenizer as one ``tokenizer.json`` that gives the same ids.
+
+What the slow classes of transformers 4.37 do is written down once for each: Qwen2's byte-level pairs, InternLM2's
+sentencepiece, and Llama's (Phi-3's) with and without ``legacy``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import BPE
+
+from emoverse.errors import UserError
+from emoverse.models.convert.checkpoint import read_json
+from emoverse.models.convert.sentencepiece_reader import NORMAL, USER_DEFINED, merges, read_model
+
+IMAGE, IMAGE_START, IMAGE_END, VIDEO = "<IMG_CONTEXT>", "<img>", "</img>", "<video>"
+# The pattern that splits text before byte-level pairs are merged: transformers' tokenization_qwen2.py.
+_QWEN2: Final = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_NAMED: Final = ("bos_token", "eos_token", "unk_token", "pad_token")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A rebuilt tokenizer and what tokenizer_config.json has to say beside it."""
+
+    backend: Tokenizer
+    named: dict[str, str]
+    special: list[str]
+    settings: dict[str, Any]
+
+    def id_of(self, token: str) -> int | None:
+        """Return the id of one token, None when it is not a token of its own."""
+        found: int | None = self.backend.token_to_id(token)
+        return found
+
+
+@dataclass(frozen=True)
+class _Added:
+    by_id: dict[int, AddedToken]
+    named: dict[str, str]
+    config: dict[str, Any]
+
+    @property
+    def texts(self) -> dict[int, str]:
+        return {index: token.content for index, token in self.by_id.items()}
+
+
+def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
+    """Rebuild the tokenizer of an original folder, and give it ``<video>`` as the token after its last row.
+
+    ``rows`` is the number of rows of the embedding. Raises UserError when files are missing, when a token has no row,
+    or when the image tokens are not there.
+    """
+    added = _read_added(folder)
+    backend = _build(folder, added)
+    place = str(folder / "tokenizer_config.json")
+    for token in (IMAGE, IMAGE_START, IMAGE_END):
+        if backend.token_to_id(token) is None:
+            raise UserError(f"{token} is not a token", place=place, remedy="give an InternVL2 checkpoint's tokenizer")
+    last = max(backend.get_vocab(with_added_tokens=True).values())
+    if last >= rows:
+        problem = f"token {last} ({backend.id_to_token(last)!r}) has no row: the embedding has {rows}"
+        raise UserError(
+            problem, place=place, remedy="give the tokenizer and the weights of one and the same checkpoint"
+        )
+    if backend.token_to_id(VIDEO) is None:
+        backend = _with_token(backend, VIDEO, rows)
+    config = added.config
+    kept = {"model_max_length": 8192, "padding_side": "left"}
+    special = [token.content for token in added.by_id.values() if token.special]
+    special = [text for text in special if text not in added.named.values()]
+    return Vocabulary(backend, added.named, special, {key: config.get(key, value) for key, value in kept.items()})
+
+
+def _build(folder: Path, added: _Added) -> Tokenizer:
+    kind = str(added.config.get("tokenizer_class", "")).removesuffix("Fast")
+    if (folder / "tokenizer.model").is_file():
+        if kind not in ("InternLM2Tokenizer", "LlamaTokenizer"):
+            known = "known: InternLM2Tokenizer, LlamaTokenizer, Qwen2Tokenizer"
+            raise UserError(
+                f"tokenizer_class {kind!r} is unknown", place=str(folder / "tokenizer_config.json"), remedy=known
+            )
+        whole = kind == "LlamaTokenizer" and not added.config.get("legacy", True)
+        return _sentencepiece(folder / "tokenizer.model", added, whole=whole)
+    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        return _byte_level(folder, added)
+    if (folder / "tokenizer.json").is_file():
+        backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
+    problem = "holds no tokenizer: neither tokenizer.model, nor vocab.json with merges.txt, nor tokenizer.json"
+    raise UserError(problem, place=str(folder), remedy="download the checkpoint's tokenizer files too")
+
+
+def _byte_level(folder: Path, added: _Added) -> Tokenizer:
+    vocabulary = dict(read_json(folder / "vocab.json"))
+    vocabulary.update({text: index for index, text in added.texts.items()})
+    lines = (folder / "merges.txt").read_text("utf-8").split("\n")
+    pairs: list[Any] = [tuple(line.split()) for line in lines[lines[0].startswith("#version") :] if line.strip()]
+    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=pairs, fuse_unk=False, byte_fallback=False))
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(_QWEN2), behavior="isolated", invert=False)
+    bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_only])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    _add(tokenizer, added, normalized=None)
+    return tokenizer
+
+
+def _sentencepiece(path: Path, added: _Added, *, whole: bool) -> Tokenizer:
+    """Build pairs over sentencepiece's pieces.
+
+    The slow tokenizers cut the text at added tokens and give each stretch to sentencepiece, which puts its dummy prefix
+    before every one of them. ``whole`` is Llama's other way (``legacy: false``): one prefix before the whole text, none
+    when it begins with a special token, and a literal ``▁`` counts as a space.
+    """
+    model = read_model(path)
+    words = [added.texts.get(index, piece.text) for index, piece in enumerate(model.pieces)]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    vocabulary.update({text: index for index, text in added.texts.items()})
+    plain = {piece.text for piece in model.pieces if piece.kind in (NORMAL, USER_DEFINED)} & set(words)
+    pairs = merges(model.pieces, plain)
+    fallback = {"byte_fallback": model.byte_fallback, "unk_token": model.unknown, "fuse_unk": True}
+    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=pairs, **fallback))
+    prefix = added.config.get("add_prefix_space", True) if whole else model.dummy_prefix
+    steps: list[Any] = [normalizers.Prepend("▁")] if prefix else []
+    if whole:
+        # Spaces stay spaces until the text is cut, because a token such as <|end|> eats those that follow it.
+        some = "|".join(re.escape(text) for text in added.texts.values())
+        no_prefix = normalizers.Replace(Regex(rf"\A▁(?={some})"), "")
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Replace("▁", " "), *steps, no_prefix])
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="never", split=False)
+    else:
+        tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
+    strip = [decoders.Strip(content=" ", left=1)] if prefix else []
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+    )
+    own = [piece.text for piece in model.pieces if piece.kind == USER_DEFINED and piece.text in words]
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in own])
+    _add(tokenizer, added, normalized=True if whole else None)
+    _frame(tokenizer, added)
+    return tokenizer
+
+
+def _frame(tokenizer: Tokenizer, added: _Added) -> None:
+    """Put ``<s>`` before (and, on request, ``</s>`` after) every text, as both sentencepiece tokenizers do."""
+    named, config = added.named, added.config
+    begin = f"{named['bos_token']} " if config.get("add_bos_token", True) else ""
+    end = f" {named['eos_token']}" if config.get("add_eos_token", False) else ""
+    used = [text.strip() for text in (begin, end) if text]
+    special = [(text, tokenizer.token_to_id(text)) for text in used]
+    single, pair = f"{begin}$A{end}", f"{begin}$A{end} {begin}$B:1{end}"
+    tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
+
+
+def _add(tokenizer: Tokenizer, added: _Added, *, normalized: bool | None) -> None:
+    for token in added.by_id.values():
+        flags = {name: getattr(token, name) for name in ("lstrip", "rstrip", "single_word", "normalized", "special")}
+        if normalized is not None:
+            flags["normalized"] = normalized
+        add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
+        add([AddedToken(token.content, **flags)])
+
+
+def _with_token(backend: Tokenizer, text: str, index: int) -> Tokenizer:
+    # The library numbers new tokens from the vocabulary's size; one that is in the model's vocabulary keeps its id.
+    tree = json.loads(backend.to_str())
+    tree["model"]["vocab"][text] = index
+    grown = Tokenizer.from_str(json.dumps(tree))
+    grown.add_special_tokens([AddedToken(text, normalized=False, special=True)])
+    return grown
+
+
+def _read_added(folder: Path) -> _Added:
+    config = read_json(folder / "tokenizer_config.json")
+    maps = folder / "special_tokens_map.json"
+    named = {**(read_json(maps) if maps.is_file() else {}), **config}
+    names = {key: _text(named[key]) for key in _NAMED if named.get(key) is not None}
+    listed = config.get("added_tokens_decoder")
+    if isinstance(listed, dict):
+        flags = ("content", "lstrip", "rstrip", "single_word", "normalized", "special")
+        tokens = {int(i): AddedToken(**{k: item[k] for k in flags if k in item}) for i, item in listed.items()}
+    else:
+        tokens = _older(folder, named, names)
+    return _Added(dict(sorted(tokens.items())), names, config)
+
+
+def _older(folder: Path, named: dict[str, Any], names: dict[str, str]) -> dict[int, AddedToken]:
+    """Read added_tokens.json, which folders from before transformers 4.34 have instead of added_tokens_decoder."""
+    path = folder / "added_tokens.json"
+    special = {_text(token) for token in named.get("additional_special_tokens", [])} | set(names.values())
+    ids = {str(text): int(index) for text, index in (read_json(path) if path.is_file() else {}).items()}
+    if (folder / "tokenizer.model").is_file():
+        pieces = read_model(folder / "tokenizer.model").pieces
+        ids.update({piece.text: index for index, piece in enumerate(pieces) if piece.text in special})
+    return {index: AddedToken(text, normalized=False, special=text in special) for text, index in ids.items()}
+
+
+def _text(token: Any) -> str:
+    return str(token["content"] if isinstance(token, dict) else token)

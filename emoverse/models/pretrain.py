@@ -1,0 +1,175 @@
+"""Pretrain the tiny model by plain torch from a seed: first its eyes on drawn faces, then its words on lessons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from emoverse.models.lessons import Lesson
+from emoverse.models.pretraining_faces import Face
+from emoverse.models.pretraining_text import FEELINGS
+
+FACES_RATE: Final = 3e-3
+FACES_BATCH: Final = 128
+WORDS_RATE: Final = 3e-3
+WORDS_BATCH: Final = 64
+READING: Final = 0.2
+"""Weight of the loss on questions, beside 1 on answers: reading trains the words that are never an answer."""
+
+
+def learn_faces(model: Any, faces: Sequence[Face], processor: Any, epochs: int, seed: int) -> Any:
+    """Train vision tower and projector to tell units and feelings of single frames; return all pixels.
+
+    Two linear layers read 13 intensities and 7 feelings off the mean of a frame's projected tokens, and are thrown
+    away. Half the frames are mirrored. Returns normalised pixels (faces, T, 3, size, size).
+    """
+    import torch
+
+    torch.manual_seed(seed)
+    pixels = torch.stack([_pixels(face, processor) for face in faces])
+    units = torch.tensor(np.stack([face.units for face in faces]), dtype=torch.float32) / 2.0
+    feeling = torch.tensor([FEELINGS.index(face.feeling) if face.feeling else -100 for face in faces])
+    width = model.config.text_config.hidden_size
+    heads = torch.nn.ModuleList([torch.nn.Linear(width, units.shape[-1]), torch.nn.Linear(width, len(FEELINGS))])
+    parts = (model.model.vision_tower, model.model.multi_modal_projector, heads)
+    rng = np.random.default_rng([seed, 0xE7E5])
+    batches = [batch for _ in range(epochs) for batch in _frames(pixels.shape[:2], rng)]
+    trainer = _Trainer([p for part in parts for p in part.parameters()], FACES_RATE, len(batches))
+    for clip, frame in batches:
+        shown = pixels[clip, frame]
+        mirrored = torch.tensor(rng.random(len(clip)) < 0.5)[:, None, None, None]
+        features = _features(model, torch.where(mirrored, shown.flip(-1), shown)).mean(dim=1)
+        # a clip's first frame comes before its expression
+        told = feeling[clip].masked_fill(torch.tensor(frame) == 0, -100)
+        loss = 3.0 * torch.nn.functional.mse_loss(heads[0](features), units[clip, frame])
+        trainer.step(loss + 0.3 * torch.nn.functional.cross_entropy(heads[1](features), told))
+    return pixels
+
+
+def _frames(shape: tuple[int, int], rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
+    """Yield batches of (clip numbers, frame numbers) that go once through all frames."""
+    order = rng.permutation(shape[0] * shape[1])
+    for start in range(0, len(order), FACES_BATCH):
+        part = order[start : start + FACES_BATCH]
+        yield part // shape[1], part % shape[1]
+
+
+def learn_words(
+    model: Any, tokenizer: Any, pixels: Any, lessons: Sequence[Lesson], epochs: int, seed: int
+) -> list[float]:
+    """Train language model and projector on the lessons, the vision tower frozen; return the loss of each step."""
+    import torch
+
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        seen = torch.stack([_tower(model, clip) for clip in pixels])
+    tokens = model.config.image_seq_length
+    encoded = [_encode(lesson, tokenizer, tokens, pixels.shape[1]) for lesson in lessons]
+    batches = list(_batches(encoded, epochs, seed))
+    parts = (model.model.language_model, model.lm_head, model.model.multi_modal_projector)
+    trainer = _Trainer([p for part in parts for p in part.parameters()], WORDS_RATE, len(batches))
+    model.train()
+    losses = []
+    for batch in batches:
+        shown = [_part(seen, lessons[i]) for i in batch if lessons[i].face is not None]
+        loss = _loss(model, [encoded[i] for i in batch], shown, tokenizer.pad_token_id)
+        losses.append(trainer.step(loss))
+    model.eval()
+    return losses
+
+
+class _Trainer:
+    """AdamW (betas 0.9, 0.95, weight decay 0.05), cosine with 5 % warm-up, gradients clipped at norm 1."""
+
+    def __init__(self, parameters: list[Any], rate: float, steps: int) -> None:
+        import torch
+
+        self.parameters = parameters
+        self.optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.05)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _cosine(step, steps))
+
+    def step(self, loss: Any) -> float:
+        import torch
+
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+
+def _cosine(step: int, steps: int) -> float:
+    warm = max(1, int(0.05 * steps))
+    return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _pixels(face: Face, processor: Any) -> Any:
+    return processor.video_processor(videos=[face.frames], return_tensors="pt")["pixel_values_videos"][0]
+
+
+def _tower(model: Any, pixels: Any) -> Any:
+    """Return the vision tower's patches, shuffled to (frames, tokens, 4 x width): what the projector reads."""
+    patches = model.model.vision_tower(pixels).last_hidden_state[:, 1:]
+    side = math.isqrt(patches.shape[1])
+    shuffled = model.model.pixel_shuffle(patches.unflatten(1, (side, side)), model.config.downsample_ratio)
+    return shuffled.flatten(1, 2)
+
+
+def _features(model: Any, pixels: Any) -> Any:
+    return model.model.multi_modal_projector(_tower(model, pixels))
+
+
+def _part(seen: Any, lesson: Lesson) -> Any:
+    frames = seen[lesson.face]
+    return frames if lesson.still is None else frames[lesson.still : lesson.still + 1]
+
+
+def _encode(lesson: Lesson, tokenizer: Any, image_tokens: int, n_frames: int) -> tuple[list[int], int]:
+    """Return the ids of prompt and answer, and the prompt's length."""
+    context = "<img>" + "<IMG_CONTEXT>" * image_tokens + "</img>\n"
+    shown = "" if lesson.face is None else context
+    if lesson.face is not None and lesson.still is None:
+        shown = "".join(f"Frame{i + 1}: {context}" for i in range(n_frames))
+    turns = f"<|im_start|>system\n{lesson.system}<|im_end|><|im_start|>user\n{shown}{lesson.question}<|im_end|>"
+    prompt = tokenizer(turns + "<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
+    return prompt + tokenizer(lesson.answer + "<|im_end|>", add_special_tokens=False)["input_ids"], len(prompt)
+
+
+def _batches(encoded: Sequence[tuple[list[int], int]], epochs: int, seed: int) -> Iterator[list[int]]:
+    """Yield batches of lesson numbers of about equal length, so little is padded, in an order drawn from the seed."""
+    rng = np.random.default_rng([seed, 0xBA7C])
+    pool = WORDS_BATCH * 16
+    for _ in range(epochs):
+        order = rng.permutation(len(encoded))
+        pools = [sorted(order[i : i + pool], key=lambda k: len(encoded[k][0])) for i in range(0, len(order), pool)]
+        batches = [each[i : i + WORDS_BATCH] for each in pools for i in range(0, len(each), WORDS_BATCH)]
+        for i in rng.permutation(len(batches)):
+            yield [int(k) for k in batches[i]]
+
+
+def _loss(model: Any, encoded: Sequence[tuple[list[int], int]], shown: list[Any], pad: int) -> Any:
+    """Return the loss of one batch; padding is on the right and attention is causal, so no row sees it."""
+    import torch
+
+    longest = max(len(ids) for ids, _ in encoded)
+    ids = torch.full((len(encoded), longest), pad)
+    weights = torch.zeros(ids.shape)
+    for row, (tokens, start) in enumerate(encoded):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        weights[row, :start] = READING
+        weights[row, start : len(tokens)] = 1.0
+    weights[ids == model.config.image_token_id] = 0.0
+    embedded = model.get_input_embeddings()(ids)
+    if shown:
+        features = model.model.multi_modal_projector(torch.cat(shown))
+        mask = (ids == model.config.image_token_id).unsqueeze(-1).expand_as(embedded)
+        embedded = embedded.masked_scatter(mask, features)
+    hidden = model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
+    told = weights[:, 1:] > 0
+    each = torch.nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][told]), ids[:, 1:][told], reduction="none")
+    answer = weights[:, 1:][told] == 1.0
+    return each[answer].mean() + READING * each[~answer].mean()

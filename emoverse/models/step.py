@@ -1,0 +1,56 @@
+"""Make the tiny base model and publish it."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from emoverse.manifest import publish
+from emoverse.params import BaseModelParams, MediaParams, plain
+from emoverse.steps import CODE
+
+
+def base_model(out: Path, params: BaseModelParams, media: MediaParams) -> None:
+    """Build, pretrain and publish the tiny InternVL that stands in for InternVL2 on the sample.
+
+    It sees drawn faces of people who are not in the sample and sentences of its own generator, never a clip, a
+    transcript, a question or a label of a corpus. The same seed gives the same bytes on one machine.
+    """
+    settings = {**plain(params), "media": plain(media)}
+    with publish(out, step="base-model", params=settings, inputs={}, code=CODE["base-model"],
+                 libraries=("torch", "transformers", "tokenizers")) as draft:  # fmt: skip
+        facts = make_base(draft.path / "model", params, media)
+        draft.seeds = {"base-model": params.seed}
+        draft.facts = facts
+
+
+def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict[str, Any]:
+    """Write a pretrained model folder; return what was seen and learned: counts and the loss at start and end."""
+    from emoverse.models.lessons import write_lessons
+    from emoverse.models.pretrain import pretrain
+    from emoverse.models.pretraining_faces import draw_face
+    from emoverse.models.tiny import build_model, build_processor, save_folder
+    from emoverse.models.tokenizer import known_words, train_tokenizer
+
+    draw = partial(draw_face, seed=params.seed, n_frames=media.frames, media=media)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        faces = list(pool.map(draw, range(params.faces), chunksize=64))
+    lessons = write_lessons(faces, params.sentences, params.seed)
+    spelling = [" ".join(known_words())] * 20  # often enough that whole words win over their parts
+    tokenizer = train_tokenizer([text for lesson in lessons for text in (lesson.question, lesson.answer)] + spelling)
+    model = build_model(tokenizer, media, params.seed)
+    processor = build_processor(tokenizer, media)
+    losses = pretrain(model, tokenizer, processor, faces, lessons, params.epochs, params.seed)
+    save_folder(model, processor, folder)
+    tail = max(1, len(losses) // 20)
+    return {
+        "faces": len(faces),
+        "lessons": len(lessons),
+        "steps": len(losses),
+        "parameters": sum(tensor.numel() for tensor in model.parameters()),
+        "first_loss": round(sum(losses[:tail]) / tail, 3),
+        "last_loss": round(sum(losses[-tail:]) / tail, 3),
+    }

@@ -1,0 +1,121 @@
+"""Build the tiny InternVL the sample is trained on: transformers' own class, InternVL2's shape in small."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Final
+
+from emoverse.params import MediaParams
+
+WIDTH: Final = 64
+VISION_LAYERS: Final = 2
+TEXT_LAYERS: Final = 2
+DOWNSAMPLE: Final = 0.5
+GRID: Final = 4
+"""Patches along a side: InternVL2 has 32; pixel shuffle halves it, so a frame becomes GRID² / 4 tokens."""
+
+
+def tokens_per_frame() -> int:
+    """Return how many image tokens a frame becomes."""
+    return int(GRID * GRID * DOWNSAMPLE**2)
+
+
+def build_model(tokenizer: Any, media: MediaParams, seed: int) -> Any:
+    """Build the model with weights drawn from a seed; ``media.size`` is the side of its frames in pixels.
+
+    Every matrix is drawn with standard deviation 1/sqrt(fan in): transformers' 0.02 is made for wide models, and a
+    tower this narrow does not learn from it. Raises ValueError when the frame does not divide into patches.
+    """
+    import torch
+    from transformers import InternVLForConditionalGeneration
+
+    if media.size % GRID:
+        raise ValueError(f"frames of {media.size} px do not divide into {GRID} x {GRID} patches")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = InternVLForConditionalGeneration(_config(tokenizer, media.size))
+        for name, tensor in model.named_parameters():
+            _draw(name, tensor)
+    model.generation_config.update(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None, do_sample=False
+    )
+    return model.float()
+
+
+def _draw(name: str, tensor: Any) -> None:
+    import torch
+
+    with torch.no_grad():
+        if "embed_tokens" in name:
+            tensor.normal_(0.0, 0.05)
+        elif "position_embeddings" in name or "cls_token" in name:
+            tensor.normal_(0.0, 0.02)
+        elif tensor.ndim >= 2:
+            tensor.normal_(0.0, 1.0 / math.sqrt(tensor[0].numel()))
+
+
+def _config(tokenizer: Any, size: int) -> Any:
+    from transformers import InternVLConfig
+
+    vision = {
+        "architectures": ["InternVLVisionModel"],
+        "hidden_size": WIDTH,
+        "num_hidden_layers": VISION_LAYERS,
+        "num_attention_heads": 4,
+        "intermediate_size": WIDTH * 4,
+        "image_size": [size, size],
+        "patch_size": [size // GRID, size // GRID],
+        "attention_bias": True,
+        "layer_scale_init_value": 1.0,
+        "use_mean_pooling": True,
+    }
+    text = {
+        "model_type": "qwen2",
+        "architectures": ["Qwen2ForCausalLM"],
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "num_hidden_layers": TEXT_LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": WIDTH * 3,
+        "max_position_embeddings": 32768,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return InternVLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=tokens_per_frame(),
+        downsample_ratio=DOWNSAMPLE,
+        tie_word_embeddings=False,
+    )
+
+
+def build_processor(tokenizer: Any, media: MediaParams) -> Any:
+    """Build the processor: one tile an image, every frame of a video, as frames come at the model's resolution."""
+    from transformers import InternVLProcessor, InternVLVideoProcessor
+    from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
+
+    # Standard deviation 0.25 and not ImageNet's: a small tower learns faster from stronger contrast.
+    pixels = {
+        "size": {"height": media.size, "width": media.size},
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.25, 0.25, 0.25],
+    }
+    return InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(**pixels, crop_to_patches=True, min_patches=1, max_patches=1),
+        video_processor=InternVLVideoProcessor(**pixels, do_sample_frames=False),
+        tokenizer=tokenizer,
+        image_seq_length=tokens_per_frame(),
+        chat_template=tokenizer.chat_template,
+    )
+
+
+def save_folder(model: Any, processor: Any, folder: Path) -> None:
+    """Write a model folder that `from_pretrained` reads offline: safetensors, tokenizer, chat template, processors."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)

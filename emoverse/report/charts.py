@@ -1,0 +1,135 @@
+"""Work out where lines, points and boxes go; the template draws them. Units are SVG's own, y grows downwards."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from emoverse.lineage import SHORT, Node
+
+WIDE: Final = 520.0  # a curve's plotting area
+HIGH: Final = 180.0
+BOX_WIDE: Final = 122.0
+BOX_HIGH: Final = 46.0
+GAP_X: Final = 28.0
+GAP_Y: Final = 16.0
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A training curve: ``points`` for a polyline, ticks as (place, label), and the first and last value."""
+
+    name: str
+    points: str
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    first: float
+    last: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of the lineage graph, by its upper left corner."""
+
+    x: float
+    y: float
+    step: str
+    title: str
+    digest: str
+    tip: str
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The lineage graph: boxes and curves from an input to what was made of it, as SVG paths."""
+
+    width: float
+    height: float
+    boxes: list[Box]
+    edges: list[str]
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """Read a stage's training log; a base model has none."""
+    path = folder / "log.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+
+def curve(name: str, log: Sequence[Mapping[str, float]]) -> Curve:
+    """Draw the loss over optimizer steps; raise ValueError for an empty log."""
+    if not log:
+        raise ValueError(f"the log of {name} is empty")
+    steps, losses = [float(e["step"]) for e in log], [float(e["loss"]) for e in log]
+    last_step, top = max(steps), max(losses) or 1.0
+    points = " ".join(
+        f"{x / last_step * WIDE:.1f},{HIGH - y / top * HIGH:.1f}" for x, y in zip(steps, losses, strict=True)
+    )
+    x_ticks = [(value / last_step * WIDE, f"{value:g}") for value in nice_ticks(last_step)]
+    y_ticks = [(HIGH - value / top * HIGH, f"{value:g}") for value in nice_ticks(top)]
+    return Curve(name, points, x_ticks, y_ticks, losses[0], losses[-1], int(last_step))
+
+
+def nice_ticks(top: float, about: int = 4) -> list[float]:
+    """Return round numbers from 0 to at most ``top``, roughly ``about`` of them."""
+    rough = top / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough)
+    return [round(step * k, 10) for k in range(int(top / step + 1e-9) + 1)]
+
+
+def graph(tops: Sequence[Node]) -> Graph:
+    """Lay out everything the given artifacts were made from: inputs to the left of what was made of them."""
+    nodes = {node.digest: node for top in tops for node in top.walk()}
+    depth: dict[str, int] = {}
+    for digest in nodes:
+        _depth(nodes[digest], depth)
+    columns: list[list[str]] = [[] for _ in range(max(depth.values()) + 1)]
+    for digest in sorted(nodes, key=lambda d: (nodes[d].step, nodes[d].name, d)):
+        columns[depth[digest]].append(digest)
+    tallest = max(len(column) for column in columns)
+    height = tallest * (BOX_HIGH + GAP_Y) - GAP_Y
+    place: dict[str, tuple[float, float]] = {}
+    for number, column in enumerate(columns):
+        if number:  # near the mean of its inputs, so that few lines cross
+            column.sort(key=lambda d: (_mean([place[i.digest][1] for i in nodes[d].inputs.values()]), d))
+        top = (height - (len(column) * (BOX_HIGH + GAP_Y) - GAP_Y)) / 2
+        for row, digest in enumerate(column):
+            place[digest] = (number * (BOX_WIDE + GAP_X), top + row * (BOX_HIGH + GAP_Y))
+    edges = [
+        _edge(place[child.digest], place[digest]) for digest in sorted(nodes) for child in nodes[digest].inputs.values()
+    ]
+    boxes = [_box(nodes[digest], *place[digest]) for digest in sorted(nodes, key=lambda d: place[d])]
+    return Graph(len(columns) * (BOX_WIDE + GAP_X) - GAP_X, height, boxes, edges)
+
+
+def _depth(node: Node, known: dict[str, int]) -> int:
+    if node.digest not in known:
+        known[node.digest] = 1 + max((_depth(child, known) for child in node.inputs.values()), default=-1)
+    return known[node.digest]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _edge(start: tuple[float, float], end: tuple[float, float]) -> str:
+    (x1, y1), (x2, y2) = (start[0] + BOX_WIDE, start[1] + BOX_HIGH / 2), (end[0], end[1] + BOX_HIGH / 2)
+    middle = x2 - GAP_X / 2
+    return f"M{x1:g},{y1:g} C{middle:g},{y1:g} {middle:g},{y2:g} {x2:g},{y2:g}"
+
+
+def _box(node: Node, x: float, y: float) -> Box:
+    record: Mapping[str, Any] = node.record
+    if node.step == "raw":
+        md5 = str(record["dvc_md5"])
+        return Box(x, y, "raw", f"raw {node.name}", md5[:SHORT], f"DVC md5 {md5}")
+    title = node.step if node.name == node.step else f"{node.step} {node.name}"
+    tip = f"{title}\nsha256 {node.digest}\ncode {record.get('code', '')}"
+    return Box(x, y, node.step, title, node.digest[:SHORT], tip)

@@ -1,0 +1,122 @@
+"""Read what the data steps left, in the shape the page shows it: corpora, quarantine, mixtures, audits."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from emoverse.corpora.base import EMOTIONS, SPLITS
+from emoverse.manifest import Source
+from emoverse.tables import read_table
+
+SHOWN: Final = 40  # quarantined rows listed of one corpus
+STAGES: Final = ("stage1", "stage2")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One validated corpus: rows in and out, utterances by split and by emotion, and what was set aside and why."""
+
+    name: str
+    rows_in: int
+    rows_out: int
+    splits: dict[str, int]
+    emotions: dict[str, int]
+    reasons: dict[str, int]
+    quarantined: list[dict[str, Any]]
+    hidden: int
+    facts: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How many rows one file of AMT has, by task and corpus; ``cells[task][corpus]``."""
+
+    name: str
+    cells: dict[str, dict[str, int]]
+    total: int
+
+
+def corpus(source: Source) -> Corpus:
+    """Summarise one output of validate."""
+    splits: Counter[str] = Counter()
+    emotions: Counter[str] = Counter()
+    for row in read_table(source.path / "utterances.parquet", ["split", "emotion"]):
+        splits[row["split"]] += 1
+        emotions[row["emotion"] or "no label"] += 1
+    reasons: Counter[str] = Counter()
+    shown: list[dict[str, Any]] = []
+    for row in read_table(source.path / "quarantine.parquet"):
+        reasons[row["reason"]] += 1
+        shown.append(row)
+        if len(shown) > 2 * SHOWN:  # keep the first of the order shown, whatever the size of the table
+            shown = sorted(shown, key=_order)[:SHOWN]
+    rows = source.manifest["rows"]
+    summary = json.loads((source.path / "summary.json").read_text("utf-8"))
+    order = {name: n for n, name in enumerate((*SPLITS, *EMOTIONS))}
+    return Corpus(
+        name=str(source.manifest["name"]),
+        rows_in=int(rows["in"]),
+        rows_out=int(rows["out"]),
+        splits={name: splits[name] for name in sorted(splits, key=lambda name: (order.get(name, 99), name))},
+        emotions={name: emotions[name] for name in sorted(emotions, key=lambda name: (order.get(name, 99), name))},
+        reasons=dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))),
+        quarantined=sorted(shown, key=_order)[:SHOWN],
+        hidden=max(0, sum(reasons.values()) - SHOWN),
+        facts=flatten(summary),
+    )
+
+
+def _order(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["reason"], row["source"], row["row_id"]
+
+
+def mixtures(amt: Path) -> list[Mixture]:
+    """Count the rows of each stage and of the test files, by task and corpus."""
+    found = [_mixture(stage, [amt / f"{stage}.jsonl"]) for stage in STAGES if (amt / f"{stage}.jsonl").is_file()]
+    return [*found, _mixture("test", sorted((amt / "test").glob("*.jsonl")))]
+
+
+def _mixture(name: str, paths: Sequence[Path]) -> Mixture:
+    cells: dict[str, Counter[str]] = {}
+    for path in paths:
+        with path.open(encoding="utf-8") as handle:
+            for line in handle:
+                row = json.loads(line)
+                cells.setdefault(row["task"], Counter())[row["corpus"]] += 1
+    plain = {task: dict(sorted(cells[task].items())) for task in sorted(cells)}
+    return Mixture(name, plain, sum(sum(counts.values()) for counts in plain.values()))
+
+
+def facts(path: Path) -> list[tuple[str, str]]:
+    """Return a JSON file as (dotted name, text) pairs, long lists as their length."""
+    return flatten(json.loads(path.read_text("utf-8")))
+
+
+def flatten(tree: Any, limit: int = 200) -> list[tuple[str, str]]:
+    """Return a JSON tree as (dotted name, text) pairs, at most ``limit`` and then how many more there are."""
+    pairs = list(_walk(tree, ""))
+    more = len(pairs) - limit
+    return pairs if more <= 0 else [*pairs[:limit], ("...", f"{more} more in the file itself")]
+
+
+def _walk(tree: Any, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _walk(value, f"{name} › {key}" if name else str(key))
+    elif isinstance(tree, list) and any(isinstance(value, dict | list) for value in tree):
+        yield name, f"{len(tree):,} entries"
+    elif isinstance(tree, list):
+        yield name, ", ".join(_text(value) for value in tree[:12]) + (" ..." if len(tree) > 12 else "")
+    else:
+        yield name, _text(tree)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,104 @@
+"""Choose clips to look at: for each test set some right and some wrong replies, with the frames the model saw."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from PIL import Image
+
+from emoverse.media.frames import FrameStore
+from emoverse.report.scores import place
+from emoverse.tasks import task as task_named
+
+PER_TEST: Final = 6  # clips a test set, half of them mistakes where there are that many
+SIDE: Final = 112  # pixels a frame is shown at, at most
+Verdict = Literal["right", "wrong", "unparsable"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One asked record; ``frames`` are data URIs, ``likely`` the answers by falling probability."""
+
+    test: str
+    task: str
+    channel: str
+    frames: list[str]
+    question: str
+    gold: str
+    reply: str
+    verdict: Verdict
+    controls: dict[str, str]
+    likely: list[tuple[str, float]]
+
+
+def choose(scores: Path, amt: Path, validated: Sequence[Path]) -> list[Sample]:
+    """Return the samples of all test sets, in an order that the content alone decides."""
+    store = FrameStore(validated)
+    found: list[Sample] = []
+    for path in sorted((scores / "predictions").glob("*.jsonl"), key=lambda path: place(path.stem)):
+        picked = _picked(path)
+        questions = {row["channel"]: row for row in _rows(amt / "test" / path.name) if row["channel"] in picked}
+        found += [_sample(path.stem, picked[name], questions[name], store) for name in picked]
+    return found
+
+
+def _picked(path: Path) -> dict[str, dict[str, Any]]:
+    """Pick by a digest of the id: as arbitrary as a draw, and the same whatever the order of the file."""
+    task = path.stem.rpartition("-")[2]
+    right: list[dict[str, Any]] = []
+    wrong: list[dict[str, Any]] = []
+    for row in _rows(path):
+        (right if _verdict(task, row) == "right" else wrong).append(row)
+    for rows in (right, wrong):
+        rows.sort(key=lambda row: hashlib.sha256(row["channel"].encode()).digest())
+    half = PER_TEST // 2
+    wrong_shown = wrong[: max(half, PER_TEST - len(right))]
+    return {row["channel"]: row for row in [*right[: PER_TEST - len(wrong_shown)], *wrong_shown]}
+
+
+def _verdict(task: str, row: dict[str, Any]) -> Verdict:
+    parse, gold = task_named(task).parse, row["gold"]
+    told = parse(row["response"], gold)
+    if told is None:
+        return "unparsable"
+    return "right" if told == parse(str(gold["answer"]), gold) else "wrong"
+
+
+def _sample(test: str, row: dict[str, Any], asked: dict[str, Any], store: FrameStore) -> Sample:
+    task = test.rpartition("-")[2]
+    likely = sorted(row.get("probabilities", {}).items(), key=lambda pair: (-pair[1], pair[0]))
+    user = next(message["content"] for message in asked["messages"] if message["role"] == "user")
+    reference = next(iter([*asked["videos"], *asked["images"]]))
+    return Sample(
+        test=test,
+        task=task,
+        channel=str(row["channel"]),
+        frames=[_data_uri(frame) for frame in store[reference]],
+        question=user,
+        gold=str(row["labels"]),
+        reply=str(row["response"]),
+        verdict=_verdict(task, row),
+        controls={str(k): str(v) for k, v in row.get("controls", {}).items()},
+        likely=[(str(k), float(v)) for k, v in likely[:3]],
+    )
+
+
+def _data_uri(frame: Any) -> str:
+    picture = Image.fromarray(frame)
+    picture.thumbnail((SIDE, SIDE))
+    held = io.BytesIO()
+    picture.save(held, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii")
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as handle:
+        for line in handle:
+            yield json.loads(line)

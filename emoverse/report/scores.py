@@ -1,0 +1,150 @@
+"""Read what evaluate left, in the shape the page and the Kubeflow UI show it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from emoverse.evaluation.scoring import headline_of
+from emoverse.tasks import task as task_named
+from emoverse.tasks.base import UNPARSABLE
+
+CONTROLS: Final = ("text_only", "face_only")
+_NOT_SCORES: Final = ("n", "scored", "unparsable", "headline", "low", "high", "baseline", *CONTROLS)
+_FIRST: Final = ("mer", "msa", "fer", "eri", "ecpe")  # what most people look for first; any other task comes after
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One task's score with its 95 % interval, the best trivial baseline, and the controls (None: not measured)."""
+
+    task: str
+    title: str
+    metric: str
+    n: int
+    unparsable: int
+    value: float
+    low: float
+    high: float
+    baseline: float
+    controls: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """One test set: all its numbers, and the tables behind its figures (empty where the task has none).
+
+    ``confusion[i][j]`` counts records of gold ``labels[i]`` answered as ``columns[j]``.
+    """
+
+    name: str
+    headline: Headline
+    numbers: dict[str, float]
+    baselines: dict[str, float]
+    labels: list[str] = field(default_factory=list)
+    columns: list[str] = field(default_factory=list)
+    confusion: list[list[int]] = field(default_factory=list)
+    classes: list[dict[str, Any]] = field(default_factory=list)
+    reliability: list[dict[str, float]] = field(default_factory=list)
+
+
+def headlines(scores: Path) -> list[Headline]:
+    """Return each task's headline over all its test sets."""
+    metrics = json.loads((scores / "metrics.json").read_text("utf-8"))
+    return [_headline(task, metrics[task]) for task in sorted(metrics, key=place) if task != "tests"]
+
+
+def test_sets(scores: Path) -> list[TestSet]:
+    """Return every test set, a task's together."""
+    tests = json.loads((scores / "metrics.json").read_text("utf-8"))["tests"]
+    return [_test_set(scores, name, tests[name]) for name in sorted(tests, key=place)]
+
+
+def place(name: str) -> tuple[int, str]:
+    """Order tasks and test sets (``meld-mer``)."""
+    task = name.rpartition("-")[2]
+    return (_FIRST.index(task) if task in _FIRST else len(_FIRST)), name
+
+
+def flat(scores: Path) -> dict[str, float]:
+    """Return the headline scores as ``mer_accuracy: 0.61`` pairs, baselines and controls beside them."""
+    found: dict[str, float] = {}
+    for one in headlines(scores):
+        others = {"low": one.low, "high": one.high, "baseline": one.baseline, **one.controls}
+        found |= {f"{one.task}_{key}": value for key, value in {one.metric: one.value, **others}.items()}
+    return found
+
+
+def confusion_over(scores: Path, task: str) -> tuple[list[str], list[list[int]]]:
+    """Return the labels and the square confusion matrix of a task over all its test sets; empty without the task."""
+    counts: Counter[tuple[str, str]] = Counter()
+    labels: dict[str, None] = {}
+    for path in sorted((scores / "plots").glob(f"confusion-*-{task}.csv")):
+        labels |= dict.fromkeys(_answers(scores, path.stem.removeprefix("confusion-")))
+        counts.update(_pairs(path))
+    names = [*labels, *sorted({label for pair in counts for label in pair} - set(labels))]
+    return names, [[counts[actual, predicted] for predicted in names] for actual in names]
+
+
+def _headline(task: str, numbers: Mapping[str, Any]) -> Headline:
+    metric, baseline = headline_of(task), numbers["baseline"]
+    return Headline(
+        task=task,
+        title=task_named(task).title,
+        metric=metric,
+        n=int(numbers["n"]),
+        unparsable=int(numbers["unparsable"]),
+        value=float(numbers[metric]),
+        low=float(numbers["low"]),
+        high=float(numbers["high"]),
+        baseline=float(max(baseline.values(), default=0.0) if isinstance(baseline, dict) else baseline),
+        controls={name: float(numbers[name]) for name in CONTROLS if name in numbers},
+    )
+
+
+def _test_set(scores: Path, name: str, numbers: Mapping[str, Any]) -> TestSet:
+    task = name.rpartition("-")[2]
+    plots = scores / "plots"
+    counts = _pairs(plots / f"confusion-{name}.csv")
+    labels = _answers(scores, name) if counts else []
+    labels += sorted({actual for actual, _ in counts} - set(labels))
+    columns = labels + sorted({predicted for _, predicted in counts} - set(labels), key=lambda c: (c == UNPARSABLE, c))
+    return TestSet(
+        name=name,
+        headline=_headline(task, numbers),
+        numbers={k: float(v) for k, v in numbers.items() if k not in _NOT_SCORES and isinstance(v, int | float)},
+        baselines={k: float(v) for k, v in numbers["baseline"].items()},
+        labels=labels,
+        columns=columns,
+        confusion=[[counts[actual, predicted] for predicted in columns] for actual in labels],
+        classes=_classes(plots / f"classes-{name}.csv"),
+        reliability=[{k: float(v) for k, v in row.items()} for row in _rows(plots / f"reliability-{name}.csv")],
+    )
+
+
+def _classes(path: Path) -> list[dict[str, Any]]:
+    """Read each class's F1; ECPE lists them by the official scorer, too, which ``all numbers`` shows."""
+    rows = ((row["class"].partition("/"), row) for row in _rows(path))
+    return [{**row, "class": name} for (kind, _, name), row in rows if kind == "f1"]
+
+
+def _pairs(path: Path) -> Counter[tuple[str, str]]:
+    return Counter((row["actual"], row["predicted"]) for row in _rows(path))
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def _answers(scores: Path, name: str) -> list[str]:
+    """Return the allowed answers of a test set in the task's own order."""
+    with (scores / "predictions" / f"{name}.jsonl").open(encoding="utf-8") as handle:
+        return [str(answer) for answer in json.loads(next(handle))["gold"].get("answers") or ()]

@@ -1,0 +1,104 @@
+"""Write one self-contained page over all results."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from emoverse.lineage import tree_of
+from emoverse.manifest import Source, open_source, publish, write_json
+from emoverse.report import charts, data, samples
+from emoverse.report import scores as scored
+from emoverse.steps import CODE
+
+NAMES = ("base", "stage1", "stage2")
+
+
+def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores: Path, onnx: Path, out: Path) -> None:
+    """Publish ``index.html`` at ``out``, and what ``dvc metrics`` and ``dvc plots`` show.
+
+    That is ``scores/<task>.json`` (headline, interval, baseline, controls), ``loss/<stage>.csv`` (step, loss) and
+    ``confusion.csv`` (actual, predicted: emotions of all corpora). ``stages`` are the folders of the base model and
+    both stages. The page needs nothing but itself: no network, no other file. Raises UserError for an unfinished input
+    or the output of another step.
+    """
+    base, *trained = stages
+    corpora = [open_source(folder, made_by="validate") for folder in validated]
+    corpora.sort(key=lambda source: str(source.manifest["name"]))
+    sources = {f"validated/{source.manifest['name']}": source for source in corpora}
+    sources |= {"amt": open_source(amt, made_by="build-amt"), "base": open_source(base)}
+    sources |= {name: open_source(f, made_by="train") for name, f in zip(NAMES[1:], trained, strict=True)}
+    sources |= {"scores": open_source(scores, made_by="evaluate"), "onnx": open_source(onnx, made_by="export")}
+    with publish(
+        out, step="report", params={}, inputs=sources, code=CODE["report"], libraries=("jinja2", "pillow")
+    ) as draft:
+        logs = {name: charts.read_log(sources[name].path) for name in NAMES}
+        page = render(
+            headlines=scored.headlines(scores),
+            tests=scored.test_sets(scores),
+            published=json.loads((scores / "published.json").read_text("utf-8")),
+            samples=samples.choose(scores, amt, [source.path for source in corpora]),
+            corpora=[data.corpus(source) for source in corpora],
+            mixtures=data.mixtures(amt),
+            audit=data.facts(amt / "audit.json"),
+            amt_rows=sources["amt"].manifest["rows"],
+            curves=[charts.curve(name, log) for name, log in logs.items() if log],
+            models=[_model(name, sources[name]) for name in NAMES],
+            parity=data.facts(onnx / "parity.json"),
+            graph=charts.graph([tree_of(sources["scores"].manifest), tree_of(sources["onnx"].manifest)]),
+            raw=tree_of(sources["scores"].manifest).raw,
+            inputs=[(key, source) for key, source in sorted(sources.items())],
+        )
+        (draft.path / "index.html").write_text(page, "utf-8", newline="\n")
+        _write_tables(draft.path, scores, logs)
+
+
+def render(**context: Any) -> str:
+    """Fill the template; every value is escaped, and only our own style and script may act (a policy in the page)."""
+    room = resources.files("emoverse.report")
+    style, script = (room.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FunctionLoader(lambda name: room.joinpath(name).read_text("utf-8")),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    environment.filters["prefixed"] = lambda pairs, head: [(head + key, f"{value:.4g}") for key, value in pairs.items()]
+    sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html.jinja").render(style=style, script=script, script_sha=sha, **context)
+
+
+def _model(name: str, source: Source) -> dict[str, Any]:
+    manifest = source.manifest
+    facts = {**{f"parameter {k}": v for k, v in manifest["params"].items()}, **manifest["facts"]}
+    return {"name": name, "digest": source.digest, "rows": manifest["rows"], "facts": data.flatten(facts)}
+
+
+def _write_tables(folder: Path, scores: Path, logs: dict[str, list[dict[str, float]]]) -> None:
+    for name in ("scores", "loss"):
+        (folder / name).mkdir()
+    for one in scored.headlines(scores):
+        numbers = {"score": one.value, "low": one.low, "high": one.high, "baseline": one.baseline, **one.controls}
+        write_json(folder / "scores" / f"{one.task}.json", {**numbers, "metric": one.metric, "questions": one.n})
+    for name, log in logs.items():
+        if log:
+            _write_csv(folder / "loss" / f"{name}.csv", [("step", "loss"), *((e["step"], e["loss"]) for e in log)])
+    labels, counts = scored.confusion_over(scores, "mer")
+    cells = ((a, p, counts[i][j]) for i, a in enumerate(labels) for j, p in enumerate(labels))
+    pairs = [(a.rstrip("."), p.rstrip(".")) for a, p, count in cells for _ in range(count)]
+    _write_csv(folder / "confusion.csv", [("actual", "predicted"), *pairs])
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle, lineterminator="\n").writerows(rows)

@@ -1,0 +1,212 @@
+"""Ask which utterances caused the target's emotion (emotion-cause pair extraction), as in SemEval-2024 task 3.
+
+The prompt is the authors', to the letter. It prints every utterance's gold emotion, and its candidates leave out the
+target and what follows, although half the gold causes are the target itself. Without gold emotions the question is
+that of SemEval's subtask 2. An answer is ``"3_joy,1;3_joy,3"``: target_emotion,cause, pairs in the file's order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from emoverse.corpora.base import Utterance
+from emoverse.tasks.base import Confusion, Gold, LeftOut, Numbers, Question, Scene, Scorer, expect, f1, ratio
+from emoverse.tasks.text import neutralise
+
+EMOTIONS: Final = ("disgust", "anger", "joy", "sadness", "surprise", "fear")
+_PAIR: Final = re.compile(r"^(\d{1,6})_([a-z]+),(\d{1,6})$", re.ASCII)
+_TARGET: Final = re.compile(r"\nTarget utterance:(\d{1,6})[_.](?:([a-z]+)\.)?", re.ASCII)
+_FIRST: Final = "Below is a conversation containing multiple utterances from different speakers, \n"
+_LABELS: Final = "along with the corresponding emotion label for each utterance. \n"
+_TASK: Final = (
+    "Your task is to identify the indices of the candidate utterances "
+    "that elicited the emotion in the target utterance.\n"
+)
+_LAST: Final = (
+    'You need to return the answer as, for example, "3_surprise,1", \n'
+    "which means that the emotion of surprise in the third sentence is related to the first sentence, \n"
+    "and if the emotion is related to more than one sentence, separate the sentences with “;”.\n"
+    "The emotion-cause indices of the target utterance are:"
+)
+Pair = tuple[int, str, int]
+"""(target, emotion, cause)."""
+
+
+def line(utterance: Utterance, *, emotions: bool, verbatim: bool = False) -> str:
+    """Return ``"3_joy. Monica: text"``; without emotions ``"3. Monica: text"``."""
+    number = f"{utterance.position}_{utterance.emotion}" if emotions else str(utterance.position)
+    words = f"{utterance.speaker}: {utterance.text}"
+    return f"{number}. {words if verbatim else neutralise(words)}"
+
+
+def prompt(lines: Sequence[str], target: int, *, emotions: bool = True) -> str:
+    """Return the prompt for the ``target``-th line (from 0) of a conversation."""
+    head = f"{_FIRST}{_LABELS if emotions else ''}{_TASK}"
+    every, before = "\n".join(lines), "\n".join(lines[:target])
+    asked = f"Input conversation:{every}\nCandidate utterances:{before}\nTarget utterance:{lines[target]}\n"
+    return f"{head}{asked}{_LAST}"
+
+
+def answer(utterance: Utterance) -> str:
+    """Return the target's pairs joined by ``;`` in the file's order, empty when it has none."""
+    return ";".join(f"{utterance.position}_{utterance.emotion},{cause}" for cause in utterance.causes or ())
+
+
+class _Ecpe:
+    name = "ecpe"
+    title = "emotion-cause pairs"
+    headline = "f1"
+    media: Literal["clip", "peak"] = "clip"
+    shows: Literal["utterance", "dialogue"] = "dialogue"
+
+    def ask(self, scene: Scene) -> Question | LeftOut:
+        """Make the question of an emotional utterance in an annotated dialogue."""
+        one, dialogue = scene.utterance, scene.dialogue
+        if one.causes is None or one.emotion is None:
+            return LeftOut("no-cause-pairs")
+        if one.emotion == "neutral":
+            return LeftOut("neutral-target")
+        known = {other.position: i for i, other in enumerate(dialogue)}
+        if not known.keys() >= set(one.causes):
+            return LeftOut("cause-quarantined", "mend the clip or row that quarantine.parquet names")
+        emotions, target = scene.options.ecpe_gold_emotions, known[one.position]
+        lines = [line(other, emotions=emotions, verbatim=scene.verbatim) for other in dialogue]
+        previous = dialogue[target - 1].position if target else None
+        gold = {"answer": answer(one), "answers": None, "target": one.position, "emotion": one.emotion}
+        text = prompt(lines, target, emotions=emotions)
+        return Question(text=text, answer=str(gold["answer"]), gold={**gold, "previous": previous})
+
+    def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
+        """Return a published record's gold: target and emotion are read from the answer, else from the query."""
+        found = parse_pairs(answer)
+        target: int | None = None
+        emotion: str | None = None
+        if found:
+            target, emotion = found[0][:2]
+        elif told := _TARGET.search(query):
+            target = int(told[1])
+            worded = re.match(r"\d+_([a-z]+)\.", query[told.start(1) :])
+            emotion = worded[1] if worded else None
+        previous = target - 1 if target is not None and target > 1 else None
+        return {"answer": answer, "answers": None, "target": target, "emotion": emotion, "previous": previous}
+
+    def parse(self, reply: str, gold: Gold) -> tuple[Pair, ...] | None:
+        """Return the pairs of a reply, () for an empty one; None when a part is not ``target_emotion,cause``."""
+        return parse_pairs(reply)
+
+    def scorer(self, golds: Sequence[Gold]) -> Scorer:
+        """Return the scorer of pairs, the authors' way and SemEval's."""
+        return _PairScorer(golds)
+
+    def baselines(self, golds: Sequence[Gold], trained: Counter[str]) -> dict[str, list[str]]:
+        """Give the target itself as its cause, and the previous utterance and the target."""
+        alone = [_reply(gold, (gold["target"],)) for gold in golds]
+        both = [_reply(gold, (gold["previous"], gold["target"])) for gold in golds]
+        return {"target itself": alone, "previous + target": both}
+
+
+def _reply(gold: Gold, causes: Sequence[int | None]) -> str:
+    return ";".join(f"{gold['target']}_{gold['emotion']},{cause}" for cause in causes if cause is not None)
+
+
+def parse_pairs(reply: str) -> tuple[Pair, ...] | None:
+    """Read ``"3_joy,1;3_joy,3"``; spaces, quotes, a final full stop and the full-width ``；`` are forgiven."""
+    words = reply.replace("；", ";").strip().strip("\"'“”.; ").lower()
+    if not words:
+        return () if not reply.strip(" \n\t\"'“”.;；") else None
+    found: list[Pair] = []
+    for part in words.split(";"):
+        match = _PAIR.match(re.sub(r"\s+", "", part))
+        if match is None:
+            return None
+        found.append((int(match[1]), match[2], int(match[3])))
+    return tuple(found)
+
+
+class _PairScorer:
+    """Count pairs two ways. Columns: per way (authors, official) hits, predicted and gold by six emotions and other.
+
+    The authors' way: parts of the reply split at ``;``, compared as strings, repeats counted each time, records
+    without a gold pair skipped. SemEval's ``evaluate_2_2``: sets of pairs over all records, the six emotions only. A
+    pair about another utterance than the record's target is predicted and wrong. Two last columns: 1 and unparsable.
+    """
+
+    _WIDE: Final = len(EMOTIONS) + 1
+
+    def __init__(self, golds: Sequence[Gold]) -> None:
+        self.golds = list(golds)
+
+    @property
+    def size(self) -> int:
+        """Return the number of records."""
+        return len(self.golds)
+
+    def counts(self, replies: Sequence[str]) -> Numbers:
+        """Return an (n, 44) array."""
+        expect(replies, self.size)
+        found = np.zeros((self.size, 2, 3, self._WIDE))
+        lost = np.zeros(self.size)
+        for i, (gold, reply) in enumerate(zip(self.golds, replies, strict=True)):
+            _authors(found[i, 0], str(gold["answer"]), reply)
+            pairs = parse_pairs(reply)
+            lost[i] = pairs is None
+            _official(found[i, 1], parse_pairs(str(gold["answer"])) or (), pairs or ())
+        return np.column_stack([found.reshape(self.size, -1), np.ones(self.size), lost])
+
+    def scores(self, totals: Numbers) -> dict[str, Numbers]:
+        """Return precision, recall, F1, weighted F1 and each emotion's F1 both ways; the authors' have no prefix."""
+        both = totals[..., :-2].reshape(*totals.shape[:-1], 2, 3, self._WIDE)
+        scores: dict[str, Numbers] = {}
+        for way, prefix, six in ((0, "", False), (1, "official_", True)):
+            counts = both[..., way, :, :-1] if six else both[..., way, :, :]
+            hits, predicted, gold = (counts[..., j, :].sum(-1) for j in range(3))
+            scores[f"{prefix}precision"] = ratio(hits, predicted)
+            scores[f"{prefix}recall"] = ratio(hits, gold)
+            scores[f"{prefix}f1"] = f1(hits, predicted, gold)
+            each, weight = f1(*(both[..., way, j, :-1] for j in range(3))), both[..., way, 2, :-1]
+            scores[f"{prefix}weighted_f1"] = ratio((each * weight).sum(-1), weight.sum(-1))
+            for k, emotion in enumerate(EMOTIONS):
+                scores[f"{prefix}f1/{emotion}"] = each[..., k]
+        scores["unparsable"] = ratio(totals[..., -1], totals[..., -2])
+        return scores
+
+    def confusion(self, totals: Numbers) -> Confusion | None:
+        """Return None: pairs have no confusion matrix."""
+        return None
+
+
+def _authors(counts: Numbers, answer: str, reply: str) -> None:
+    """Add one record's string parts to a (3, 7) array of hits, predicted and gold."""
+    if not answer:
+        return
+    gold = answer.split(";")
+    for part in gold:
+        counts[2, _column(_word(part))] += 1
+    for part in reply.split(";"):
+        counts[1, _column(_word(part))] += 1
+        counts[0, _column(_word(part))] += part in gold
+
+
+def _official(counts: Numbers, gold: Sequence[Pair], predicted: Sequence[Pair]) -> None:
+    """Add one record's sets of pairs to a (3, 7) array of hits, predicted and gold."""
+    for j, pairs in ((0, set(gold) & set(predicted)), (1, set(predicted)), (2, set(gold))):
+        for pair in pairs:
+            counts[j, _column(pair[1])] += 1
+
+
+def _word(part: str) -> str:
+    """Return the emotion of ``"3_joy,1"`` as the authors find it; empty where their code would raise IndexError."""
+    pieces = part.split(",")[0].split("_")
+    return pieces[1] if len(pieces) > 1 else ""
+
+
+def _column(emotion: str) -> int:
+    return EMOTIONS.index(emotion) if emotion in EMOTIONS else len(EMOTIONS)
+
+
+TASK = _Ecpe()

@@ -1,0 +1,127 @@
+"""Score tasks whose answer is one label out of a closed list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+from emoverse.tasks.base import UNPARSABLE, Confusion, Gold, Numbers, expect, f1, ratio
+
+# Other forms of a label word that a model may use; the label's own word always counts.
+_FORMS: Final = {
+    "anger": ("angry",),
+    "sadness": ("sad",),
+    "surprise": ("surprised",),
+    "disgust": ("disgusted",),
+    "joy": ("joyful",),
+    "happy": ("happiness",),
+    "fear": ("fearful", "afraid"),
+}
+_NEGATED: Final = re.compile(r"(?:\bnot|n't|\bnon|\bno)[\s-]*$")
+
+
+def word_of(label: str) -> str:
+    """Return the bare word of an answer: ``"Joy."`` -> ``"joy"``."""
+    return label.rstrip(".").lower()
+
+
+def parse_label(reply: str, labels: Sequence[str]) -> str | None:
+    """Return the label a reply names first, None when it names none.
+
+    A reply equal to a label is that label; otherwise the first whole word that is a label's word or another form of
+    it decides, unless it is negated (``not happy``, ``non-negative``).
+    """
+    if reply in labels:
+        return reply
+    pattern, meaning = _pattern(tuple(labels))
+    lower = reply.lower()
+    for found in pattern.finditer(lower):
+        if not _NEGATED.search(lower[: found.start()]):
+            return meaning[found.group()]
+    return None
+
+
+@lru_cache(maxsize=64)
+def _pattern(labels: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, str]]:
+    meaning: dict[str, str] = {}
+    for label in labels:
+        word = word_of(label)
+        for form in (word, *_FORMS.get(word, ())):
+            meaning.setdefault(form, label)
+    longest = sorted(meaning, key=lambda form: (-len(form), form))
+    return re.compile(r"\b(?:" + "|".join(map(re.escape, longest)) + r")\b"), meaning
+
+
+class LabelScorer:
+    """Count a confusion matrix of g gold classes by p labels and ``unparsable``, and how many replies are exact.
+
+    ``classes`` are the gold classes (n of them, one per record); by default a record's class is its answer. Columns of
+    the counts: the flattened (g, p + 1) matrix, then one for replies that equal the answer to the letter.
+    """
+
+    def __init__(self, golds: Sequence[Gold], classes: Sequence[str] | None = None, rows: Sequence[str] = ()) -> None:
+        self.labels: tuple[str, ...] = tuple(golds[0]["answers"])
+        self.rows = tuple(rows) or self.labels
+        self.answers = [str(gold["answer"]) for gold in golds]
+        if any(tuple(gold["answers"]) != self.labels for gold in golds):
+            raise ValueError("records with different label sets cannot be scored together")
+        index = {name: i for i, name in enumerate(self.rows)}
+        self._gold = np.array([index[name] for name in (classes or self.answers)], dtype=np.int64)
+
+    @property
+    def size(self) -> int:
+        """Return the number of records."""
+        return len(self.answers)
+
+    def counts(self, replies: Sequence[str]) -> Numbers:
+        """Return an (n, g * (p + 1) + 1) array with two ones at most in each row."""
+        expect(replies, self.size)
+        index: dict[str | None, int] = {label: i for i, label in enumerate(self.labels)}
+        index[None] = wide = len(self.labels)
+        predicted = np.array([index[parse_label(reply, self.labels)] for reply in replies], dtype=np.int64)
+        found = np.zeros((self.size, len(self.rows) * (wide + 1) + 1))
+        found[np.arange(self.size), self._gold * (wide + 1) + predicted] = 1.0
+        found[:, -1] = [reply == answer for reply, answer in zip(replies, self.answers, strict=True)]
+        return found
+
+    def matrix(self, totals: Numbers) -> Numbers:
+        """Return the confusion matrices (..., g, p + 1) of summed counts."""
+        return totals[..., :-1].reshape(*totals.shape[:-1], len(self.rows), len(self.labels) + 1)
+
+    def scores(self, totals: Numbers) -> dict[str, Numbers]:
+        """Return ``label_scores`` and the share of replies that equal the answer to the letter."""
+        matrix = self.matrix(totals)
+        found = label_scores(matrix, [word_of(label) for label in self.labels])
+        found["exact_match"] = ratio(totals[..., -1], matrix.sum((-1, -2)))
+        return found
+
+    def confusion(self, totals: Numbers) -> Confusion | None:
+        """Return gold by predicted counts."""
+        return Confusion(self.rows, (*self.labels, UNPARSABLE), self.matrix(totals))
+
+
+def label_scores(matrix: Numbers, names: Sequence[str]) -> dict[str, Numbers]:
+    """Score confusion matrices (..., p, p + 1), as scikit-learn does with ``labels`` given and ``zero_division=0``.
+
+    Macro F1 is over all p labels, absent ones included; weighted F1 weights by gold counts.
+    """
+    square = matrix[..., :-1]
+    hits = np.diagonal(square, axis1=-2, axis2=-1)
+    gold, predicted, total = matrix.sum(-1), square.sum(-2), matrix.sum((-1, -2))
+    each = f1(hits, predicted, gold)
+    found = {
+        "accuracy": ratio(hits.sum(-1), total),
+        "weighted_f1": ratio((each * gold).sum(-1), total),
+        "macro_f1": each.mean(-1),
+        "unparsable": ratio(matrix[..., -1].sum(-1), total),
+    }
+    precision, recall = ratio(hits, predicted), ratio(hits, gold)
+    for i, name in enumerate(names):
+        found[f"precision/{name}"] = precision[..., i]
+        found[f"recall/{name}"] = recall[..., i]
+        found[f"f1/{name}"] = each[..., i]
+    return found

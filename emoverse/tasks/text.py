@@ -1,0 +1,27 @@
+"""Put other people's words into a prompt so that they stay words."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+# Every placeholder and special token of InternVL2, its language models and ms-swift begins with "<" and a letter,
+# "/" or "|" (InternLM2 also knows [UNUSED_TOKEN_n]): one space after the bracket and none of them is left.
+_OPENING: Final = re.compile(r"<(?=[/|!A-Za-z_])|\[(?=UNUSED_TOKEN)")
+# A line break would let a transcript write its own "Target utterance:" line.
+_BREAK: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
+
+
+def neutralise(text: str) -> str:
+    """Return the text unable to add media, roles or lines to a prompt; ordinary text is returned unchanged."""
+    return _OPENING.sub(lambda found: found.group() + " ", _BREAK.sub(" ", text))
+
+
+MUTED: Final = "..."
+_SPOKEN: Final = re.compile(r"(The person says: (['\"])).*(\2 <[a-z]+> )", re.DOTALL)
+
+
+def mute(prompt: str) -> str | None:
+    """Return the prompt with ``...`` for the person's words; None for a prompt that quotes none."""
+    muted, found = _SPOKEN.subn(lambda match: f"{match[1]}{MUTED}{match[3]}", prompt, count=1)
+    return muted if found else None

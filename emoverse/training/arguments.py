@@ -1,0 +1,78 @@
+"""Translate a stage's parameters into ms-swift's arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emoverse.params import TrainParams
+from emoverse.training.template import NAME
+
+# Paper, figure of the architecture: the visual encoder is frozen; the projector and LoRA in the LLM are trained.
+_FIXED = {
+    "model_type": "internvl",
+    "template": NAME,
+    "use_hf": "true",
+    "check_model": "false",
+    "add_version": "false",
+    "report_to": "none",
+    "strict": "true",  # without it a bad row is replaced by another at random
+    "truncation_strategy": "delete",
+    "split_dataset_ratio": "0",
+    "lazy_tokenize": "true",
+    "group_by_length": "true",  # an ECPE row is four times as long as others: mixed, everything is padded to it
+    "dataloader_num_workers": "0",
+    "lr_scheduler_type": "cosine",
+    "adam_beta1": "0.9",
+    "adam_beta2": "0.95",
+    "max_grad_norm": "1.0",
+    "save_strategy": "steps",
+    "save_total_limit": "2",
+    "eval_strategy": "no",
+    "gradient_checkpointing": "false",
+    "attn_impl": "sdpa",
+    "load_args": "false",
+    "logging_first_step": "true",
+}
+
+
+def swift_arguments(
+    params: TrainParams, *, model: Path, dataset: Path, output: Path, resume: Path | None, log_every: int, cpu: bool
+) -> list[str]:
+    """Return the command line of ``swift sft`` for these parameters.
+
+    ``resume`` is a complete checkpoint to go on from, or None. On a CPU ms-swift is told so; elsewhere it takes the
+    device it finds.
+    """
+    flags: dict[str, object] = {
+        **_FIXED,
+        "model": model,
+        "dataset": dataset,
+        "output_dir": output,
+        "torch_dtype": params.dtype,
+        "tuner_type": params.tuner,
+        "freeze_llm": "false",
+        "freeze_vit": str(not params.train_vision).lower(),
+        "freeze_aligner": str(not params.train_projector).lower(),
+        "seed": params.seed,
+        "data_seed": params.seed,
+        "num_train_epochs": params.epochs,
+        "learning_rate": params.learning_rate,
+        "per_device_train_batch_size": params.batch_size,
+        "gradient_accumulation_steps": params.accumulation,
+        "max_length": params.max_length,
+        "warmup_ratio": params.warmup,
+        "weight_decay": params.weight_decay,
+        "save_steps": params.save_every,
+        "logging_steps": log_every,
+        "use_cpu": str(cpu).lower(),
+    }
+    if params.tuner == "lora":
+        flags |= {
+            "target_modules": "all-linear",
+            "lora_rank": params.lora_rank,
+            "lora_alpha": params.lora_alpha,
+            "lora_dropout": params.lora_dropout,
+        }
+    if resume is not None:
+        flags["resume_from_checkpoint"] = resume
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]

@@ -1,0 +1,70 @@
+"""Turn a finished checkpoint into a model folder and an adapter folder that hold no path and no time."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Final
+
+from emoverse.errors import UserError
+from emoverse.params import TrainParams
+
+# What the weights do not decide: taken over from the model that was trained, byte for byte.
+_KEPT: Final = ("tokenizer*", "chat_template*", "*processor_config.json", "special_tokens_map.json", "added_tokens.json",
+                "vocab.json", "merges.txt", "generation_config.json")  # fmt: skip
+_CODE: Final = (".py", ".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5")
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raise UserError unless ``folder`` is a transformers-native InternVL in safetensors without code or pickles."""
+    if not (folder / "config.json").is_file():
+        raise UserError("no config.json: not a model folder", place=str(folder), remedy="give a step's output folder")
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _CODE:
+            remedy = "convert it to safetensors with `emoverse convert`, and take weights only from who you trust"
+            raise UserError(f"{path.name} could run code when loaded, refused", place=str(folder), remedy=remedy)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    if "auto_map" in config or config.get("model_type") != "internvl":
+        remedy = "turn it into a native model with `emoverse convert`"
+        raise UserError("asks for remote code or is not a native InternVL", place=str(folder), remedy=remedy)
+    index = folder / "model.safetensors.index.json"
+    wanted = set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    if missing := sorted(name for name in wanted if not (folder / name).is_file()):
+        raise UserError(f"weights are missing: {', '.join(missing)}", place=str(folder), remedy="copy the whole folder again")
+
+
+def write_model(base: Path, checkpoint: Path, params: TrainParams, model: Path, adapter: Path) -> None:
+    """Write ``model`` (the base with the checkpoint merged in) and, for LoRA, ``adapter``.
+
+    The files that the weights do not decide come from ``base`` unchanged.
+    """
+    import torch
+    from transformers import InternVLForConditionalGeneration
+
+    adapter.mkdir()
+    source = base if params.tuner == "lora" else checkpoint
+    dtype = getattr(torch, params.dtype)
+    network = InternVLForConditionalGeneration.from_pretrained(source, dtype=dtype, local_files_only=True)
+    if params.tuner == "lora":
+        from peft import PeftModel
+
+        _copy_adapter(checkpoint, adapter)
+        network = PeftModel.from_pretrained(network, adapter).merge_and_unload()
+    network.save_pretrained(model)
+    for pattern in _KEPT:
+        for path in sorted(base.glob(pattern)):
+            shutil.copyfile(path, model / path.name)
+    for path in model.iterdir():
+        path.chmod(0o644)  # safetensors writes 0600
+
+
+def _copy_adapter(checkpoint: Path, adapter: Path) -> None:
+    shutil.copyfile(checkpoint / "adapter_model.safetensors", adapter / "adapter_model.safetensors")
+    config = json.loads((checkpoint / "adapter_config.json").read_text("utf-8"))
+    config["base_model_name_or_path"] = None  # a path of this machine; the manifest names the base by its digest
+    for key in ("target_modules", "modules_to_save", "exclude_modules"):
+        if isinstance(config.get(key), list):
+            config[key] = sorted(config[key])  # peft keeps a set, whose order differs from run to run
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (adapter / "adapter_config.json").write_text(text, "utf-8")

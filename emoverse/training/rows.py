@@ -1,0 +1,102 @@
+"""Read a stage's rows and refuse, by name, whatever the trainer would drop, truncate or replace."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from emoverse.errors import RowErrors, UserError
+
+MEDIA_TAGS: Final = {"videos": "<video>", "images": "<image>"}
+# In a user's words any of these would add media or change roles: ms-swift and the tokenizer act on them.
+RESERVED: Final = ("<image>", "<video>", "<audio>", "<img>", "</img>", "<IMG_CONTEXT>", "<|im_start|>", "<|im_end|>")
+_ROLES: Final = ("system", "user", "assistant")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read AMT rows as the trainer takes them: ``messages``, ``videos``, ``images``, ``channel``.
+
+    Raises UserError for a file that is missing or holds no row, and RowErrors naming each row that is not JSON, has
+    other messages than system, user, assistant, repeats an id, or whose media do not match its tags.
+    """
+    if not path.is_file():
+        raise UserError("no such file", place=str(path), remedy="run `emoverse build-amt` first")
+    rows: list[dict[str, Any]] = []
+    problems: list[str] = []
+    seen: dict[str, int] = {}
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            place = f"{path.name}:{number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                problems.append(f"{place}: not JSON ({error})")
+                continue
+            problems += [f"{place}: {what}" for what in _problems(row)]
+            channel = str(row.get("channel")) if isinstance(row, dict) else ""
+            if seen.setdefault(channel, number) != number:
+                problems.append(f"{place}: channel {channel!r} is already the id of row {seen[channel]}")
+            rows.append(row)
+    if problems:
+        raise RowErrors(problems, remedy="run `emoverse build-amt` again")
+    if not rows:
+        raise UserError("holds no row", place=str(path), remedy="give the stage's mixture in params.yaml some tasks")
+    return [{key: row[key] for key in ("messages", "videos", "images", "channel")} for row in rows]
+
+
+def _problems(row: Any) -> list[str]:
+    if not isinstance(row, dict):
+        return ["not a JSON object"]
+    if missing := [key for key in ("messages", "videos", "images", "channel") if key not in row]:
+        return [f"no {key!r}" for key in missing]
+    messages = row["messages"]
+    if [message.get("role") for message in messages] != list(_ROLES):
+        return ["messages are not one each of system, user, assistant"]
+    found = []
+    words = messages[1]["content"]
+    tags = "".join(tag * len(row[key]) for key, tag in MEDIA_TAGS.items())
+    if len(row["videos"]) + len(row["images"]) != 1 or not words.startswith(tags):
+        found.append("shows not exactly one video or image at the start of the question")
+    rest = words.removeprefix(tags)
+    for part in (messages[0]["content"], rest, messages[2]["content"]):
+        found += [f"the words hold {token!r}, which the model would obey" for token in RESERVED if token in part]
+    if not messages[2]["content"].strip():
+        found.append("the answer is empty")
+    return found
+
+
+def original_format(row: dict[str, Any], image_tokens: int, n_frames: int) -> str:
+    """Write a row as InternVL2's own code does: the text whose ids the trainer must feed.
+
+    ``image_tokens`` a frame; ``n_frames`` a video. Source: OpenGVLab/InternVL, conversation.py (Hermes-2, style MPT)
+    and `chat` of modeling_internvl_chat.py.
+    """
+    system, question, answer = (message["content"] for message in row["messages"])
+    context = "<img>" + "<IMG_CONTEXT>" * image_tokens + "</img>\n"
+    if row["videos"]:
+        shown = "".join(f"Frame{i + 1}: {context}" for i in range(n_frames))
+        question = shown + question.removeprefix(MEDIA_TAGS["videos"])
+    else:
+        question = context + question.removeprefix(MEDIA_TAGS["images"])
+    turns = (("system", system), ("user", question), ("assistant", answer))
+    return "".join(f"<|im_start|>{role}\n{words}<|im_end|>" for role, words in turns)
+
+
+def check_lengths(rows: Sequence[dict[str, Any]], model: Path, n_frames: int, max_length: int) -> list[int]:
+    """Return each row's tokens, image tokens included; raise RowErrors naming each row above ``max_length``."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model, local_files_only=True)
+    image_tokens = int(json.loads((model / "config.json").read_text("utf-8"))["image_seq_length"])
+    texts = [original_format(row, image_tokens, n_frames) for row in rows]
+    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    long = [
+        f"{row['channel']}: {length} tokens, image tokens included, are more than max_length {max_length}"
+        for row, length in zip(rows, lengths, strict=True)
+        if length > max_length
+    ]
+    if long:
+        raise RowErrors(long, remedy=f"set max_length to {max(lengths)} or more in params.yaml")
+    return lengths

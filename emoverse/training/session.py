@@ -1,0 +1,100 @@
+"""Run one training with ms-swift in this process, watched, resumable, offline."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emoverse.params import TrainParams
+
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+LOG_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished training left: its last checkpoint, its log, how often each row was seen, steps."""
+
+    checkpoint: Path
+    log: list[dict[str, float]]
+    seen: Mapping[str, int]
+    steps: int
+
+
+def train_rows(
+    rows: list[dict[str, Any]],
+    lengths: list[int],
+    model: Path,
+    frames: Mapping[str, Any],
+    params: TrainParams,
+    scratch: Path,
+) -> Trained:
+    """Train on rows (``lengths`` tokens each) in ``scratch``, going on from the last complete checkpoint there.
+
+    Raises Preempted after SIGTERM (a checkpoint is saved), UserError for a loss or gradient that is not finite.
+    """
+    for name in _OFFLINE:
+        os.environ[name] = "1"
+    import torch
+    from datasets import Dataset
+    from swift.pipelines import SwiftSft
+
+    from emoverse.training.arguments import swift_arguments
+    from emoverse.training.checkpoints import last_complete
+    from emoverse.training.template import use_frames
+    from emoverse.training.watch import Ledger, Preempted, Watch, on_sigterm
+
+    scratch.mkdir(parents=True, exist_ok=True)
+    resume, skipped = last_complete(scratch)
+    for sentence in skipped:
+        print(f"train: {sentence}", flush=True)
+    if resume:
+        print(f"train: going on from {resume.name}", flush=True)
+    use_frames(frames)
+    steps = math.ceil(math.ceil(len(rows) / params.batch_size) / params.accumulation) * params.epochs
+    arguments = swift_arguments(
+        params,
+        model=model,
+        dataset=scratch / "rows.jsonl",
+        output=scratch,
+        resume=resume,
+        log_every=max(1, round(steps / LOG_POINTS)),
+        cpu=not torch.cuda.is_available(),
+    )
+    ledger = Ledger(scratch / "ledger.jsonl", int(resume.name.rpartition("-")[2]) if resume else 0)
+
+    class Session(SwiftSft):  # type: ignore[misc]
+        """ms-swift's own training, with our rows already read and our watch beside the trainer."""
+
+        def _get_dataset(self) -> tuple[Any, None]:
+            # the rows are checked and small; ms-swift's loader would write a copy of them to a cache in the home folder
+            return Dataset.from_list([_standard(*pair) for pair in zip(rows, lengths, strict=True)]), None
+
+        def train(self, trainer: Any) -> Any:
+            self.trainer = trainer
+            self.watch = Watch(trainer, ledger)
+            trainer.add_callback(self.watch)
+            with on_sigterm(self.watch):
+                return super().train(trainer)
+
+    session = Session(arguments)
+    session.main()
+    state = session.trainer.state
+    if session.watch.stop_asked and state.global_step < state.max_steps:
+        raise Preempted(f"stopped at step {state.global_step} of {state.max_steps}, saved; run again to go on")
+    keys = ("loss", "grad_norm", "learning_rate", "epoch", "step")
+    log = [{key: entry[key] for key in keys if key in entry} for entry in state.log_history if "loss" in entry]
+    checkpoint, _ = last_complete(scratch)
+    if checkpoint is None:
+        raise ValueError(f"training ended without a complete checkpoint in {scratch}")
+    return Trained(checkpoint, log, ledger.counts(), int(state.global_step))
+
+
+def _standard(row: dict[str, Any], length: int) -> dict[str, Any]:
+    images = [{"bytes": None, "path": image} for image in row["images"]]
+    # ms-swift groups rows of like length by a column it makes only when it encodes all rows beforehand
+    return {**row, "images": images, "lengths": length}

@@ -1,0 +1,74 @@
+"""Fine-tune one stage with ms-swift and publish the merged model, its adapter, its log and its ledger."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from emoverse.digests import code_digest
+from emoverse.errors import UserError
+from emoverse.manifest import open_source, publish, write_json
+from emoverse.params import TrainParams, plain
+from emoverse.steps import CODE
+from emoverse.training.checkpoints import LIBRARIES, fingerprint_of, scratch_folder
+from emoverse.training.merge import check_model_folder, write_model
+from emoverse.training.rows import check_lengths, read_rows
+
+
+def train(stage: str, model: Path, amt: Path, validated: Sequence[Path], out: Path, params: TrainParams) -> None:
+    """Train ``stage1`` or ``stage2`` of ``amt`` on the model of the step folder ``model``; publish ``out``.
+
+    ``validated`` are the folders the rows' frames lie in. Every row is checked before training starts; unfinished
+    training stays in a scratch folder and the next run goes on from there. Raises UserError for bad rows, a model
+    folder with code or pickles, a loss that is not finite; Preempted after SIGTERM.
+    """
+    from emoverse.media.frames import FrameStore
+
+    inputs = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
+    for folder in validated:
+        source = open_source(folder, made_by="validate")
+        inputs[f"validated/{source.manifest['name']}"] = source
+    weights = model / "model"
+    check_model_folder(weights)
+    rows = read_rows(amt / f"{stage}.jsonl")
+    frames = FrameStore(validated)
+    lengths = check_lengths(rows, weights, _frames_of_a_video(rows, frames), params.max_length)
+    settings = {**plain(params), "stage": stage}
+    digests = {name: source.digest for name, source in inputs.items()}
+    scratch = scratch_folder(fingerprint_of(settings, digests, code_digest(CODE["train"])))
+    with publish(out, step="train", name=stage, params=settings, inputs=inputs, code=CODE["train"],
+                 libraries=LIBRARIES) as draft:  # fmt: skip
+        from emoverse.training.session import train_rows
+
+        done = train_rows(rows, lengths, weights, frames, params, scratch)
+        write_model(weights, done.checkpoint, params, draft.path / "model", draft.path / "adapter")
+        with (draft.path / "log.jsonl").open("w", encoding="utf-8") as log:
+            log.writelines(json.dumps(entry, sort_keys=True) + "\n" for entry in done.log)
+        dropped = _account(rows, done.seen, params, draft.path / "rows.json")
+        draft.count(rows_in=len(rows), rows_out=len(rows) - len(dropped), dropped={"epochs-below-one": len(dropped)})
+        draft.seeds = {"train": params.seed}
+        draft.facts = {"steps": done.steps, "longest_row": max(lengths), "final_loss": done.log[-1]["loss"]}
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _frames_of_a_video(rows: Sequence[dict[str, Any]], frames: Mapping[str, Any]) -> int:
+    for row in rows:
+        if row["videos"]:
+            return len(frames[row["videos"][0]])
+    return 1
+
+
+def _account(rows: Sequence[dict[str, Any]], seen: Mapping[str, int], params: TrainParams, path: Path) -> list[str]:
+    """Write how often each row was trained; return the rows that never were, which only a part of an epoch excuses."""
+    ids = [row["channel"] for row in rows]
+    dropped = [name for name in ids if not seen.get(name)]
+    if strange := sorted(set(seen) - set(ids)):
+        raise ValueError(f"the trainer saw rows that are not in the stage: {strange[:5]}")
+    if dropped and params.epochs >= 1:
+        shown = ", ".join(dropped[:5])
+        raise UserError(f"{len(dropped)} rows were never trained: {shown}", remedy="report this as a bug of emoverse")
+    write_json(path, {"in": len(ids), "trained": {name: seen[name] for name in sorted(seen)}, "dropped": dropped})
+    return dropped

@@ -1,0 +1,115 @@
+"""Watch the trainer: which rows each step saw, whether its numbers are finite, whether somebody wants it to stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from emoverse.errors import UserError
+
+
+class Preempted(Exception):
+    """Say that training was asked to stop (SIGTERM), saved a checkpoint and will resume from it."""
+
+
+class Ledger:
+    """The ids of the rows that each optimizer step saw, kept in a file beside the checkpoints.
+
+    A line is ``{"step": 7, "rows": [...]}``; after a resume, lines of steps that will be run again are dropped.
+    """
+
+    def __init__(self, path: Path, resumed_from: int) -> None:
+        """Open the ledger, forgetting what came after step ``resumed_from``."""
+        self.path = path
+        kept = [line for line in _lines(path) if line["step"] <= resumed_from]
+        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), "utf-8")
+
+    def add(self, step: int, rows: list[str]) -> None:
+        """Write down what a step saw, at once."""
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"step": step, "rows": rows}, ensure_ascii=False) + "\n")
+
+    def counts(self) -> Counter[str]:
+        """Return how often each row was seen."""
+        return Counter(row for line in _lines(self.path) for row in line["rows"])
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return  # cut off by a kill: what follows was not trained before the last checkpoint either
+
+
+class Watch(TrainerCallback):  # type: ignore[misc]
+    """Fill the ledger, stop at the first loss or gradient that is not finite, and save and stop on SIGTERM."""
+
+    def __init__(self, trainer: Any, ledger: Ledger) -> None:
+        """Wrap the trainer's ``training_step``, which alone sees the rows that are really trained."""
+        self.trainer, self.ledger = trainer, ledger
+        self.stop_asked = False
+        self._rows: list[str] = []
+        self._inner = trainer.training_step
+        trainer.training_step = self._training_step
+
+    def _training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        rows = [str(row) for row in inputs["channel"]]
+        loss = self._inner(model, inputs, *args, **kwargs)
+        if not math.isfinite(float(loss.detach())):
+            raise _diverged("loss", float(loss.detach()), self.trainer.state.global_step, rows)
+        self._rows += rows
+        return loss
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Refuse a gradient that would spoil the weights, so every checkpoint is a good one."""
+        import torch
+
+        grads = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(grads))
+        if not math.isfinite(norm):
+            raise _diverged("gradient", norm, state.global_step, self._rows)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Close the step in the ledger; on request, save a checkpoint and stop."""
+        self.ledger.add(state.global_step, self._rows)
+        self._rows = []
+        if self.stop_asked:
+            control.should_save = control.should_training_stop = True
+        return control
+
+
+def _diverged(what: str, value: float, step: int, rows: list[str]) -> UserError:
+    shown = ", ".join(rows[:4]) + (" ..." if len(rows) > 4 else "")
+    return UserError(
+        f"{what} {value} at step {step + 1} (rows {shown}): stopped at the last good checkpoint",
+        remedy="lower learning_rate in params.yaml, or look at those rows",
+    )
+
+
+@contextmanager
+def on_sigterm(watch: Watch) -> Iterator[None]:
+    """Turn SIGTERM into a request to save and stop after the running step."""
+
+    def ask(number: int, frame: Any) -> None:
+        watch.stop_asked = True
+
+    try:
+        before = signal.signal(signal.SIGTERM, ask)
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,215 @@
+"""What is expected of annotations, of clips, and of AMT rows.
+
+A suite names no corpus: a label that a corpus does not have is absent, and an absent value meets every expectation but
+the ones that ask for it. So a new corpus needs no suite of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import pandas as pd
+
+from emoverse.corpora.base import EMOTIONS, SPLITS, Utterance
+from emoverse.media.probe import Probe
+from emoverse.params import ValidationParams
+from emoverse.validation.expectations import Check, Finding, run_suite
+
+_SET, _BETWEEN, _REGEX = (
+    "ExpectColumnValuesToBeInSet",
+    "ExpectColumnValuesToBeBetween",
+    "ExpectColumnValuesToMatchRegex",
+)
+_NOT_NULL, _UNIQUE = "ExpectColumnValuesToNotBeNull", "ExpectColumnValuesToBeUnique"
+
+
+def _check(kind: str, column: str, reason: str, says: str, **settings: Any) -> Check:
+    return Check(kind=kind, settings={"column": column, **settings}, reason=reason, says=says)
+
+
+ANNOTATIONS: Final = (
+    Check(
+        kind="ExpectTableRowCountToBeBetween",
+        settings={"min_value": 1},
+        reason="no-rows",
+        says="There is at least one row.",
+    ),
+    _check(_UNIQUE, "utterance_id", "duplicate-id", "Every utterance has an id of its own."),
+    _check(_SET, "split", "bad-split", "The split is train, validation or test.", value_set=list(SPLITS)),
+    _check(_REGEX, "text", "blank-text", "Something is said.", regex=r"\S"),
+    _check(_SET, "emotion", "bad-label", "An emotion is one of MELD's seven.", value_set=list(EMOTIONS)),
+    _check(
+        _SET,
+        "polarity",
+        "bad-label",
+        "A polarity is negative, neutral or positive.",
+        value_set=["negative", "neutral", "positive"],
+    ),
+    _check(
+        _BETWEEN, "sentiment", "sentiment-out-of-range", "A sentiment lies in [-3, 3].", min_value=-3.0, max_value=3.0
+    ),
+    _check(
+        _BETWEEN,
+        "intensity",
+        "intensity-out-of-range",
+        "Emotion intensities lie in [0, 3].",
+        min_value=0.0,
+        max_value=3.0,
+    ),
+    _check(
+        _BETWEEN, "smallest_intensity", "intensity-out-of-range", "No emotion intensity is negative.", min_value=0.0
+    ),
+    _check(_NOT_NULL, "label", "no-label", "Every row has an emotion, a polarity or a sentiment."),
+    Check(
+        kind="ExpectColumnPairValuesAToBeGreaterThanB",
+        settings={"column_A": "end", "column_B": "start", "or_equal": True, "ignore_row_if": "either_value_is_missing"},
+        reason="span-backwards",
+        says="A span does not end before it starts.",
+    ),
+    Check(
+        kind="ExpectColumnDistinctValuesToContainSet",
+        settings={"column": "split", "value_set": list(SPLITS)},
+        reason="empty-split",
+        says="Train, validation and test all have rows.",
+        severity="warning",
+    ),
+)
+
+
+def probe_checks(params: ValidationParams) -> tuple[Check, ...]:
+    """Return the expectations of the probe table, with the thresholds of params.yaml."""
+    low, high, gap = params.min_duration, params.max_duration, params.max_duration_gap
+    return (
+        _check(_BETWEEN, "frames", "clip-empty", "A clip has frames.", min_value=1),
+        _check(_BETWEEN, "duration", "clip-too-short", f"A clip lasts at least {low:g} s.", min_value=low),
+        _check(_BETWEEN, "duration", "clip-too-long", f"A clip lasts at most {high:g} s.", max_value=high),
+        _check(
+            _BETWEEN, "fps", "bad-frame-rate", "The mean frame rate lies in [1, 240].", min_value=1.0, max_value=240.0
+        ),
+        _check(_BETWEEN, "width", "bad-size", "The picture is 16 to 8192 pixels wide.", min_value=16, max_value=8192),
+        _check(_BETWEEN, "height", "bad-size", "The picture is 16 to 8192 pixels high.", min_value=16, max_value=8192),
+        Check(
+            kind=_BETWEEN,
+            settings={"column": "duration_gap", "max_value": gap},
+            reason="duration-gap",
+            severity="warning",
+            says=f"A clip is as long as its annotated span, within {gap:g} s.",
+        ),
+        Check(
+            kind=_SET,
+            settings={"column": "has_audio", "value_set": [True]},
+            reason="no-audio",
+            severity="warning",
+            says="A clip has sound (no step needs it).",
+        ),
+    )
+
+
+_MEDIA: Final = r"^clip:[^#]+(#peak)?(#blank)?$"
+AMT: Final = (
+    _check(_NOT_NULL, "channel", "no-id", "Every row has an id."),
+    _check(_UNIQUE, "channel", "duplicate-id", "Every row has an id of its own."),
+    _check(
+        _SET,
+        "task",
+        "bad-task",
+        "The task is msa, mer, fer, eri or ecpe.",
+        value_set=["msa", "mer", "fer", "eri", "ecpe"],
+    ),
+    _check(
+        _REGEX,
+        "utterance_id",
+        "bad-utterance",
+        "The row names its utterance.",
+        regex=r"^[^/]+/(train|validation|test)/.+",
+    ),
+    _check(
+        _BETWEEN, "media_count", "media-count", "A row shows exactly one video or one image.", min_value=1, max_value=1
+    ),
+    _check(_REGEX, "media", "bad-media", "Media are frame references, never files.", regex=_MEDIA),
+    _check(
+        _BETWEEN, "placeholders", "placeholder-count", "The prompt has one media placeholder.", min_value=1, max_value=1
+    ),
+    _check(
+        _SET,
+        "roles",
+        "bad-roles",
+        "Messages are system, user, assistant.",
+        value_set=["system,user,assistant", "user,assistant"],
+    ),
+    _check(_REGEX, "prompt", "blank-prompt", "The prompt is not blank.", regex=r"\S"),
+    _check(_NOT_NULL, "answer", "no-answer", "There is an answer."),
+)
+
+
+def check_annotations(utterances: Iterable[Utterance]) -> list[Finding]:
+    """Check the annotation columns of utterances; a finding's rows are positions in their order."""
+    rows = []
+    for u in utterances:
+        label = u.emotion or u.polarity or (None if u.sentiment is None else "sentiment")
+        rows.append(
+            {
+                "utterance_id": u.utterance_id,
+                "split": u.split,
+                "text": u.text,
+                "emotion": u.emotion,
+                "polarity": u.polarity,
+                "sentiment": u.sentiment,
+                "start": u.start,
+                "end": u.end,
+                "label": label,
+                "intensity": max(u.intensities) if u.intensities else None,
+                "smallest_intensity": min(u.intensities) if u.intensities else None,
+            }
+        )
+    columns = ["utterance_id", "split", "text", "emotion", "polarity", "sentiment", "start", "end", "label"]
+    table = _typed(
+        pd.DataFrame(rows, columns=[*columns, "intensity", "smallest_intensity"]), text=[*columns[:5], "label"]
+    )
+    return run_suite("annotations", ANNOTATIONS, table)
+
+
+def check_probes(probes: Iterable[tuple[Probe, float | None]], params: ValidationParams) -> list[Finding]:
+    """Check (probe, duration gap in seconds) pairs; a finding's rows are positions in their order."""
+    names = ("frames", "duration", "fps", "width", "height", "has_audio")
+    rows = [{**{name: getattr(probe, name) for name in names}, "duration_gap": gap} for probe, gap in probes]
+    table = pd.DataFrame(rows, columns=[*names, "duration_gap"])
+    return run_suite("clips", probe_checks(params), _typed(table, text=["has_audio"]))
+
+
+def check_amt(table: pd.DataFrame) -> list[Finding]:
+    """Check AMT rows as ``amt_table`` lays them out; a finding's rows are positions in the table."""
+    return run_suite("amt", AMT, table)
+
+
+def amt_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Lay out rows of AMT JSONL (docs/architecture.md) as the columns ``check_amt`` looks at."""
+    flat = []
+    for row in rows:
+        messages = row.get("messages") or []
+        said = {message.get("role"): str(message.get("content")) for message in messages}
+        media = [*(row.get("videos") or []), *(row.get("images") or [])]
+        prompt = said.get("user", "")
+        flat.append(
+            {
+                "channel": row.get("channel"),
+                "task": row.get("task"),
+                "utterance_id": row.get("utterance_id"),
+                "media_count": len(media),
+                "media": str(media[0]) if media else None,
+                "prompt": prompt,
+                "placeholders": prompt.count("<video>") + prompt.count("<image>"),
+                "roles": ",".join(str(message.get("role")) for message in messages),
+                "answer": said.get("assistant"),
+            }
+        )
+    names = ["channel", "task", "utterance_id", "media_count", "media", "prompt", "placeholders", "roles", "answer"]
+    return pd.DataFrame(flat, columns=names)
+
+
+def _typed(table: pd.DataFrame, *, text: list[str]) -> pd.DataFrame:
+    """Give each column one type, also where all its values are absent."""
+    for name in table.columns:
+        table[name] = table[name].astype(object) if name in text else pd.to_numeric(table[name]).astype(float)
+    return table.where(table.notna(), None) if text else table

@@ -1,0 +1,32 @@
+"""``emoverse compare``: say whether one model is better than another on the same records."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("one", type=Path, metavar="A", help="predictions of one model")
+    parser.add_argument("other", type=Path, metavar="B", help="predictions of the other")
+    parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri or ecpe")
+    parser.add_argument("--gold", type=Path, metavar="FILE", help="the test set both must answer")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print the difference and its interval."""
+    from emoverse.evaluation.score import compare_files
+
+    found = compare_files(args.one, args.other, args.task, gold=args.gold, bootstrap=args.bootstrap, seed=args.seed)
+    if args.json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    low, high = found["interval"]
+    print(f"{found['headline']} {found['one']:.4f} -> {found['other']:.4f} on {found['n']} records")
+    print(f"difference {found['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}")
+    print(f"not better in {found['worse']:.1%} of the resamples")

@@ -1,0 +1,28 @@
+"""``emoverse score``: score a predictions file, made here or elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.jsonl", help="rows with response and labels")
+    parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri or ecpe")
+    parser.add_argument("--gold", type=Path, metavar="FILE", help="the test set; refuse missing, extra or changed rows")
+    parser.add_argument("--corpus", default="", metavar="NAME", help="whose labels, where the rows do not say")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples for the intervals")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print the scores."""
+    from emoverse.evaluation.score import as_table, score_file
+
+    found = score_file(
+        args.predictions, args.task, gold=args.gold, corpus=args.corpus, bootstrap=args.bootstrap, seed=args.seed
+    )
+    print(json.dumps(found, ensure_ascii=False, indent=2) if args.json else as_table(found))

@@ -1,0 +1,57 @@
+"""``emoverse validate``: check a raw corpus; keep utterances, frames and a quarantine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from emoverse.verbs.common import add_params, params_of
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the verb."""
+    parser.add_argument(
+        "--corpus", required=True, metavar="NAME", help="a reader of emoverse/corpora: meld, ecf, mosei"
+    )
+    parser.add_argument("--raw", required=True, type=Path, metavar="DIR", help="folder of the raw corpus")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to publish")
+    parser.add_argument("--workers", type=_workers, metavar="N", help="decoder processes (default: one a core)")
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    add_params(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    """Validate one corpus and print a short summary."""
+    params = params_of(args)
+    from emoverse.validation.step import validate
+
+    validate(args.corpus, args.raw, args.out, params.media, params.validation, workers=args.workers)
+    summary = json.loads((args.out / "summary.json").read_text("utf-8"))
+    print(json.dumps(summary, indent=2, ensure_ascii=False) if args.json else in_words(summary, args.out))
+
+
+def in_words(summary: dict[str, Any], out: Path) -> str:
+    """Return the summary as a few lines for a terminal."""
+    rows, clips = summary["rows"], summary["clips"]
+    splits = ", ".join(f"{name} {split['rows']}" for name, split in summary["splits"].items())
+    lines = [
+        f"{summary['corpus']}: {rows['in']} rows in, {rows['out']} out ({splits})",
+        f"  clips: {clips['duration']['min']}-{clips['duration']['max']} s, {clips['with_audio']} with sound, "
+        f"{summary['action_units']['clips']} with action units",
+        f"  expectations: {summary['expectations_passed']} of {len(summary['expectations'])} met",
+    ]
+    lines += [f"  quarantined {count:5d}  {reason}" for reason, count in rows["dropped"].items()]
+    if summary["unannotated_clips"]:
+        lines.append(f"  left out    {summary['unannotated_clips']:5d}  clips nobody annotates")
+    warned = [e for e in summary["expectations"] if not e["success"] and e["severity"] == "warning"]
+    lines += [f"  warning: not so: {e['says']}" + (f" ({e['failed']} rows)" if e["failed"] else "") for e in warned]
+    return "\n".join([*lines, f"  page: {out / 'page.html'}"])
+
+
+def _workers(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number

@@ -1,0 +1,1 @@
+"""The Kubeflow pipeline: wiring, compiling, running on this machine."""

@@ -1,0 +1,64 @@
+"""Turn params.yaml into the arguments of the pipeline, with the digests that Kubeflow's cache needs and cannot find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+from emoverse.digests import canonical, code_digest
+from emoverse.lineage import dvc_md5_in
+from emoverse.manifest import open_raw
+from emoverse.params import Params, plain
+from emoverse.steps import CODE
+
+STEPS: Final = ("validate", "build-amt", "base-model", "train", "evaluate", "export", "report")  # of the pipeline
+SECTIONS: Final = tuple(name for name in get_type_hints(Params) if name != "corpora")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The pipeline's arguments: corpora (``corpus``, ``root``, ``md5``), sections as JSON text, code digest per step.
+
+    Sections travel as text because Kubeflow's own dictionaries turn whole numbers into floats.
+    """
+
+    corpora: list[dict[str, str]]
+    sections: Mapping[str, str]
+    code: Mapping[str, str]
+
+    def as_keywords(self) -> dict[str, Any]:
+        """Return the arguments by the pipeline's parameter names."""
+        code = {"code_" + step.replace("-", "_"): digest for step, digest in self.code.items()}
+        return {"corpora": self.corpora, **self.sections, **code}
+
+
+def presets(params: Params, base: Path) -> Arguments:
+    """Return what a compiled pipeline presets: corpora as their ``.dvc`` files below ``base`` say, any code.
+
+    A corpus without a ``.dvc`` file has an empty MD5, which the pipeline refuses until the run is given the real one.
+    """
+    corpora = []
+    for name, one in params.corpora.items():
+        tracked = base / (one.root + ".dvc")
+        md5 = dvc_md5_in(tracked) if tracked.is_file() else ""
+        corpora.append({"corpus": name, "root": one.root, "md5": md5})
+    return Arguments(corpora, _sections(params), dict.fromkeys(STEPS, ""))
+
+
+def measured(params: Params, base: Path) -> Arguments:
+    """Return the arguments of a run on this machine: the content of raw corpora and code, digested now.
+
+    Relative roots are taken from ``base``. Raises UserError when a raw corpus is missing.
+    """
+    corpora = []
+    for name, one in params.corpora.items():
+        root = (base / one.root).absolute()
+        source = open_raw(root, name=name)
+        corpora.append({"corpus": name, "root": str(root), "md5": source.ancestry[source.digest]["dvc_md5"]})
+    return Arguments(corpora, _sections(params), {step: code_digest(CODE[step]) for step in STEPS})
+
+
+def _sections(params: Params) -> dict[str, str]:
+    return {name: canonical(plain(getattr(params, name))) for name in SECTIONS}

@@ -1,0 +1,107 @@
+"""Run the pipeline on this machine by Kubeflow's own local runner, each step a process, with its cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kfp import local
+
+import emoverse
+from emoverse.errors import UserError
+from emoverse.manifest import read_manifest
+from emoverse.params import Params
+from pipelines.arguments import measured
+from pipelines.emoverse import NAME, pipeline
+
+OUTPUTS = {  # the pipeline's output -> the folder's name in dvc.yaml
+    "amt_dataset": "data/amt",
+    "base": "data/base",
+    "first": "data/stage1",
+    "second": "data/stage2",
+    "scores": "data/scores",
+    "onnx": "data/onnx",
+    "report": "reports",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One step of a local run: its output folder, that folder's digest, and whether the cache held it."""
+
+    name: str
+    folder: Path
+    digest: str
+    cached: bool
+
+
+def run(params: Params, *, base: Path, root: Path) -> list[Outcome]:
+    """Run the pipeline over the raw corpora below ``base``; outputs and cache lie below ``root``.
+
+    Returns each step's outcome, validate per corpus. Raises UserError when a raw corpus is missing or a step fails.
+    """
+    arguments = measured(params, base)
+    root = root.absolute()
+    before = _runs(root)
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(root),
+        workspace_root=str(root / "workspace"),
+        enable_caching=True,
+        cache_root=str(root / "cache"),
+    )
+    with _importable():
+        try:
+            task = pipeline(arguments)(**arguments.as_keywords())
+        except RuntimeError as error:
+            remedy = "read the step's own words above; `emoverse run-local` goes on from there"
+            raise UserError(f"the pipeline stopped: {error}", place=str(root), remedy=remedy) from error
+    outcomes = [_outcome(name, folder, before) for name, folder in _folders(task.outputs).items()]
+    _link(root / "latest", outcomes)
+    return outcomes
+
+
+def _runs(root: Path) -> list[Path]:
+    return sorted(root.glob(f"{NAME}-*"))
+
+
+def _folders(outputs: Mapping[str, Any]) -> dict[str, Path]:
+    found = {}
+    for artifact in outputs["validated"]:
+        folder = Path(artifact.path)
+        found[f"data/validated/{read_manifest(folder)['name']}"] = folder
+    return found | {name: Path(outputs[key].path) for key, name in OUTPUTS.items()}
+
+
+def _outcome(name: str, folder: Path, before: list[Path]) -> Outcome:
+    digest = str(read_manifest(folder)["outputs"]["digest"])
+    return Outcome(name, folder, digest, any(folder.is_relative_to(run) for run in before))
+
+
+def _link(latest: Path, outcomes: list[Outcome]) -> None:
+    """Lay out the outputs as dvc.yaml does, as links: ``latest/data/amt`` and so on."""
+    shutil.rmtree(latest, ignore_errors=True)
+    for one in outcomes:
+        place = latest / one.name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.symlink_to(one.folder, target_is_directory=True)
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """Let the steps' processes import this package from where we did, installed or not."""
+    old = os.environ.get("PYTHONPATH")
+    here = str(Path(emoverse.__file__).parents[1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (here, old) if p)
+    try:
+        yield
+    finally:
+        if old is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = old

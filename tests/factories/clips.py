@@ -1,0 +1,137 @@
+"""Make small clips of every kind that validation must survive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+TICKS = 12_288  # time base of the video stream, divisible by the usual frame rates
+
+
+def picture(index: int, width: int, height: int) -> NDArray[np.uint8]:
+    """Draw frame number ``index``: colour blocks that move, and a corner that tells up from down."""
+    rng = np.random.default_rng(7)
+    blocks = rng.integers(40, 216, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+    image = blocks.repeat(16, 0).repeat(16, 1)[:height, :width]
+    image = np.roll(image, 3 * index, axis=1)
+    image[: height // 4, : width // 4] = (250, 20, 20)
+    return np.ascontiguousarray(image)
+
+
+def write_clip(
+    path: Path,
+    frames: int = 24,
+    *,
+    size: tuple[int, int] = (160, 96),
+    fps: int = 24,
+    codec: str = "libx264",
+    times: Sequence[int] | None = None,
+    key_every: int = 12,
+    rotation: int = 0,
+    sound: bool = False,
+    faststart: bool = False,
+) -> Path:
+    """Write a clip; ``times`` are ticks of each frame, ``rotation`` degrees for the player to turn it clockwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, TICKS)
+        stream.codec_context.gop_size = key_every
+        stream.codec_context.thread_count = 1
+        if rotation:
+            stream.set_display_rotation(-rotation)
+        audio = container.add_stream("aac", rate=16_000, layout="mono") if sound else None
+        for index in range(frames):
+            frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
+            frame.pts = times[index] if times else index * TICKS // fps
+            frame.time_base = Fraction(1, TICKS)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+        if audio is not None:
+            _hum(container, audio, seconds=frames / fps)
+    return path
+
+
+def write_sound_only(path: Path) -> Path:
+    """Write an MP4 file that holds nothing but sound."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        _hum(container, container.add_stream("aac", rate=16_000, layout="mono"), seconds=1.0)
+    return path
+
+
+def cut(path: Path, share: float) -> Path:
+    """Keep only the first ``share`` of a file's bytes."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    return path
+
+
+def remux_from(source: Path, path: Path, ticks: int) -> Path:
+    """Copy packets so that the clip starts ``ticks`` later, by an edit list, as ``ffmpeg -ss ... -c copy`` does."""
+    with av.open(str(source)) as old, av.open(str(path), "w", options={"avoid_negative_ts": "disabled"}) as new:
+        origin = old.streams.video[0]
+        stream = new.add_stream_from_template(origin)
+        for packet in old.demux(origin):
+            if packet.dts is None:
+                continue
+            packet.stream = stream
+            shift = int(ticks * origin.time_base.denominator / TICKS)
+            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+            new.mux(packet)
+    return path
+
+
+def make_decord_abort(path: Path) -> Path:
+    """Give a clip a negative count of samples, on which decord 0.6.0 aborts its whole process."""
+    write_clip(path, sound=True, faststart=True)
+    blob = bytearray(path.read_bytes())
+    blob[blob.index(b"stts") + 12] = 0x80  # the sign of the first entry's sample count, ISO 14496-12, 8.6.1.2
+    path.write_bytes(blob)
+    return path
+
+
+def write_endless(path: Path, frames: int) -> Path:
+    """Write ``frames`` frames behind a single key frame, so that reading the last one means decoding all."""
+    source = write_clip(path.with_name("source.mp4"), 24, codec="mpeg4", size=(320, 192), key_every=1000)
+    with av.open(str(source)) as old, av.open(str(path), "w") as new:
+        packets = [packet for packet in old.demux(video=0) if packet.size]
+        stream = new.add_stream_from_template(old.streams.video[0])
+        step = packets[1].dts - packets[0].dts
+        for number in range(frames):
+            packet = packets[0] if number == 0 else av.Packet(bytes(packets[1 + number % (len(packets) - 1)]))
+            packet.stream, packet.time_base = stream, old.streams.video[0].time_base
+            packet.pts = packet.dts = number * step
+            packet.duration = step
+            new.mux(packet)
+    source.unlink()
+    return path
+
+
+def write_openface(path: Path, intensities: Sequence[float], *, confidence: float = 0.98, spaces: bool = True) -> Path:
+    """Write an OpenFace 2 table (``-aus``) whose AU12 follows ``intensities``, one value a frame; others are 0.1."""
+    from emoverse.media.action_units import UNITS
+
+    gap = ", " if spaces else ","
+    lines = [gap.join(["frame", "face_id", "timestamp", "confidence", "success", *UNITS])]
+    for index, value in enumerate(intensities):
+        units = [f"{value if unit == 'AU12_r' else 0.1:.2f}" for unit in UNITS]
+        lines.append(gap.join([str(index + 1), "0", f"{index / 24:.3f}", f"{confidence:.2f}", "1", *units]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def _hum(container: av.container.OutputContainer, stream: av.AudioStream, *, seconds: float) -> None:
+    for block in range(int(seconds * 16_000) // 1024):
+        wave = np.sin(np.arange(block * 1024, (block + 1) * 1024) * 0.05).astype(np.float32)[None] * 0.2
+        frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 16_000, block * 1024, Fraction(1, 16_000)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))

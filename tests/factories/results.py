@@ -1,0 +1,142 @@
+"""Synthesise a finished run: each folder the report reads, as its step publishes it, with made-up replies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from emoverse.corpora.base import Quarantined, Utterance
+from emoverse.evaluation.asking import Replies, prediction_rows
+from emoverse.evaluation.measure import measure, metrics, write_jsonl, write_plots
+from emoverse.inference.testsets import EvaluationSet, read_sets
+from emoverse.manifest import Source, open_raw, open_source, publish, write_json
+from emoverse.media.frames import write_index
+from emoverse.media.shards import ShardWriter
+from emoverse.params import EvaluateParams
+from emoverse.tables import write_quarantine, write_utterances
+from tests.factories.answering import _png, rows_of, utterances, write_rows
+
+EVALUATE = EvaluateParams(
+    controls=("text-only", "face-only"),
+    closed="likelihood",
+    agreement=0,
+    bootstrap=50,
+    seed=0,
+    batch_size=4,
+    max_new_tokens=8,
+)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The folders of a finished run, in the order ``report`` takes them."""
+
+    validated: list[Path]
+    amt: Path
+    stages: list[Path]
+    scores: Path
+    onnx: Path
+
+    def arguments(self) -> tuple[list[Path], Path, list[Path], Path, Path]:
+        return self.validated, self.amt, self.stages, self.scores, self.onnx
+
+
+def make_results(root: Path, *, words: str = "", count: int = 24, detail: str = "moov atom not found") -> Results:
+    """Publish a run over two corpora below ``root``; ``words`` go into the transcripts, ``detail`` into quarantine."""
+    tables = {name: _spoken(utterances(name, count), words) for name in ("meld", "ecf")}
+    validated = [_validated(root, name, table, detail) for name, table in tables.items()]
+    sources = {f"validated/{path.name}": open_source(path) for path in validated}
+    sets = {f"{name}-{task}": rows_of(task, tables[name]) for name, task in (("meld", "mer"), ("ecf", "ecpe"))}
+    amt = _amt(root / "data/amt", sets, sources)
+    base = _stage(root / "data/base", "base-model", {}, steps=0)
+    one = _stage(root / "data/stage1", "train", {**sources, "model": open_source(base), "amt": open_source(amt)}, 40)
+    two = _stage(root / "data/stage2", "train", {**sources, "model": open_source(one), "amt": open_source(amt)}, 60)
+    inputs = {**sources, "model": open_source(two), "amt": open_source(amt)}
+    scores = _scores(root / "data/scores", read_sets(amt), inputs)
+    with publish(root / "data/onnx", step="export", params={"precision": "fp32"}, inputs=inputs, code=()) as draft:
+        write_json(draft.path / "parity.json", {"rows": 8, "largest_absolute": 1.2e-5, "tolerance": 1e-3})
+    return Results(validated, amt, [base, one, two], scores, root / "data/onnx")
+
+
+def _spoken(table: Sequence[Utterance], words: str) -> list[Utterance]:
+    return [replace(one, text=f"{words} {one.text}".strip()) for one in table]
+
+
+def _validated(root: Path, name: str, table: Sequence[Utterance], detail: str) -> Path:
+    raw = root / "raw" / name.upper()
+    raw.mkdir(parents=True)
+    (raw / "labels.csv").write_text("".join(f"{one.utterance_id},{one.emotion}\n" for one in table), "utf-8")
+    out, noise = root / "data/validated" / name, np.random.default_rng(5)
+    with publish(
+        out, step="validate", name=name, params={}, inputs={"raw": open_raw(raw, name=name)}, code=()
+    ) as draft:
+        ordered = sorted(table, key=lambda one: one.utterance_id)
+        write_utterances(draft.path / "utterances.parquet", ordered)
+        bad = Quarantined(row_id=f"{name}/train/bad", source="labels.csv:7", column="clip", reason="clip-unreadable",
+                          detail=detail)  # fmt: skip
+        write_quarantine(draft.path / "quarantine.parquet", [(bad, False)])
+        writer, rows = ShardWriter(draft.path / "frames"), []
+        for one in ordered:
+            kinds = [("uniform", 0), ("uniform", 1), ("peak", 0)]
+            slots = writer.add([(f"{one.utterance_id}-{kind}{n}.png", _png(noise, draft.path)) for kind, n in kinds])
+            rows += [(one.utterance_id, kind, n, n, slot) for (kind, n), slot in zip(kinds, slots, strict=True)]
+        writer.close()
+        write_index(draft.path / "frames/index.parquet", rows)
+        write_json(draft.path / "summary.json", {"clips": {"with_audio": 3}})
+        (draft.path / "page.html").write_text("<p>checked</p>", "utf-8")
+        draft.count(rows_in=len(ordered) + 1, rows_out=len(ordered), dropped={"clip-unreadable": 1})
+    return out
+
+
+def _amt(out: Path, sets: dict[str, list[dict[str, object]]], sources: dict[str, Source]) -> Path:
+    with publish(out, step="build-amt", params={"seed": 7}, inputs=sources, code=()) as draft:
+        (draft.path / "test").mkdir()
+        for name, rows in sets.items():
+            write_rows(draft.path / "test" / f"{name}.jsonl", rows)
+        everything = [row for rows in sets.values() for row in rows]
+        write_rows(draft.path / "stage1.jsonl", everything[::2])
+        write_rows(draft.path / "stage2.jsonl", everything)
+        write_json(draft.path / "audit.json", {"leakage": {"dropped": 0}, "conflicts": []})
+        draft.count(rows_in=len(everything), rows_out=len(everything))
+    return out
+
+
+def _stage(out: Path, step: str, inputs: dict[str, Source], steps: int) -> Path:
+    with publish(out, step=step, name=out.name, params={"seed": 42}, inputs=inputs, code=()) as draft:
+        if steps:
+            lines = [json.dumps({"step": n, "loss": 3.0 / n**0.5 + 0.1}) for n in range(1, steps + 1)]
+            (draft.path / "log.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+            draft.count(rows_in=steps, rows_out=steps)
+        (draft.path / "weights.txt").write_text(out.name, "utf-8")
+        draft.facts = {"steps": steps}
+    return out
+
+
+def _scores(out: Path, sets: Sequence[EvaluationSet], inputs: dict[str, Source]) -> Path:
+    with publish(out, step="evaluate", params={"bootstrap": 50}, inputs=inputs, code=()) as draft:
+        measured = [measure(one, _replies(one), [], EVALUATE) for one in sets]
+        for folder in ("predictions", "plots"):
+            (draft.path / folder).mkdir()
+        for part in measured:
+            write_jsonl(draft.path / "predictions" / f"{part.one.name}.jsonl", prediction_rows(part.one, part.found))
+            write_plots(part, draft.path / "plots")
+        write_json(draft.path / "metrics.json", metrics(measured))
+        write_json(draft.path / "published.json", [])
+    return out
+
+
+def _replies(one: EvaluationSet) -> Replies:
+    """Answer two records of three rightly, some unreadably, and be surer where right."""
+    golds = [str(gold["answer"]) for gold in one.golds]
+    told = [gold if n % 3 else ("???" if n % 2 else golds[n - 1]) for n, gold in enumerate(golds)]
+    if not one.answers:
+        return Replies(told)
+    shares = np.full((len(told), len(one.answers)), 0.4 / (len(one.answers) - 1))
+    for n, gold in enumerate(golds):
+        shares[n, one.answers.index(gold)] = 0.6
+    controls = {"text-only": golds[::-1], "face-only": golds[1:] + golds[:1]}
+    return Replies(told, shares, controls)

@@ -1,0 +1,142 @@
+"""Provoke every fault an annotation file can have: all of a file's problems come in one go, each with its place."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from emoverse.cli import main
+from emoverse.corpora import ecf, meld, mosei
+from emoverse.errors import UserError
+from tests.factories.corpora import (
+    MELD_HEADER,
+    csv_bytes,
+    ecf_conversation,
+    ecf_utterance,
+    meld_row,
+    mosei_row,
+    write_ecf,
+    write_meld,
+    write_mosei,
+)
+
+
+def test_all_bad_rows_of_a_file_are_listed_in_one_go(tmp_path: Path) -> None:
+    rows = [
+        meld_row(), meld_row(Utterance_ID="1", Emotion="hapy"), meld_row(Utterance_ID="2", EndTime="x"),
+        meld_row(), meld_row(Utterance_ID="3", Utterance=""), meld_row(Utterance_ID="4"),
+    ]  # fmt: skip
+    reading = meld.read(write_meld(tmp_path, rows))
+    assert [(bad.source, bad.column, bad.reason) for bad in reading.quarantined] == [
+        ("train_sent_emo.csv:3", "Emotion", "bad-label"), ("train_sent_emo.csv:4", "EndTime", "bad-time"),
+        ("train_sent_emo.csv:5", "Utterance_ID", "duplicate-id"), ("train_sent_emo.csv:6", "Utterance", "empty-text"),
+    ]  # fmt: skip
+    assert reading.rows == len(rows) + 2
+
+
+@pytest.mark.parametrize("name", ["train_sent_emo.csv", "dev_sent_emo.csv", "test_sent_emo.csv"])
+def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
+    (write_meld(tmp_path) / name).unlink()
+    with pytest.raises(UserError, match=name):
+        meld.read(tmp_path)
+
+
+def test_mark_crlf_nul_and_bad_bytes_in_one_corpus(tmp_path: Path) -> None:
+    root = write_meld(tmp_path)
+    good = csv_bytes(MELD_HEADER, [meld_row(Utterance="café")])
+    (root / "train_sent_emo.csv").write_bytes(b"\xef\xbb\xbf" + good)
+    assert meld.read(root).utterances[0].text == "café"
+    (root / "train_sent_emo.csv").write_bytes(
+        good.replace(b"Oh", b"O\0") if b"Oh" in good else good.replace(b"caf", b"c\0f")
+    )
+    assert [bad.reason for bad in meld.read(root).quarantined] == ["nul-byte"]
+    latin = good.replace("é".encode(), b"\xe9")
+    (root / "train_sent_emo.csv").write_bytes(latin)
+    with pytest.raises(UserError, match=rf"train_sent_emo\.csv: byte 0xe9 at offset {latin.index(0xE9)}"):
+        meld.read(root)
+
+
+@pytest.mark.parametrize("raw", [b"{", b'[{"conversation_ID": 1,}]', b"[1, 2", b""])
+def test_json_that_is_none_is_named_with_line_and_column(tmp_path: Path, raw: bytes) -> None:
+    root = write_ecf(tmp_path)
+    (root / "Subtask_2_train.json").write_bytes(raw)
+    with pytest.raises(UserError, match=r"Subtask_2_train\.json:\d+:\d+: not JSON"):
+        ecf.read(root)
+
+
+def test_json_of_another_shape_is_named(tmp_path: Path) -> None:
+    root = write_ecf(tmp_path)
+    (root / "Subtask_2_train.json").write_text("{}", "utf-8")
+    with pytest.raises(UserError, match="holds no list of conversations"):
+        ecf.read(root)
+
+
+def test_a_cause_that_does_not_exist_and_a_misspelt_label_come_together(tmp_path: Path) -> None:
+    one = ecf_conversation(1, **{"emotion-cause_pairs": [["3_joy", "7"]]})
+    two = ecf_conversation(2, conversation=[ecf_utterance(1, 2, emotion="angr")], **{"emotion-cause_pairs": []})
+    reading = ecf.read_split(write_ecf(tmp_path, [one, two]) / "Subtask_2_train.json", "train")
+    assert [(bad.column, bad.reason) for bad in reading.quarantined] == [
+        ("emotion-cause_pairs", "bad-cause"),
+        ("emotion", "bad-label"),
+    ]
+    assert "did you mean 'anger'?" in reading.quarantined[1].detail
+
+
+@pytest.mark.parametrize("video", ["..", "a/../../b", "/etc", "a\\b", " x", "x\n", ""])
+def test_an_id_that_leaves_the_corpus_is_refused(tmp_path: Path, video: str) -> None:
+    reading = mosei.read(write_mosei(tmp_path, [mosei_row(video_id=video)]))
+    assert not reading.utterances
+    assert reading.quarantined[0].reason in ("bad-id", "line-break")
+
+
+@pytest.mark.parametrize("video", ["128258", "-iRBcNs9oI8", "with space", "naïve", "0x1F", "1e5", "NULL", "NA", "nan"])
+def test_an_id_that_looks_like_something_else_stays_itself(tmp_path: Path, video: str) -> None:
+    (one,) = mosei.read(write_mosei(tmp_path, [mosei_row(video_id=video)])).utterances
+    assert (one.dialogue_id, one.clip) == (video, f"Raw/{video}/9.mp4")
+
+
+def test_the_cli_says_it_on_one_line_and_exits_with_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_meld(tmp_path / "meld", [meld_row(Emotion="hapy"), meld_row(Utterance_ID="1", EndTime="?")])
+    command = [
+        "published",
+        "meld",
+        "--annotations",
+        str(root / "train_sent_emo.csv"),
+        "--split",
+        "train",
+        "--out",
+        str(tmp_path / "x.json"),
+    ]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "2 bad row(s)" in said
+    assert "train_sent_emo.csv:2: Emotion: 'hapy' is not an emotion; did you mean 'joy'?" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "x.json").exists()
+    command[1], command[3], command[5] = "ecf", str(write_ecf(tmp_path / "ecf") / "Subtask_2_test.json"), "validation"
+    assert main(command) == 2
+    assert "no validation split" in capsys.readouterr().err
+
+
+def test_an_audit_of_files_that_do_not_belong_together_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_meld(tmp_path / "meld")
+    train = write_ecf(tmp_path / "ecf") / "Subtask_2_train.json"
+    mapping = tmp_path / "map.txt"
+    command = ["audit", "--meld", str(folder), "--ecf-train", str(train), "--ecf-mapping", str(mapping), "--json"]
+    for text, says in (
+        ("1 1\n\n1 | Ann | joy | Hi . | train_dia99_utt9\n", "MELD has no meld/train/dia99_utt9"),
+        ("1 1\n\n1 | Ann | joy | Hi . | \n", "maps no utterance"),
+        ("what is this\n", "map.txt:1: neither a header"),
+        ("1 3\n\n1 | Ann | joy | Hi . | \n", "map.txt:1: neither a header"),
+        ("1 1\n\n1 | Ann\n", "map.txt:3: 2 fields"),
+    ):
+        mapping.write_text(text, "utf-8")
+        assert main(command) == 2
+        assert says in capsys.readouterr().err
+    mapping.write_text("1 1\n\n1 | Ann | joy | Hi . | test_dia0_utt0\n", "utf-8")
+    assert main(command) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["leakage"]["meld_test_utterances"] == 1
+    assert report["leakage"]["kept_conversations"] == 0

@@ -1,0 +1,163 @@
+"""Decoders that abort or hang, runs that are killed: one clip is lost at most, and nothing is done twice."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emoverse.errors import UserError
+from emoverse.manifest import open_source, publish
+from emoverse.media.extract import JOURNAL, extract, records
+from emoverse.media.pool import Lost, Pool
+from emoverse.media.work import Task, process
+from emoverse.params import MediaParams, load_params
+from emoverse.validation.step import validate
+from tests.factories.clips import cut, make_decord_abort, write_clip, write_endless
+from tests.factories.meld import clip, make_meld
+
+REPO = Path(__file__).resolve().parents[2]
+MEDIA = MediaParams(frames=4, size=32, timeout=20.0)
+
+
+def task(path: Path, **changes: object) -> Task:
+    settings = {"clip_id": path.stem, "clip": path.name, "path": path, "units": None, "params": MEDIA, **changes}
+    return Task(**settings)  # type: ignore[arg-type]
+
+
+def test_a_clip_on_which_decord_aborts_costs_itself_only(tmp_path: Path) -> None:
+    bad = make_decord_abort(tmp_path / "b.mp4")
+    lost = list(Pool(process, timeout=20.0, workers=1).map([task(bad, decoders=("decord",))]))
+    assert lost == [Lost("crash", "the process was killed by SIGABRT")], "the clip does what it is meant to do"
+    tasks = [task(write_clip(tmp_path / "a.mp4")), task(bad), task(write_clip(tmp_path / "c.mp4"))]
+    extract(tasks, tmp_path / "out", fingerprint="x", workers=2)
+    found = list(records(tmp_path / "out"))
+    assert [record.clip_id for record in found] == ["a", "b", "c"]
+    assert found[0].probe is not None
+    assert found[2].probe is not None
+    # PyAV gets a try of its own, in another process: it may read what killed decord.
+    assert found[1].probe is None or found[1].probe.decoder == "pyav"
+    assert found[1].probe is not None or found[1].failure[0] == "clip-crashed-decoder"  # type: ignore[index]
+
+
+def test_a_clip_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    media = MediaParams(frames=4, size=32, timeout=1.0)
+    slow = task(write_endless(tmp_path / "b.mp4", 60_000), params=media)
+    tasks = [
+        task(write_clip(tmp_path / "a.mp4"), params=media),
+        slow,
+        task(write_clip(tmp_path / "c.mp4"), params=media),
+    ]
+    extract(tasks, tmp_path / "out", fingerprint="x", workers=2)
+    found = {record.clip_id: record for record in records(tmp_path / "out")}
+    assert found["b"].failure == ("clip-timeout", "no answer within 1 s; with pyav alone: no answer within 1 s")
+    assert found["a"].probe is not None
+    assert found["c"].probe is not None
+
+
+def test_mutilated_clips_never_stop_the_run_and_frames_stay_in_range(tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    sources = [write_clip(tmp_path / "s.mp4", sound=True, faststart=True), write_clip(tmp_path / "s.mkv")]
+    tasks = []
+    for number in range(60):
+        source = sources[number % 2]
+        blob = np.frombuffer(source.read_bytes(), np.uint8).copy()
+        places = rng.integers(8, 1200, rng.integers(1, 10))  # the headers, where a byte matters most
+        blob[places] = rng.integers(0, 256, len(places))
+        path = tmp_path / f"{number:02d}{source.suffix}"
+        path.write_bytes(blob.tobytes())
+        tasks.append(task(path))
+    extract(tasks, tmp_path / "out", fingerprint="x", workers=2)
+    found = list(records(tmp_path / "out"))
+    assert len(found) == 60
+    assert 0 < sum(record.probe is not None for record in found) < 60
+    for record in found:
+        assert (record.probe is None) == (record.failure is not None)
+        assert all(0 <= frame < record.probe.frames for _, _, frame, _ in record.slots if record.probe)
+
+
+def start(raw: Path, out: Path) -> subprocess.Popen[bytes]:
+    words = ["validate", "--corpus", "meld", "--raw", str(raw), "--out", str(out), "--workers", "2"]
+    words += ["--params", str(REPO / "params.yaml")]
+    return subprocess.Popen([sys.executable, "-m", "emoverse.cli", *words], cwd=REPO, stderr=subprocess.DEVNULL)
+
+
+def wait_for(condition: object, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.005)
+
+
+def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    raw = make_meld(tmp_path / "MELD", {"train": 100, "dev": 30, "test": 30})
+    clip(raw, 0, 1).write_bytes(b"")
+    out, journal = tmp_path / "out", tmp_path / ".out.scratch" / JOURNAL
+    run = start(raw, out)
+    wait_for(lambda: journal.is_file() and journal.read_bytes().count(b"\n") > 20)
+    children = _descendants(run.pid)
+    run.kill()
+    run.wait()
+    assert len(children) >= 2
+    wait_for(lambda: not any(_alive(pid) for pid in children))  # no worker is left behind
+    assert not out.exists()
+    finished = journal.read_bytes().count(b"\n") - 1
+    assert 20 <= finished < 160
+    with journal.open("a") as handle:
+        handle.write('{"clip_id": "half a li')  # and the kill came while a line was being written
+    params = load_params(REPO / "params.yaml")
+    validate("meld", raw, out, params.media, params.validation, workers=1)
+    assert json.loads((tmp_path / "out.run.json").read_text())["resumed_clips"] == finished
+    validate("meld", raw, tmp_path / "calm", params.media, params.validation, workers=2)
+    assert open_source(out).digest == open_source(tmp_path / "calm").digest
+
+
+def test_a_changed_corpus_is_not_mixed_with_what_a_killed_run_left(tmp_path: Path) -> None:
+    tasks = [task(write_clip(tmp_path / f"{name}.mp4")) for name in "abc"]
+    out = tmp_path / "out"
+    assert extract(tasks, out, fingerprint="one", workers=1) == 0
+    assert extract(tasks, out, fingerprint="one", workers=1) == 3
+    assert extract(tasks, out, fingerprint="two", workers=1) == 0
+    (out / "00000.tar").write_bytes(b"")  # the power went before the shard was on disk
+    assert extract(tasks, out, fingerprint="two", workers=1) == 0
+    assert len(list(records(out))) == 3
+
+
+def test_of_two_runs_in_one_place_the_second_says_who_is_there(tmp_path: Path) -> None:
+    raw, out = make_meld(tmp_path / "MELD"), tmp_path / "out"
+    params = load_params(REPO / "params.yaml")
+    with publish(out, step="validate", params={}, inputs={}, code=()) as draft:
+        with pytest.raises(UserError, match=rf"being made right now by .*process {os.getpid()}"):
+            validate("meld", raw, out, params.media, params.validation, workers=1)
+        (draft.path / "mine").write_text("undisturbed")
+    assert (out / "mine").read_text() == "undisturbed"
+
+
+def test_a_truncated_clip_is_quarantined_with_the_bytes_it_lacks(tmp_path: Path) -> None:
+    raw = make_meld(tmp_path / "MELD")
+    cut(clip(raw, 0, 0), 0.5)
+    params = load_params(REPO / "params.yaml", {"validation.max_quarantined": 0.5})
+    validate("meld", raw, tmp_path / "out", params.media, params.validation, workers=1)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    (row,) = summary["quarantine_sample"]
+    assert row["reason"] == "clip-truncated"
+    assert "the file lacks" in row["detail"]
+    assert row["source"].startswith("train_sent_emo.csv:2")
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        found += [int(child), *_descendants(int(child))]
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

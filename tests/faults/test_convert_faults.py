@@ -1,0 +1,235 @@
+"""Checkpoints that cannot or must not be converted, each refused by name before anything is written."""
+
+import json
+import re
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from emoverse.cli import main
+from emoverse.errors import UserError
+from emoverse.models.convert.step import convert
+from tests.factories.internvl2 import config, write_checkpoint
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Callable[..., str]:
+    """Convert what ``spoil`` made of a good checkpoint; return the refusal, having seen that nothing was left."""
+
+    def run(spoil: Callable[[Path], object], kind: str = "internlm2", **written: Any) -> str:
+        folder = write_checkpoint(tmp_path / "in", config(kind), **written)
+        spoil(folder)
+        with pytest.raises(UserError) as caught:
+            convert(folder, tmp_path / "out")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+        assert caught.value.remedy
+        return str(caught.value)
+
+    return run
+
+
+def setting(section: str = "", **values: Any) -> Callable[[Path], object]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        whole = json.loads(path.read_text("utf-8"))
+        (whole[section] if section else whole).update(values)
+        path.write_text(json.dumps(whole), "utf-8")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (setting(ps_version="v1"), "ps_version 'v1'"),
+        (setting(pad2square=True), "pad2square"),
+        (setting(use_thumbnail=False), "use_thumbnail false"),
+        (setting(use_backbone_lora=16), "use_backbone_lora 16"),
+        (setting(use_llm_lora=16), "use_llm_lora 16"),
+        (setting(quantization_config={"bits": 4}), "quantization_config"),
+        (setting(select_layer=-9), "select_layer -9"),
+        (setting(template="vicuna_v1.1"), "template 'vicuna_v1.1'"),
+        (setting(model_type="internvl"), "it is native already"),
+        (setting(model_type="llava"), "model_type 'llava'"),
+        (setting(llm_config=None), "has no llm_config"),
+        (
+            setting("llm_config", architectures=["Gemma2ForCausalLM"]),
+            "text backbone 'Gemma2ForCausalLM' is unknown",
+        ),
+        (setting("llm_config", rope_scaling={"type": "yarn", "factor": 2.0}), "rope_scaling 'yarn'"),
+        (setting("llm_config", rope_scaling={"type": "linear"}), "without factor"),
+        (setting("llm_config", rope_pos_id_version="v2pe"), "rope_pos_id_version"),
+        (setting("llm_config", vocab_size=None), "has no llm_config.vocab_size"),
+        (setting("llm_config", hidden_size="wide"), "hidden_size"),
+        (setting("llm_config", num_hidden_layers=3), "layers.2.*is missing"),
+        (setting("llm_config", num_hidden_layers=1), "layers.1.*is unexpected"),
+        (setting("llm_config", intermediate_size=32), "the config says"),
+        (setting("vision_config", qkv_bias=False), "attention.k_proj.bias is unexpected"),
+        (setting("vision_config", norm_type="batch_norm"), "norm_type 'batch_norm'"),
+        (setting("vision_config", qk_normalization=True, layer_norm_eps=1e-5), "layer_norm_eps 1e-05"),
+    ],
+)
+def test_a_setting_that_cannot_be_expressed_is_refused_by_name(
+    change: Callable[[Path], object], named: str, refused: Callable[..., str]
+) -> None:
+    message = refused(change)
+
+    assert re.search(named, message), message
+
+
+def test_all_refused_settings_are_named_at_once(refused: Callable[..., str]) -> None:
+    message = refused(setting(ps_version="v1", pad2square=True, use_llm_lora=8))
+    assert all(word in message for word in ("ps_version", "pad2square", "use_llm_lora"))
+
+
+def test_qwen2_with_a_rope_its_original_ignores_is_refused(refused: Callable[..., str]) -> None:
+    change = setting("llm_config", rope_scaling={"type": "dynamic", "factor": 2.0})
+    assert "rope_scaling 'dynamic'" in refused(change, "qwen2")
+
+
+@pytest.mark.parametrize("suffix", ["bin", "pt", "pth"])
+def test_pickled_weights_are_never_opened(suffix: str, refused: Callable[..., str]) -> None:
+    def pickle(folder: Path) -> None:
+        (folder / "model.safetensors").unlink()
+        # A pickle that would end this process: protocol 0, calling os._exit(7).
+        (folder / f"pytorch_model.{suffix}").write_bytes(b"cos\n_exit\n(I7\ntR.")
+
+    assert "pickles" in refused(pickle)
+
+
+def test_remote_code_is_never_run(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "in", config("internlm2"))
+    for name in ("modeling_internvl_chat", "configuration_internvl_chat", "tokenization_internlm2", "conversation"):
+        (folder / f"{name}.py").write_text("import os\nos._exit(7)\n", "utf-8")
+    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    settings["auto_map"] = {"AutoTokenizer": ["tokenization_internlm2.InternLM2Tokenizer", None]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    assert main(["convert", str(folder), str(tmp_path / "out")]) == 0
+    assert not list((tmp_path / "out/model").glob("*.py"))
+
+
+def test_a_missing_shard_is_named(refused: Callable[..., str]) -> None:
+    gone = "model-00002-of-00003.safetensors"
+    assert gone in refused(lambda folder: (folder / gone).unlink(), shards=3)
+
+
+def test_a_missing_shard_is_named_without_an_index_too(refused: Callable[..., str]) -> None:
+    def spoil(folder: Path) -> None:
+        (folder / "model-00002-of-00003.safetensors").unlink()
+        (folder / "model.safetensors.index.json").unlink()
+
+    assert "model-00002-of-00003.safetensors" in refused(spoil, shards=3)
+
+
+def test_no_weights_at_all(refused: Callable[..., str]) -> None:
+    assert "no *.safetensors" in refused(lambda folder: (folder / "model.safetensors").unlink())
+
+
+def test_a_shard_cut_short_is_named(refused: Callable[..., str]) -> None:
+    def cut(folder: Path) -> None:
+        path = folder / "model-00002-of-00002.safetensors"
+        path.write_bytes(path.read_bytes()[:-100])
+
+    assert "model-00002-of-00002.safetensors" in refused(cut, shards=2)
+
+
+def test_a_pointer_instead_of_weights_is_told_apart(refused: Callable[..., str]) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+    assert "git lfs pull" in refused(lambda folder: (folder / "model.safetensors").write_text(pointer, "utf-8"))
+
+
+def test_an_index_that_lies_is_refused(refused: Callable[..., str]) -> None:
+    def lie(folder: Path) -> None:
+        path = folder / "model.safetensors.index.json"
+        index = json.loads(path.read_text("utf-8"))
+        index["weight_map"]["mlp1.0.weight"] = "model-00002-of-00002.safetensors"
+        path.write_text(json.dumps(index), "utf-8")
+
+    assert "mlp1.0.weight" in refused(lie, shards=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("language_model.base_model.model.layers.0.lora_A.default.weight", "adapter weights"),
+        ("language_model.model.layers.0.surprise.weight", "surprise.weight is unexpected"),
+    ],
+)
+def test_a_tensor_too_many_is_named(name: str, named: str, refused: Callable[..., str]) -> None:
+    def add(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        save_file({**tensors, name: torch.ones(2)}, folder / "model.safetensors")
+
+    assert named in refused(add)
+
+
+def test_quantised_weights_are_refused(refused: Callable[..., str]) -> None:
+    def quantise(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        tensors["mlp1.1.weight"] = tensors["mlp1.1.weight"].to(torch.int8)
+        save_file(tensors, folder / "model.safetensors")
+
+    assert "mlp1.1.weight is stored as I8" in refused(quantise)
+
+
+def test_two_heads_that_should_be_one_are_refused(refused: Callable[..., str]) -> None:
+    assert "tie_word_embeddings is true, but" in refused(setting("llm_config", tie_word_embeddings=True))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer_config.json", "config.json"])
+def test_a_missing_file_is_named(name: str, refused: Callable[..., str]) -> None:
+    message = refused(lambda folder: (folder / name).unlink())
+    assert name in message or "holds no tokenizer" in message
+
+
+@pytest.mark.parametrize("junk", [b"", b"\x0a", b"\xff" * 40, b"not a model", struct.pack("<Q", 3)])
+def test_a_broken_tokenizer_model_is_named(junk: bytes, refused: Callable[..., str]) -> None:
+    assert "tokenizer.model" in refused(lambda folder: (folder / "tokenizer.model").write_bytes(junk))
+
+
+def test_a_tokenizer_of_another_model_is_refused(refused: Callable[..., str]) -> None:
+    assert "has no row" in refused(setting("llm_config", vocab_size=200))
+
+
+def test_an_output_inside_its_source_is_refused(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "in", config("qwen2"))
+    for out in (folder, folder / "out", tmp_path):
+        with pytest.raises(UserError, match="choose another output folder"):
+            convert(folder, out)
+    assert (folder / "config.json").is_file()
+
+
+def test_an_output_of_before_survives_a_refusal(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "in", config("qwen2"))
+    convert(folder, tmp_path / "out")
+    before = (tmp_path / "out/manifest.json").read_bytes()
+    setting(ps_version="v1")(folder)
+    with pytest.raises(UserError):
+        convert(folder, tmp_path / "out")
+    assert (tmp_path / "out/manifest.json").read_bytes() == before
+
+
+def test_weights_pass_through_memory_a_tensor_at_a_time(tmp_path: Path) -> None:
+    # Twelve layers make a file of 77 MB whose largest tensor has 7 MB: a quarter of the file must be enough.
+    text = {"hidden_size": 384, "intermediate_size": 4608, "num_hidden_layers": 12, "vocab_size": 300}
+    folder = write_checkpoint(tmp_path / "in", config("internlm2", text=text))
+    size = (folder / "model.safetensors").stat().st_size
+    program = (
+        "import resource, sys; from pathlib import Path; from emoverse.models.convert import step\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "ready = step.prepare(Path(sys.argv[1])); before = peak(); out = Path(sys.argv[2]); out.mkdir()\n"
+        "step.weights.write(ready.checkpoint, ready.layout, ready.planned, out); print(peak() - before)\n"
+    )
+    command = [sys.executable, "-c", program, str(folder), str(tmp_path / "out")]
+    grown = int(subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPO).stdout)
+    assert size > 70e6
+    assert grown < size / 2, grown

@@ -1,0 +1,134 @@
+"""Killed, on a full disk, or twice at once: no half-written output is ever taken for a finished one."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from emoverse.errors import UserError
+from emoverse.manifest import open_source, publish
+
+BODY = """
+import sys, time
+from pathlib import Path
+from emoverse.manifest import publish
+out, text, hold = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+with publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
+    for n in range(20):
+        (draft.path / f"{n}.txt").write_text(text)
+        if hold == "body" and n == 10:
+            print("ready", flush=True); time.sleep(60)
+    if hold == "swap":
+        import emoverse.manifest as m
+        rename = Path.rename
+        def slow(self, target):
+            if self.name.endswith(".partial"):
+                print("ready", flush=True); time.sleep(60)
+            return rename(self, target)
+        Path.rename = slow
+"""
+
+
+def start(out: Path, text: str, hold: str) -> subprocess.Popen[str]:
+    """Publish in a process of its own, which stops where ``hold`` says and prints a line there."""
+    process = subprocess.Popen([sys.executable, "-c", BODY, str(out), text, hold], stdout=subprocess.PIPE, text=True)
+    if hold != "nowhere":
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def finish(out: Path, text: str) -> None:
+    assert start(out, text, "nowhere").wait(30) == 0
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait(10)
+
+
+@pytest.mark.parametrize("hold", ["body", "swap"])
+def test_a_killed_run_keeps_the_earlier_output_and_the_next_one_ends_as_if_undisturbed(
+    tmp_path: Path, hold: str
+) -> None:
+    out, twin = tmp_path / "out", tmp_path / "twin"
+    finish(out, "earlier")
+    kill(start(out, "killed", hold))
+    if hold == "body":
+        assert (out / "3.txt").read_text("utf-8") == "earlier"
+    finish(out, "later")
+    finish(twin, "later")
+    assert open_source(out).digest == open_source(twin).digest
+    assert (out / "manifest.json").read_bytes() == (twin / "manifest.json").read_bytes()
+    assert sorted(p.name for p in tmp_path.glob(".out.*")) == [".out.lock"]
+
+
+def test_the_earlier_output_comes_back_when_the_run_after_a_kill_fails_too(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    finish(out, "earlier")
+    kill(start(out, "killed", "swap"))  # between the two renames: the earlier output has been moved aside
+    assert not out.exists()
+    with pytest.raises(RuntimeError), publish(out, step="validate", params={}, inputs={}, code=[]):
+        raise RuntimeError("fails as well")
+    assert (out / "3.txt").read_text("utf-8") == "earlier"
+    open_source(out)
+
+
+def test_a_first_run_that_is_killed_leaves_nothing_that_passes_for_finished(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    kill(start(out, "killed", "body"))
+    with pytest.raises(UserError, match="no such folder"):
+        open_source(out)
+    with pytest.raises(UserError, match="unfinished"):
+        open_source(tmp_path / ".out.partial")
+
+
+def test_the_second_of_two_runs_at_once_says_who_holds_the_folder(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = start(out, "first", "body")
+    try:
+        with pytest.raises(UserError) as caught, publish(out, step="validate", params={}, inputs={}, code=[]):
+            pytest.fail("two runs wrote one folder at once")
+        assert f"process {first.pid}" in str(caught.value)
+        assert "`emoverse validate`" in str(caught.value)
+        assert (tmp_path / ".out.partial/3.txt").read_text("utf-8") == "first"  # the holder's draft was not touched
+    finally:
+        kill(first)
+    finish(out, "after")  # a dead holder's lock holds nobody up
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Path:
+    """Mount a file system of 256 KiB, and take it off again afterwards."""
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("mounting a small file system needs root")
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
+    yield place
+    for _ in range(20):
+        if subprocess.run(["umount", str(place)], check=False).returncode == 0:
+            return
+        time.sleep(0.1)
+
+
+def test_a_full_disk_is_named_with_bytes_and_leaves_the_earlier_output(small_disk: Path) -> None:
+    out = small_disk / "out"
+    with publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
+        (draft.path / "good.txt").write_text("good", "utf-8")
+    before = open_source(out).digest
+    with pytest.raises(UserError) as caught, publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
+        (draft.path / "big.bin").write_bytes(bytes(1 << 20))
+    assert "the disk is full" in str(caught.value)
+    assert str(out) in str(caught.value)
+    assert "free more than" in str(caught.value)
+    assert open_source(out).digest == before
+    assert not (small_disk / ".out.partial").exists()

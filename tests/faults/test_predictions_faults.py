@@ -1,0 +1,123 @@
+"""Predictions files that cannot be trusted are refused, with the list of what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from emoverse.cli import main
+from emoverse.errors import RowErrors, UserError
+from emoverse.evaluation.predictions import read_predictions
+from emoverse.evaluation.score import compare_files, score_file
+from tests.factories.answering import rows_of, utterances, write_rows
+
+ROWS = rows_of("mer", utterances("meld", 8))
+
+
+def told(rows, reply="Joy."):
+    return [{"channel": row["channel"], "labels": row["gold"]["answer"], "response": reply} for row in rows]
+
+
+@pytest.fixture
+def gold(tmp_path):
+    return write_rows(tmp_path / "gold.jsonl", ROWS)
+
+
+def problems(tmp_path, rows, gold=None, task="mer"):
+    with pytest.raises(RowErrors) as caught:
+        read_predictions(write_rows(tmp_path / "p.jsonl", rows), task, gold=gold)
+    return caught.value.problems
+
+
+def test_missing_and_foreign_rows_are_all_listed(tmp_path, gold):
+    strange = rows_of("mer", utterances("meld", 10))[8:]
+    found = problems(tmp_path, told(ROWS[2:] + strange), gold)
+    assert found == [
+        "p.jsonl:7: mer/meld/test/dia2_utt1: not a record of the gold file",
+        "p.jsonl:8: mer/meld/test/dia2_utt2: not a record of the gold file",
+        "gold.jsonl:1: mer/meld/test/dia0_utt1: has no prediction",
+        "gold.jsonl:2: mer/meld/test/dia0_utt2: has no prediction",
+    ]
+
+
+def test_a_row_answered_twice_is_refused_with_both_places(tmp_path, gold):
+    rows = told([*ROWS, ROWS[3]])
+    expected = ["p.jsonl:9: mer/meld/test/dia0_utt4: answered at p.jsonl:4 already"]
+    assert problems(tmp_path, rows, gold) == expected
+    assert problems(tmp_path, rows) == expected
+
+
+def test_a_row_without_id_answered_twice_is_known_by_clip_and_question(tmp_path):
+    row = {"query": "<video>What?", "videos": ["a/dia0_utt1.mp4"], "labels": "Joy.", "response": "Joy."}
+    assert len(problems(tmp_path, [row, {**row, "query": "What?", "response": "Fear."}])) == 1
+
+
+def test_a_changed_gold_answer_is_refused_with_both_answers(tmp_path, gold):
+    rows = told(ROWS)
+    rows[1]["labels"] = "Fear."
+    found = problems(tmp_path, rows, gold)
+    assert len(found) == 1
+    assert "'Neutral.'" in found[0]
+    assert "'Fear.'" in found[0]
+
+
+def test_a_label_that_contradicts_its_own_gold_is_refused(tmp_path):
+    row = {**told(ROWS)[0], "gold": ROWS[0]["gold"], "labels": "Fear."}
+    assert "its own gold says" in problems(tmp_path, [row])[0]
+
+
+def test_another_tasks_file_is_refused(tmp_path):
+    found = problems(tmp_path, told(rows_of("msa", utterances("meld", 8))))
+    assert "'Negative.' is not one of Anger." in found[-1]
+
+
+def test_broken_json_and_rows_without_reply_or_answer_are_all_listed(tmp_path):
+    path = write_rows(tmp_path / "p.jsonl", [*told(ROWS[:1]), {"response": "Joy."}, {"labels": "Joy."}])
+    path.write_text(path.read_text("utf-8") + '{"response": \n[1]\n', "utf-8")
+    with pytest.raises(RowErrors) as caught:
+        read_predictions(path, "mer")
+    assert [problem.split(": ")[0] for problem in caught.value.problems] == [f"p.jsonl:{n}" for n in (2, 3, 4, 5)]
+
+
+def test_a_truncated_last_line_is_refused(tmp_path, gold):
+    path = write_rows(tmp_path / "p.jsonl", told(ROWS))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(RowErrors, match=r"p\.jsonl:8: not valid JSON"):
+        read_predictions(path, "mer", gold=gold)
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"", "holds no prediction"), (b"\xff\xfe\n", "not UTF-8")])
+def test_an_empty_or_binary_file_is_one_clear_line(tmp_path, capsys, content, words):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(content)
+    assert main(["score", str(path), "--task", "mer"]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_a_missing_file_and_an_unknown_task_are_one_clear_line(tmp_path, capsys):
+    assert main(["score", str(tmp_path / "none.jsonl"), "--task", "mer"]) == 2
+    assert "none.jsonl: no such file" in capsys.readouterr().err
+    path = write_rows(tmp_path / "p.jsonl", told(ROWS))
+    assert main(["score", str(path), "--task", "mre"]) == 2
+    assert "did you mean 'mer'?" in capsys.readouterr().err
+
+
+def test_files_of_different_records_are_not_compared(tmp_path):
+    one, other = write_rows(tmp_path / "a.jsonl", told(ROWS)), write_rows(tmp_path / "b.jsonl", told(ROWS[1:]))
+    with pytest.raises(RowErrors, match=r"a\.jsonl:1: .*not in b\.jsonl"):
+        compare_files(one, other, "mer")
+
+
+def test_every_odd_reply_is_wrong_and_none_is_dropped(tmp_path):
+    odd = ["", " ", "joyless?", "ジョイ", "<script>", "Positive.", "x" * 10_000, "not joy, not fear"]
+    rows = [{**row, "response": reply} for row, reply in zip(told(ROWS), odd, strict=True)]
+    found = score_file(write_rows(tmp_path / "p.jsonl", rows), "mer", bootstrap=10)
+    assert (found["n"], found["unparsable"], found["accuracy"]) == (8, 8, 0.0)
+
+
+def test_labels_of_two_corpora_are_not_mixed(tmp_path):
+    rows = [{**row, "gold": one["gold"]} for row, one in zip(told(ROWS), ROWS, strict=True)]
+    rows[0]["gold"] = {**rows[0]["gold"], "answers": [*rows[0]["gold"]["answers"], "Happy."]}
+    with pytest.raises(UserError, match="different label sets"):
+        read_predictions(write_rows(tmp_path / "p.jsonl", rows), "mer")

@@ -1,0 +1,166 @@
+"""The compiled pipeline is the code's, is wired as dvc.yaml is, and gives Kubeflow's cache all it needs."""
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from emoverse.cli import main
+from emoverse.digests import code_digest
+from emoverse.errors import UserError
+from emoverse.params import CorpusParams, Params, load_params, parse
+from emoverse.steps import CODE
+from pipelines.arguments import SECTIONS, STEPS, measured, presets
+from pipelines.compile import GOLDEN, compile_to
+
+REPO = Path(__file__).resolve().parents[2]
+# What each task reads: sections of params.yaml, digest of code, upstream tasks. The cache sees these and nothing else.
+EXPECTED = {
+    "validate": ({"media", "validation"}, "code_validate", {"importer"}),
+    "build-amt": ({"amt"}, "code_build_amt", {"for-loop-1"}),
+    "base-model": ({"base_model", "media"}, "code_base_model", set()),
+    "train": ({"stage1"}, "code_train", {"base-model", "build-amt", "for-loop-1"}),
+    "train-2": ({"stage2"}, "code_train", {"train", "build-amt", "for-loop-1"}),
+    "evaluate": ({"evaluate"}, "code_evaluate", {"train-2", "build-amt", "for-loop-1"}),
+    "export": ({"export"}, "code_export", {"train-2", "build-amt", "for-loop-1", "evaluate"}),
+    "report": (
+        set(),
+        "code_report",
+        {"base-model", "train", "train-2", "build-amt", "for-loop-1", "evaluate", "export"},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return load_params(REPO / "params.yaml")
+
+
+@pytest.fixture(scope="module")
+def compiled(params: Params, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path = tmp_path_factory.mktemp("compiled") / "emoverse.yaml"
+    compile_to(path, params, base=REPO)
+    return dict(yaml.safe_load(path.read_text("utf-8")))
+
+
+def tasks_of(compiled: dict[str, Any]) -> dict[str, Any]:
+    """Return every task by name, those inside the loop over corpora included."""
+    loop = compiled["components"]["comp-for-loop-1"]["dag"]["tasks"]
+    return {**compiled["root"]["dag"]["tasks"], **loop}
+
+
+def without_presets(compiled: dict[str, Any]) -> dict[str, Any]:
+    """Leave out the preset parameters: they follow params.yaml, which anyone may change."""
+    copy = json.loads(json.dumps(compiled))
+    for parameter in copy["root"]["inputDefinitions"]["parameters"].values():
+        parameter.pop("defaultValue", None)
+    return dict(copy)
+
+
+def test_the_committed_pipeline_is_the_one_the_code_compiles_to(compiled: dict[str, Any]) -> None:
+    golden = yaml.safe_load(GOLDEN.read_text("utf-8"))
+    assert without_presets(golden) == without_presets(compiled), "run `emoverse compile` and commit the result"
+
+
+def test_the_presets_of_the_committed_pipeline_are_valid_parameters(params: Params) -> None:
+    golden = yaml.safe_load(GOLDEN.read_text("utf-8"))["root"]["inputDefinitions"]["parameters"]
+    tree = {name: json.loads(golden[name]["defaultValue"]) for name in SECTIONS}
+    corpora = {one["corpus"]: {"root": one["root"]} for one in golden["corpora"]["defaultValue"]}
+    parse(Params, {**tree, "corpora": corpora}, place="pipelines/emoverse.yaml")
+
+
+@pytest.mark.parametrize("task", EXPECTED)
+def test_each_task_reads_exactly_what_its_result_depends_on(compiled: dict[str, Any], task: str) -> None:
+    sections, code, upstream = EXPECTED[task]
+    one = tasks_of(compiled)[task]
+    parameters = one["inputs"].get("parameters", {}).values()
+    read = {p["componentInputParameter"] for p in parameters if "componentInputParameter" in p}
+    read = {name.removeprefix("pipelinechannel--") for name in read}
+    assert read - {name for name in read if name.startswith("corpora-loop-item")} == sections | {code}
+    artifacts = one["inputs"].get("artifacts", {}).values()
+    assert {a["taskOutputArtifact"]["producerTask"] for a in artifacts} == upstream
+
+
+@pytest.mark.parametrize("task", EXPECTED)
+def test_every_task_may_be_taken_from_the_cache(compiled: dict[str, Any], task: str) -> None:
+    assert tasks_of(compiled)[task]["cachingOptions"] == {"enableCache": True}
+
+
+def test_kubeflow_and_dvc_give_each_step_the_same_sections(compiled: dict[str, Any]) -> None:
+    stages = yaml.safe_load((REPO / "dvc.yaml").read_text("utf-8"))["stages"]
+    names = {"train": "stage1", "train-2": "stage2"}
+    for task, (sections, _, _) in EXPECTED.items():
+        stage = stages[names.get(task, task)]
+        declared = set(stage.get("do", stage).get("params", []))
+        assert declared - {"corpora"} == sections, task  # which corpora there are is Kubeflow's loop
+
+
+def test_no_package_is_installed_when_a_step_runs(compiled: dict[str, Any]) -> None:
+    executors = compiled["deploymentSpec"]["executors"]
+    commands = [" ".join(e["container"]["command"]) for e in executors.values() if "container" in e]
+    assert len(commands) == len(EXPECTED)
+    assert not any("pip install" in command for command in commands)
+
+
+def test_the_image_may_be_given_by_digest(tmp_path: Path) -> None:
+    image = "example.org/emoverse-python@sha256:" + "0" * 64
+    words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path / "p.yaml"), "--image", image]
+    assert main(words) == 0
+    executors = yaml.safe_load((tmp_path / "p.yaml").read_text("utf-8"))["deploymentSpec"]["executors"]
+    assert {e["container"]["image"] for e in executors.values() if "container" in e} == {image}
+
+
+def test_an_override_becomes_a_preset(tmp_path: Path) -> None:
+    words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path / "p.yaml")]
+    assert main([*words, "--set", "stage1.seed=99"]) == 0
+    inputs = yaml.safe_load((tmp_path / "p.yaml").read_text("utf-8"))["root"]["inputDefinitions"]["parameters"]
+    assert json.loads(inputs["stage1"]["defaultValue"])["seed"] == 99
+    assert json.loads(inputs["stage2"]["defaultValue"])["seed"] != 99
+
+
+def test_no_secret_of_the_environment_gets_into_the_compiled_pipeline(
+    params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "canary-4711")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-4711")
+    compile_to(tmp_path / "p.yaml", params, base=REPO)
+    text = (tmp_path / "p.yaml").read_text("utf-8")
+    assert "canary" not in text
+    assert os.path.expanduser("~") not in text  # noqa: PTH111
+    assert str(REPO) not in text
+
+
+def test_presets_name_each_corpus_by_the_md5_of_its_dvc_file(params: Params, tmp_path: Path) -> None:
+    (tmp_path / "MELD.dvc").write_text("outs:\n- md5: feed.dir\n  path: MELD\n", "utf-8")
+    corpora = {"meld": CorpusParams(root="MELD"), "ecf": CorpusParams(root="ECF")}
+    found = presets(replace(params, corpora=corpora), tmp_path)
+    assert found.corpora == [
+        {"corpus": "meld", "root": "MELD", "md5": "feed.dir"},
+        {"corpus": "ecf", "root": "ECF", "md5": ""},
+    ]
+
+
+def test_a_local_run_measures_raw_corpora_and_code(params: Params, tmp_path: Path) -> None:
+    (tmp_path / "MELD").mkdir()
+    (tmp_path / "MELD/a.csv").write_text("1", "utf-8")
+    some = replace(params, corpora={"meld": CorpusParams(root="MELD")})
+    one = measured(some, tmp_path)
+    (tmp_path / "MELD/a.csv").write_text("2", "utf-8")
+    two = measured(some, tmp_path)
+    assert one.corpora[0]["root"] == str(tmp_path / "MELD")
+    assert re.fullmatch(r"[0-9a-f]{32}\.dir", one.corpora[0]["md5"])
+    assert one.corpora[0]["md5"] != two.corpora[0]["md5"]
+    assert one.code == two.code == {step: code_digest(CODE[step]) for step in STEPS}
+    with pytest.raises(UserError, match="the raw corpus 'meld' is not here"):
+        measured(some, tmp_path / "elsewhere")
+
+
+def test_sections_travel_as_text_that_keeps_whole_numbers_whole(params: Params) -> None:
+    text = presets(params, REPO).sections["stage1"]
+    assert '"batch_size":32' in text
+    assert list(json.loads(text)) == sorted(json.loads(text))

@@ -1,0 +1,169 @@
+"""The page over all results: complete, self-contained, deterministic, and deaf to what transcripts would like to do."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from emoverse.errors import UserError
+from emoverse.manifest import open_source
+from emoverse.report.scores import confusion_over, flat, test_sets
+from emoverse.report.step import report
+from tests.factories.results import Results, make_results
+
+test_sets.__test__ = False  # type: ignore[attr-defined]  # a function of the library, though its name begins with "test"
+HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(2)> {{ 7*7 }} {% raw %} <|im_start|> \u202e\"'>"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Make a finished run whose transcripts and quarantine details would break a careless page."""
+    return make_results(tmp_path_factory.mktemp("run"), words=HOSTILE, detail=HOSTILE)
+
+
+@pytest.fixture(scope="module")
+def page(results: Results, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("page") / "reports"
+    report(*results.arguments(), out)
+    return (out / "index.html").read_text("utf-8")
+
+
+class Reader(HTMLParser):
+    """Collect what a browser would see: tags, their attributes, and text outside style and script."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.scripts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        inside = self.open[-1] if self.open else ""
+        (self.scripts if inside == "script" else self.texts).append(data)
+
+
+def read(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    return reader
+
+
+def test_every_section_is_there(page: str) -> None:
+    ids = {attributes.get("id") for tag, attributes in read(page).tags if tag == "section"}
+    assert ids == {"scores", "tests", "samples", "data", "mixtures", "training", "export", "lineage"}
+
+
+def test_a_hostile_transcript_is_text_and_nothing_else(page: str) -> None:
+    reader = read(page)
+    assert len(reader.scripts) == 1  # ours
+    assert "alert" not in reader.scripts[0]
+    assert not [1 for _, attributes in reader.tags for name in attributes if name.startswith("on")]
+    assert all(str(a.get("src")).startswith("data:image/") for tag, a in reader.tags if tag == "img")
+    assert HOSTILE in " ".join(reader.texts)  # the quarantine's detail, to the letter
+    assert "{{ 7*7 }}" in " ".join(reader.texts)  # and no template ran it
+
+
+def test_the_page_asks_nothing_of_any_network(page: str) -> None:
+    for tag, attributes in read(page).tags:
+        for name in ("src", "href", "srcset", "action", "data"):
+            value = attributes.get(name) or ""
+            assert value.startswith(("data:", "#")) or not value, (tag, name, value)
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert "@import" not in style
+    assert "url(" not in style
+    policy = next(a["content"] for tag, a in read(page).tags if tag == "meta" and a.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:;")
+
+
+def test_only_the_script_in_the_policy_may_run(page: str) -> None:
+    import base64
+    import hashlib
+
+    (script,) = read(page).scripts
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in page
+
+
+def test_the_same_results_give_the_same_bytes_whatever_the_order_and_place(results: Results, tmp_path: Path) -> None:
+    report(*results.arguments(), tmp_path / "one")
+    validated, *others = results.arguments()
+    report(validated[::-1], *others, tmp_path / "elsewhere/two")
+    assert open_source(tmp_path / "one").digest == open_source(tmp_path / "elsewhere/two").digest
+
+
+def test_the_page_has_no_clock_and_no_absolute_path(page: str, results: Results) -> None:
+    assert str(results.amt.parents[1]) not in page
+    assert not re.search(r"\b20\d\d-\d\d-\d\d\b", page)
+
+
+def test_scores_stand_beside_baseline_and_controls(page: str, results: Results) -> None:
+    mer = json.loads((results.scores / "metrics.json").read_text("utf-8"))["mer"]
+    for value in (mer["accuracy"], mer["low"], mer["high"], mer["baseline"], mer["text_only"], mer["face_only"]):
+        assert f"{100 * value:.1f}" in page
+
+
+def test_samples_show_mistakes_too_with_the_frames_the_model_saw(page: str) -> None:
+    reader = read(page)
+    cards = [a for tag, a in reader.tags if tag == "article"]
+    verdicts = [a["data-verdict"] for a in cards if a["data-test"] == "meld-mer"]
+    assert "right" in verdicts
+    assert {"wrong", "unparsable"} & set(verdicts)
+    assert sum(tag == "img" for tag, _ in reader.tags) == 2 * len(cards)  # two frames a clip in this run
+
+
+def test_lineage_names_every_raw_corpus_by_its_dvc_md5(page: str, results: Results) -> None:
+    for folder in results.validated:
+        (record,) = [r for r in open_source(folder).ancestry.values() if r["step"] == "raw"]
+        assert record["dvc_md5"] in page
+
+
+def test_quarantine_reasons_are_shown(page: str) -> None:
+    text = " ".join(read(page).texts)
+    assert "clip-unreadable" in text
+    assert "labels.csv:7" in text
+
+
+def test_dvc_gets_a_score_file_a_task_and_a_loss_file_a_stage(results: Results, tmp_path: Path) -> None:
+    report(*results.arguments(), tmp_path / "reports")
+    files = sorted(p.relative_to(tmp_path / "reports").as_posix() for p in (tmp_path / "reports").rglob("*.*"))
+    assert files == ["confusion.csv", "index.html", "loss/stage1.csv", "loss/stage2.csv", "manifest.json",
+                     "scores/ecpe.json", "scores/mer.json"]  # fmt: skip
+    with (tmp_path / "reports/loss/stage1.csv").open(encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    assert len(rows) == 40
+    assert float(rows[0]["loss"]) > float(rows[-1]["loss"])
+
+
+def test_confusion_counts_every_record_once(results: Results) -> None:
+    labels, counts = confusion_over(results.scores, "mer")
+    (mer,) = [one for one in test_sets(results.scores) if one.headline.task == "mer"]
+    assert sum(map(sum, counts)) == mer.headline.n
+    assert len(labels) == len(counts) == len(counts[0])
+    right = sum(counts[i][i] for i in range(len(labels)))
+    assert right / mer.headline.n == pytest.approx(mer.headline.value, abs=1e-6)
+
+
+def test_kubeflow_gets_each_headline_with_its_company(results: Results) -> None:
+    found = flat(results.scores)
+    assert {"mer_accuracy", "mer_low", "mer_high", "mer_baseline", "mer_text_only", "mer_face_only"} <= set(found)
+    assert all(isinstance(value, float) for value in found.values())
+
+
+def test_the_output_of_another_step_is_refused(results: Results, tmp_path: Path) -> None:
+    validated, amt, stages, scores, _ = results.arguments()
+    with pytest.raises(UserError, match="made by step 'evaluate', not 'export'"):
+        report(validated, amt, stages, scores, scores, tmp_path / "reports")
+    assert not (tmp_path / "reports").exists()

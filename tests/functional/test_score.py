@@ -1,0 +1,108 @@
+"""``emoverse score`` and ``emoverse compare`` on files made here and elsewhere."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from emoverse.cli import main
+from emoverse.evaluation.score import compare_files, score_file
+from tests.factories.answering import rows_of, utterances, write_rows
+
+SHARED = {"n", "unparsable", "interval", "baseline"}
+
+
+def swift_rows(task: str, corpus: str, replies, *, key: str = "labels", count: int = 24) -> list[dict]:
+    """Make rows as `swift infer` writes them, which knows nothing of ours but the messages and the clip."""
+    found = []
+    for i, row in enumerate(rows_of(task, utterances(corpus, count))):
+        answer = row["messages"][2]["content"]
+        reply = replies(i, answer)
+        messages = [*row["messages"][:2], {"role": "assistant", "content": reply}]
+        clip = f"/data/{row['videos'][0].removeprefix('clip:')}.mp4"
+        found.append({"response": reply, key: answer, "logprobs": None, "messages": messages, "videos": [clip]})
+    return found
+
+
+def run(capsys, *words) -> dict:
+    assert main(["score", *map(str, words), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("key", ["labels", "label"])
+def test_files_of_old_and_new_ms_swift_are_scored_alike(tmp_path, capsys, key):
+    path = write_rows(tmp_path / "p.jsonl", swift_rows("mer", "meld", lambda i, a: a if i % 2 else "Fear.", key=key))
+    found = run(capsys, "--task", "mer", path)
+    assert set(found) >= SHARED | {"accuracy", "weighted_f1", "macro_f1"}
+    assert found["n"] == 24
+    assert found["accuracy"] == pytest.approx(sum(i % 2 or i % 7 == 4 for i in range(24)) / 24, abs=0.1)
+    assert found["interval"][0] < found["accuracy"] < found["interval"][1]
+
+
+def test_cause_pairs_are_scored_the_authors_way_and_the_official_one(tmp_path, capsys):
+    path = write_rows(tmp_path / "p.jsonl", swift_rows("ecpe", "ecf", lambda i, a: a))
+    found = run(capsys, "--task", "ecpe", path)
+    keys = {"authors_f1", "authors_weighted_f1", "official_micro_f1", "official_weighted_f1"}
+    assert set(found) >= SHARED | keys
+    assert all(found[key] == 1.0 for key in keys)
+
+
+def test_replies_nobody_can_read_are_counted_and_listed(tmp_path, capsys):
+    rows = swift_rows("msa", "meld", lambda i, a: "I cannot say." if i == 3 else a)
+    found = run(capsys, "--task", "msa", write_rows(tmp_path / "p.jsonl", rows))
+    assert found["unparsable"] == 1
+    assert found["unparsable_rows"][0]["reply"] == "I cannot say."
+    assert found["accuracy"] == pytest.approx(1 - 1 / found["n"], abs=1e-6)
+
+
+def test_dialogues_are_resampled_whole(tmp_path, capsys):
+    path = write_rows(tmp_path / "p.jsonl", swift_rows("mer", "meld", lambda i, a: a))
+    assert run(capsys, "--task", "mer", path)["groups"] == 6
+
+
+def test_a_person_gets_a_table(tmp_path, capsys):
+    path = write_rows(tmp_path / "p.jsonl", swift_rows("mer", "meld", lambda i, a: a))
+    assert main(["score", str(path), "--task", "mer"]) == 0
+    text = capsys.readouterr().out
+    assert "accuracy 1.0000, 95 % interval 1.0000 to 1.0000, best baseline" in text
+
+
+def test_a_file_without_the_gold_is_held_against_a_test_set(tmp_path, capsys):
+    rows = rows_of("mer", utterances("meld", 12))
+    gold = write_rows(tmp_path / "meld-mer.jsonl", rows)
+    told = [{"channel": row["channel"], "labels": row["gold"]["answer"], "response": "Joy."} for row in reversed(rows)]
+    found = run(capsys, "--task", "mer", write_rows(tmp_path / "p.jsonl", told), "--gold", gold)
+    assert found["n"] == 12
+    assert found["accuracy"] == pytest.approx(sum(row["gold"]["answer"] == "Joy." for row in rows) / 12, abs=1e-6)
+
+
+def test_always_neutral_on_the_real_meld_test_set_scores_as_known(shared_data, tmp_path, capsys):
+    gold = shared_data / "amt" / "meld_test_data.json"
+    records = json.loads(gold.read_text("utf-8"))
+    rows = [{**{k: r[k] for k in ("query", "videos")}, "response": "Neutral.", "label": r["response"]} for r in records]
+    path = write_rows(tmp_path / "p.jsonl", rows)
+    found = run(capsys, "--task", "mer", path, "--gold", gold, "--bootstrap", "100")
+    assert (found["n"], found["groups"]) == (2610, 280)
+    assert found["accuracy"] == pytest.approx(0.4812, abs=5e-5)
+    assert found["weighted_f1"] == pytest.approx(0.3127, abs=5e-5)
+    assert found["baseline"] == pytest.approx(found["accuracy"], abs=1e-6)
+
+
+def test_a_better_model_is_found_better_and_a_model_no_better_than_itself(tmp_path):
+    good = write_rows(tmp_path / "good.jsonl", swift_rows("mer", "meld", lambda i, a: a if i % 8 else "Joy.", count=80))
+    poor = write_rows(tmp_path / "poor.jsonl", swift_rows("mer", "meld", lambda i, a: a if i % 2 else "Joy.", count=80))
+    found = compare_files(poor, good, "mer", bootstrap=300)
+    assert found["interval"][0] > 0
+    assert found["difference"] == pytest.approx(found["other"] - found["one"], abs=2e-6)
+    same = compare_files(good, good, "mer", bootstrap=300)
+    assert (same["difference"], same["interval"], same["worse"]) == (0.0, [0.0, 0.0], 1.0)
+
+
+def test_scores_do_not_depend_on_the_order_of_rows(tmp_path):
+    rows = swift_rows("mer", "meld", lambda i, a: a if i % 3 else "Joy.")
+    one = score_file(write_rows(tmp_path / "a.jsonl", rows), "mer")
+    other = score_file(write_rows(tmp_path / "b.jsonl", rows[::-1]), "mer")
+    assert {k: v for k, v in one.items() if k not in ("interval", "intervals")} == {
+        k: v for k, v in other.items() if k not in ("interval", "intervals")
+    }

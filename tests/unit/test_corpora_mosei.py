@@ -1,0 +1,120 @@
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emoverse.corpora import mosei
+from emoverse.corpora.base import EMOTIONS
+from emoverse.errors import UserError
+from tests.factories.corpora import MOSEI_HEADER, csv_bytes, mosei_row, write_mosei
+
+ZERO = (0.0,) * 7
+
+
+def test_numeric_and_dash_leading_ids_stay_words(tmp_path: Path) -> None:
+    rows = [mosei_row(), mosei_row(video_id="-iRBcNs9oI8", clip_id="3"), mosei_row(video_id="0012", clip_id="10")]
+    reading = mosei.read(write_mosei(tmp_path, rows))
+    assert [one.clip for one in reading.utterances] == ["Raw/128258/9.mp4", "Raw/-iRBcNs9oI8/3.mp4", "Raw/0012/10.mp4"]
+    assert reading.utterances[0].dialogue_id == "128258"
+    assert reading.utterances[2].utterance_id == "mosei/train/0012/10"
+
+
+@pytest.mark.parametrize(
+    "header", [("video_id", "clip_id", "text", "label", "annotation", "mode", "_"), MOSEI_HEADER[::-1]]
+)
+def test_columns_are_read_by_name_in_any_order(tmp_path: Path, header: tuple[str, ...]) -> None:
+    (tmp_path / "label.csv").write_bytes(csv_bytes(header, [mosei_row(mode="valid")]))
+    one = mosei.read(tmp_path).utterances[0]
+    assert (one.text, one.sentiment, one.polarity, one.split) == ("IT WAS GOOD", -2.6667, "negative", "validation")
+
+
+def test_without_a_csd_emotions_are_unknown_and_counted(tmp_path: Path) -> None:
+    reading = mosei.read(write_mosei(tmp_path, [mosei_row()]))
+    assert reading.utterances[0].emotion is None
+    assert reading.notes["emotion-unknown"] == 1
+
+
+def test_emotions_are_joined_by_time_and_not_by_position(tmp_path: Path) -> None:
+    rows = [mosei_row(video_id="v", clip_id=clip) for clip in ("0", "1", "10")]
+    segments = {
+        "v": [(5.0, 9.0, (0, 0, 0, 2, 0, 0, 0)), (0.0, 5.0, (1, 1, 0, 0, 0, 0, 0)), (9.0, 12.0, (0, 0, 0, 0, 0, 0, 3))]
+    }
+    times = {"v": [("0", 0.01, 4.99), ("1", 9.0, 12.0), ("10", 5.0, 9.0)]}
+    reading = mosei.read(write_mosei(tmp_path, rows, segments, times))
+    assert {one.position: one.emotion for one in reading.utterances} == {0: "joy", 1: "fear", 10: "anger"}
+    assert [(one.start, one.end) for one in reading.utterances] == [(0.01, 4.99), (9.0, 12.0), (5.0, 9.0)]
+
+
+def test_all_zero_is_neutral_ties_have_an_order_and_values_above_three_are_clamped(tmp_path: Path) -> None:
+    rows = [mosei_row(video_id="v", clip_id=clip) for clip in ("0", "1", "2")]
+    segments = {"v": [(0, 1, ZERO), (1, 2, (0, 0, 1, 1, 0, 0, 0)), (2, 3, (0, 0, 0, 0, 0, 4, 0))]}
+    times = {"v": [("0", 0, 1), ("1", 1, 2), ("2", 2, 3)]}
+    reading = mosei.read(write_mosei(tmp_path, rows, segments, times))
+    assert [one.emotion for one in reading.utterances] == ["neutral", "sadness", "disgust"]
+    assert reading.utterances[2].intensities == (0, 0, 0, 0, 3, 0)
+    assert {key: reading.notes[key] for key in ("emotion-all-zero", "emotion-tie", "intensity-clamped")} == {
+        "emotion-all-zero": 1, "emotion-tie": 1, "intensity-clamped": 1,
+    }  # fmt: skip
+
+
+def test_clips_without_a_time_a_segment_or_a_single_meaning_have_no_emotion(tmp_path: Path) -> None:
+    rows = [mosei_row(video_id="a___b", clip_id=clip) for clip in ("0", "1", "2")]
+    segments = {"a___b": [(0, 1, ZERO), (0, 1.01, (0, 3, 0, 0, 0, 0, 0))]}
+    times = {"a___b": [("0", 0, 1), ("1", 7, 8)]}
+    reading = mosei.read(write_mosei(tmp_path, rows, segments, times))
+    assert [one.emotion for one in reading.utterances] == [None, None, None]
+    assert {k: v for k, v in reading.notes.items() if v} == {
+        "emotion-ambiguous": 1, "emotion-no-segment": 1, "emotion-no-times": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "column", "reason"),
+    [
+        ({"video_id": "../up"}, "video_id", "bad-id"),
+        ({"video_id": ".."}, "video_id", "bad-id"),
+        ({"video_id": "a\\b"}, "video_id", "bad-id"),
+        ({"clip_id": "9.0"}, "clip_id", "bad-number"),
+        ({"clip_id": "٩"}, "clip_id", "bad-number"),
+        ({"label": "4.0", "annotation": "Positive"}, "label", "bad-label"),
+        ({"label": "nan"}, "label", "bad-label"),
+        ({"label": "0.0"}, "annotation", "bad-label"),
+        ({"mode": "trian"}, "mode", "bad-split"),
+        ({"text": ""}, "text", "empty-text"),
+    ],
+)
+def test_a_bad_row_is_set_aside(tmp_path: Path, change: dict[str, str], column: str, reason: str) -> None:
+    reading = mosei.read(write_mosei(tmp_path, [mosei_row(**change), mosei_row(clip_id="8")]))
+    assert [one.position for one in reading.utterances] == [8]
+    assert [(bad.source, bad.column, bad.reason) for bad in reading.quarantined] == [("label.csv:2", column, reason)]
+
+
+def test_one_name_in_two_unicode_forms_is_a_duplicate_in_nfc(tmp_path: Path) -> None:
+    rows = [mosei_row(video_id="caf\u00e9"), mosei_row(video_id="cafe\u0301")]
+    reading = mosei.read(write_mosei(tmp_path, rows))
+    assert [one.clip for one in reading.utterances] == ["Raw/caf\u00e9/9.mp4"]
+    assert [bad.reason for bad in reading.quarantined] == ["duplicate-id"]
+
+
+def test_a_csd_without_transcripts_or_that_is_none_is_an_error(tmp_path: Path) -> None:
+    root = write_mosei(tmp_path / "a", [mosei_row()], {"v": [(0, 1, ZERO)]})
+    (root / "Transcript/Segmented/Combined").rmdir()
+    with pytest.raises(UserError, match="cannot be joined"):
+        mosei.read(root)
+    (root / "CMU_MOSEI_Labels.csd").write_bytes(b"not HDF5")
+    with pytest.raises(UserError, match="not a csd"):
+        mosei.read(root)
+
+
+@given(st.tuples(*[st.floats(0, 3, allow_nan=False) for _ in range(6)]))
+def test_one_emotion_comes_of_any_six_intensities(values: tuple[float, ...]) -> None:
+    notes: Counter[str] = Counter()
+    emotion = mosei.emotion_of(values, notes)
+    assert emotion in EMOTIONS
+    if emotion == "neutral":
+        assert not any(values)
+    else:
+        assert values[mosei.PRIORITY.index(emotion)] == max(values)
+        assert max(values) not in values[: mosei.PRIORITY.index(emotion)]

@@ -1,0 +1,116 @@
+"""Scores, calibration, controls and published figures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from emoverse.evaluation.calibration import expected_error, posterior, reliability
+from emoverse.evaluation.controls import face_only, text_only
+from emoverse.evaluation.published import beside
+from emoverse.evaluation.scoring import baseline_scores, pooled, score
+from tests.factories.answering import rows_of, utterances
+
+LABELS = ["Anger.", "Sadness.", "Surprise.", "Disgust.", "Joy.", "Neutral.", "Fear."]
+
+
+def golds(*answers: str) -> list[dict]:
+    return [{"answer": answer, "answers": LABELS, "group": str(i)} for i, answer in enumerate(answers)]
+
+
+def scored(task: str, records: list[dict], replies: list[str], bootstrap: int = 100):
+    groups = [record["group"] for record in records]
+    return score(task, records, replies, groups=groups, bootstrap=bootstrap, seed=0)
+
+
+def test_unreadable_replies_are_wrong_and_listed():
+    found = scored("mer", golds("Joy.", "Fear.", "Joy."), ["Joy.", "banana", ""])
+    assert found.values["accuracy"] == pytest.approx(1 / 3)
+    assert found.unparsable == (1, 2)
+    assert found.confusion.matrix[:, -1].sum() == 2
+
+
+def test_weighted_f1_is_scikit_learns():
+    from sklearn.metrics import f1_score
+
+    rng = np.random.default_rng(0)
+    actual, replies = ([LABELS[i] for i in rng.integers(0, 7, 200)] for _ in range(2))
+    found = scored("mer", golds(*actual), replies)
+    theirs = f1_score(actual, replies, labels=LABELS, average="weighted")
+    assert found.values["weighted_f1"] == pytest.approx(theirs)
+
+
+def test_an_interval_holds_its_score_and_is_the_same_each_time():
+    records = golds(*(LABELS[i % 7] for i in range(60)))
+    replies = [LABELS[i % 7 if i % 3 else 0] for i in range(60)]
+    one, two = (scored("mer", records, replies) for _ in range(2))
+    low, high = one.interval()
+    assert low < one.values["accuracy"] < high
+    assert one.interval() == two.interval()
+
+
+def test_pairs_are_scored_both_ways_under_names_that_say_which():
+    gold = {"answers": None, "target": 3, "emotion": "joy", "previous": 2}
+    records = [{**gold, "answer": "3_joy,1;3_joy,3", "group": "a"}, {**gold, "answer": "", "group": "b"}]
+    found = scored("ecpe", records, ["3_joy,1", "3_joy,3"])
+    assert found.values["authors_f1"] == pytest.approx(2 / 3)  # the record without a cause is skipped ...
+    assert found.values["official_micro_f1"] == pytest.approx(0.5)  # ... and its false positive counted
+    assert (found.n, found.scored, found.headline) == (2, 1, "authors_f1")
+
+
+def test_pooled_accuracy_is_that_of_all_records_together():
+    one = scored("mer", golds("Joy.", "Fear.", "Joy."), ["Joy.", "Joy.", "Joy."])
+    two = scored("mer", golds("Anger."), ["Anger."])
+    value, samples = pooled([one, two], "accuracy")
+    assert value == pytest.approx(3 / 4)
+    assert samples.shape == (100,)
+
+
+def test_the_baseline_is_the_commonest_trained_answer():
+    records = golds("Joy.", "Joy.", "Fear.")
+    found = baseline_scores("mer", records, ["Fear.", "Fear.", "Joy."], groups=["0", "1", "2"])
+    assert found["majority"].values["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_posteriors_sum_to_one_even_where_likelihoods_are_tiny():
+    found = posterior(np.array([[-2000.0, -2001.0], [-1.0, -1.0]]))
+    assert found.sum(axis=1) == pytest.approx([1.0, 1.0])
+    assert found[0, 0] == pytest.approx(1 / (1 + np.exp(-1)))
+
+
+def test_a_calibrated_model_has_no_calibration_error_and_an_overconfident_one_its_gap():
+    right = np.array([True] * 7 + [False] * 3)
+    assert expected_error(reliability(np.full(10, 0.7), right)) == pytest.approx(0.0)
+    assert expected_error(reliability(np.full(10, 0.95), right)) == pytest.approx(0.25)
+    assert reliability(np.array([1.0]), np.array([True]))[0]["high"] == 1.0
+
+
+def test_the_text_only_control_keeps_the_words_and_blanks_every_kind_of_frame():
+    video, image = {"videos": ["clip:a"], "images": []}, {"videos": [], "images": ["clip:a#peak"]}
+    assert text_only(video) == {"videos": ["clip:a#blank"], "images": []}
+    assert text_only(image) == {"videos": [], "images": ["clip:a#peak#blank"]}
+
+
+@pytest.mark.parametrize("task", ["mer", "msa"])
+def test_the_face_only_control_hides_the_words_whatever_quotes_they_hold(task):
+    for row in rows_of(task, utterances("meld", 12)):
+        words = row["messages"][1]["content"]
+        hidden = face_only(row)["messages"][1]["content"]
+        assert "..." in hidden
+        assert hidden.partition("says: ")[0] == words.partition("says: ")[0]
+        assert hidden.rpartition("<")[2] == words.rpartition("<")[2]
+        assert not any(word in hidden for word in ("hello", "again", "day", "believe", "fine", "said"))
+
+
+def test_a_question_without_words_cannot_be_controlled_for_them():
+    with pytest.raises(ValueError, match="found 0 transcripts"):
+        face_only({"channel": "x", "messages": [{"role": "user", "content": "<video>What?"}]})
+
+
+def test_a_published_figure_compares_only_on_as_many_records():
+    mine = {"authors_f1": 0.7, "official_weighted_f1": 0.5}
+    whole = {one["metric"]: one for one in beside("ecf", "ecpe", mine, 1821)}
+    assert whole["authors_f1"]["comparable"]
+    assert not whole["official_weighted_f1"]["comparable"]
+    assert not any(one["comparable"] for one in beside("ecf", "ecpe", mine, 20))
+    assert beside("meld", "mer", {"accuracy": 0.5}, 2610) == []

@@ -1,0 +1,171 @@
+"""Both decoders give the same frames of every clip one of them can read, and no index is ever out of range."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emoverse.media.errors import ClipError
+from emoverse.media.read import read_frames
+from emoverse.media.sampling import still, uniform
+from tests.factories.clips import TICKS, cut, remux_from, write_clip, write_sound_only
+
+
+def frames_of(path: Path, indices: list[int], decoder: str) -> dict[int, np.ndarray]:
+    got: dict[int, np.ndarray] = {}
+    probe = read_frames(path, lambda count: indices, got.__setitem__, decoders=(decoder,))
+    assert probe.decoder == decoder
+    return got
+
+
+def intervals(count: int) -> list[int]:
+    """Return times of frames that lie 1, 4 or 12 base steps apart."""
+    steps = np.random.default_rng(3).choice([128, 512, 1536], count - 1)
+    return [0, *np.cumsum(steps).tolist()]
+
+
+KINDS = {
+    "h264": {},
+    "h264, one key frame": {"key_every": 1000, "frames": 60},
+    "h264, sizes not divisible by 16": {"size": (162, 98)},
+    "hevc": {"codec": "libx265"},
+    "vp9": {"codec": "libvpx-vp9"},
+    "mpeg4": {"codec": "mpeg4"},
+    "variable frame rate": {"times": intervals(24)},
+    "turned by 90": {"rotation": 90},
+    "turned by 180": {"rotation": 180},
+    "turned by 270": {"rotation": 270},
+    "one frame": {"frames": 1},
+    "with sound": {"sound": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_decord_and_pyav_give_the_same_pixels(tmp_path: Path, kind: str) -> None:
+    settings = dict(KINDS[kind])
+    path = write_clip(tmp_path / ("clip.webm" if settings.get("codec") == "libvpx-vp9" else "clip.mp4"), **settings)
+    count = settings.get("frames", 24)
+    indices = sorted({0, count // 3, count // 2, count // 2 + 1, count - 1} & set(range(count)))
+    one, two = frames_of(path, indices, "decord"), frames_of(path, indices, "pyav")
+    assert list(one) == list(two) == indices
+    for index in indices:
+        np.testing.assert_array_equal(one[index], two[index])
+
+
+def test_decoders_agree_on_a_clip_cut_by_an_edit_list(tmp_path: Path) -> None:
+    whole = write_clip(tmp_path / "whole.mp4", frames=48)
+    path = remux_from(whole, tmp_path / "cut.mp4", ticks=TICKS // 2)
+    counts: dict[str, int] = {}
+    got: dict[str, dict[int, np.ndarray]] = {"decord": {}, "pyav": {}}
+    for decoder, frames in got.items():
+        counts[decoder] = read_frames(path, lambda n: uniform(n, 4), frames.__setitem__, decoders=(decoder,)).frames
+    assert counts["decord"] == counts["pyav"]
+    for index in got["decord"]:
+        np.testing.assert_array_equal(got["decord"][index], got["pyav"][index])
+
+
+@pytest.mark.parametrize(("rotation", "corner"), [(0, (0, 0)), (90, (0, -1)), (180, (-1, -1)), (270, (-1, 0))])
+@pytest.mark.parametrize("decoder", ["decord", "pyav"])
+def test_a_rotated_clip_stands_as_a_player_shows_it(
+    tmp_path: Path, rotation: int, corner: tuple[int, int], decoder: str
+) -> None:
+    path = write_clip(tmp_path / "clip.mp4", frames=3, rotation=rotation)
+    got: dict[int, np.ndarray] = {}
+    probe = read_frames(path, lambda count: [1], got.__setitem__, decoders=(decoder,))
+    red = got[1][corner].astype(int)
+    assert red[0] > 180
+    assert max(red[1:]) < 90
+    assert probe.rotation == rotation
+    assert (probe.width, probe.height) == ((160, 96) if rotation % 180 == 0 else (96, 160))
+
+
+def test_av1_is_read_by_pyav_since_decord_cannot(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", codec="libsvtav1")
+    got: dict[int, np.ndarray] = {}
+    probe = read_frames(path, lambda count: uniform(count, 4), got.__setitem__)
+    assert (probe.codec, probe.decoder, probe.frames, len(got)) == ("av1", "pyav", 24, 4)
+
+
+def test_the_probe_tells_what_was_written(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", frames=36, fps=12, sound=True)
+    probe = read_frames(path, lambda count: [0], lambda index, frame: None)
+    assert (probe.frames, probe.duration, probe.fps, probe.codec) == (36, 3.0, 12.0, "h264")
+    assert (probe.width, probe.height, probe.rotation, probe.has_audio) == (160, 96, 0, True)
+
+
+def test_the_mean_rate_of_a_variable_clip_is_frames_over_duration(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", times=intervals(24))
+    probe = read_frames(path, lambda count: [0], lambda index, frame: None)
+    assert probe.frames == 24
+    assert probe.fps == pytest.approx(24 / probe.duration, abs=1e-5)
+
+
+def broken(folder: Path) -> dict[str, tuple[Path, str]]:
+    text = folder / "text.mp4"
+    text.write_text("this is no video\n" * 100)
+    empty = folder / "empty.mp4"
+    empty.write_bytes(b"")
+    return {
+        "zero bytes": (empty, "clip-empty"),
+        "no video at all": (text, "clip-unreadable"),
+        "cut, index at the end": (cut(write_clip(folder / "a.mp4"), 0.6), "clip-truncated"),
+        "cut, index at the front": (cut(write_clip(folder / "b.mp4", faststart=True), 0.6), "clip-truncated"),
+        "sound only": (write_sound_only(folder / "c.mp4"), "no-video-stream"),
+    }
+
+
+def test_each_way_to_be_broken_has_its_reason_and_names_the_clip(tmp_path: Path) -> None:
+    for kind, (path, reason) in broken(tmp_path).items():
+        with pytest.raises(ClipError) as caught:
+            read_frames(path, lambda count: [0], lambda index, frame: None, name=f"folder/{path.name}")
+        assert caught.value.reason == reason, kind
+        assert caught.value.place == f"folder/{path.name}", kind
+        assert str(tmp_path) not in str(caught.value), kind
+
+
+def test_the_same_fault_gives_the_same_words_each_time(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.webm", codec="libvpx-vp9")
+    cut(path, 0.3)
+    blob = bytearray(path.read_bytes())
+    blob[400:] = bytes(len(blob) - 400)
+    path.write_bytes(blob)
+    said = []
+    for _ in range(2):
+        with pytest.raises(ClipError) as caught:
+            read_frames(path, lambda count: [0], lambda index, frame: None)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+def test_uniform_sampling_is_that_of_internvl2() -> None:
+    def original(max_frame: int, num_segments: int) -> list[int]:
+        """The get_index of InternVL2's model card, without a bound."""
+        seg_size = float(max_frame) / num_segments
+        return [int((seg_size / 2) + np.round(seg_size * idx)) for idx in range(num_segments)]
+
+    for count in range(1, 400):
+        for frames in (1, 4, 8, 16):
+            indices = uniform(count, frames)
+            assert indices == original(count - 1, frames)
+            assert len(indices) == frames
+            assert 0 <= indices[0] <= indices[-1] < count
+
+
+def test_a_still_is_the_peak_where_the_clip_has_it() -> None:
+    assert still(24, 5) == 5
+    assert still(24, 0) == 0
+    assert still(24, None) == 12
+    assert still(24, 24) == 12
+    assert still(1, None) == 0
+
+
+def test_a_long_clip_is_sought_not_loaded(tmp_path: Path) -> None:
+    import resource
+
+    path = write_clip(tmp_path / "long.mp4", frames=1800, size=(320, 180), fps=6, key_every=60, codec="mpeg4")
+    for decoder in ("decord", "pyav"):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        got = frames_of(path, uniform(1800, 8), decoder)
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        assert len(got) == 8
+        assert grown < 100, f"{decoder} took {grown:.0f} MB; all frames would be 311 MB"

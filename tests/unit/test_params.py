@@ -1,0 +1,111 @@
+"""params.yaml is read strictly: every mistake is named with its dotted key, and nothing is guessed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from emoverse.errors import UserError
+from emoverse.params import MediaParams, Params, load_params, parse, plain, read_yaml
+from emoverse.verbs.common import overrides_of
+
+REPO = Path(__file__).resolve().parents[2]
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write params.yaml with the repository's text changed by the test."""
+
+    def _write(text: str) -> Path:
+        path = tmp_path / "params.yaml"
+        path.write_text(text, "utf-8")
+        return path
+
+    return _write
+
+
+@pytest.fixture
+def text() -> str:
+    return (REPO / "params.yaml").read_text("utf-8")
+
+
+def test_the_parameters_in_the_repository_are_valid() -> None:
+    params = load_params(REPO / "params.yaml")
+    assert isinstance(params, Params)
+    assert set(params.corpora) == {"meld", "ecf", "mosei"}
+
+
+def test_sections_survive_the_round_trip_through_plain_values(text: str) -> None:
+    params = load_params(REPO / "params.yaml")
+    assert parse(MediaParams, plain(params.media), place="media") == params.media
+    assert parse(Params, plain(params), place="all") == params
+
+
+def test_an_override_changes_its_own_key_alone() -> None:
+    one = plain(load_params(REPO / "params.yaml"))
+    two = plain(load_params(REPO / "params.yaml", {"stage1.epochs": 0.5}))
+    assert two["stage1"].pop("epochs") == 0.5
+    one["stage1"].pop("epochs")
+    assert one == two
+
+
+def test_an_override_of_one_stage_leaves_its_yaml_alias_alone(write: Write, text: str) -> None:
+    tree = yaml.safe_load(text)
+    tree["stage2"] = tree["stage1"]  # yaml.dump writes the second as an alias of the first
+    dumped = yaml.dump(tree)
+    assert "*id001" in dumped
+    params = load_params(write(dumped), {"stage1.seed": 99})
+    assert (params.stage1.seed, params.stage2.seed) == (99, 42)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("stage1.epoch", 3, "unknown parameter 'stage1.epoch', did you mean 'epochs'?"),
+        ("stage3.epochs", 3, "unknown parameter 'stage3.epochs'"),
+        ("media.frames", 0, "'media.frames'"),
+        ("media.frames", "eight", "'media.frames'"),
+        ("media.frames", True, "'media.frames'"),
+        ("amt.modality_dropout", 1.5, "'amt.modality_dropout'"),
+        ("stage1.tuner", "qlora", "'stage1.tuner'"),
+        ("amt.stage2.tasks", {"mer": 1.0, "sarcasm": 1.0}, "amt.stage2.tasks.sarcasm"),
+        ("corpora.meld", {"folder": "x"}, "'corpora.meld.folder'"),
+        ("stage1.learning_rate", float("nan"), "'stage1.learning_rate'"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_dotted_name(key: str, value: object, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_params(REPO / "params.yaml", {key: value})
+    assert said in str(caught.value)
+    assert "params.yaml" in str(caught.value)
+
+
+def test_all_mistakes_are_named_at_once() -> None:
+    with pytest.raises(UserError) as caught:
+        load_params(REPO / "params.yaml", {"media.frames": 0, "stage1.epoch": 3})
+    assert "'media.frames'" in str(caught.value)
+    assert "'stage1.epoch'" in str(caught.value)
+
+
+def test_a_missing_parameter_is_named(write: Write, text: str) -> None:
+    tree = yaml.safe_load(text)
+    del tree["export"]["tolerance"]
+    with pytest.raises(UserError, match=r"parameter 'export\.tolerance' is missing"):
+        load_params(write(yaml.safe_dump(tree)))
+
+
+def test_numbers_in_scientific_notation_are_numbers_as_they_are_for_dvc(write: Write, text: str) -> None:
+    assert read_yaml("a: 1e-3\nb: -2E5\nc: e5") == {"a": 0.001, "b": -200000.0, "c": "e5"}
+    assert overrides_of(["stage1.learning_rate=1e-4"]) == {"stage1.learning_rate": 0.0001}
+
+
+def test_an_override_keeps_everything_after_the_first_equals_sign() -> None:
+    assert overrides_of(["amt.system=a=b"]) == {"amt.system": "a=b"}
+
+
+@pytest.mark.parametrize("word", ["epochs=1", "stage1.epochs", "stage1.epochs=[1"])
+def test_an_override_in_another_form_is_refused_with_an_example(word: str) -> None:
+    with pytest.raises(UserError, match="for example"):
+        overrides_of([word])

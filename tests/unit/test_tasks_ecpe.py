@@ -1,0 +1,141 @@
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emoverse.corpora.base import Utterance
+from emoverse.tasks import task
+from emoverse.tasks.base import LeftOut, Options, Question, Scene
+from emoverse.tasks.ecpe import EMOTIONS, parse_pairs
+from tests.factories.amt import utterance
+
+ECPE = task("ecpe")
+
+
+def talk() -> list[Utterance]:
+    rows = ((1, "neutral", ()), (2, "joy", (1, 2)), (3, "fear", (3, 1)))
+    return [
+        utterance(corpus="ecf", position=n, emotion=emotion, causes=causes, text=f"Line <image> {n}")
+        for n, emotion, causes in rows
+    ]
+
+
+def asked(position: int, dialogue: Sequence[Utterance] | None = None, **options: bool) -> Question | LeftOut:
+    rows = dialogue or talk()
+    one = next(row for row in rows if row.position == position)
+    return ECPE.ask(Scene(utterance=one, dialogue=rows, options=Options(**options)))  # type: ignore[arg-type]
+
+
+def test_the_prompt_lists_the_conversation_and_only_what_came_before() -> None:
+    found = asked(3)
+    assert isinstance(found, Question)
+    assert "Input conversation:1_neutral. Ann: Line < image> 1\n2_joy. Ann:" in found.text
+    assert (
+        "Candidate utterances:1_neutral. Ann: Line < image> 1\n2_joy. Ann: Line < image> 2\nTarget utterance:3_fear."
+        in found.text
+    )
+    assert found.answer == "3_fear,3;3_fear,1"
+    assert found.gold["previous"] == 2
+
+
+def test_without_gold_emotions_no_emotion_is_shown() -> None:
+    found = asked(2, ecpe_gold_emotions=False)
+    assert isinstance(found, Question)
+    assert "Input conversation:1. Ann: Line" in found.text
+    for word in ("1_neutral", "2_joy", "emotion label for each"):
+        assert word not in found.text
+
+
+def test_targets_without_an_emotion_annotation_or_a_surviving_cause_are_left_out() -> None:
+    assert asked(1) == LeftOut("neutral-target")
+    assert asked(1, [utterance(position=1)]) == LeftOut("no-cause-pairs")
+    left = asked(3, talk()[1:])
+    assert isinstance(left, LeftOut)
+    assert left.reason == "cause-quarantined"
+
+
+def test_a_target_without_a_cause_has_an_empty_answer() -> None:
+    one = utterance(corpus="ecf", position=1, emotion="joy", causes=())
+    found = asked(1, [one])
+    assert isinstance(found, Question)
+    assert found.answer == ""
+    assert found.gold["previous"] is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "pairs"),
+    [
+        ("3_joy,1", ((3, "joy", 1),)), (" 3_joy, 1 ; 3_joy,3. ", ((3, "joy", 1), (3, "joy", 3))), ("", ()), ("“3_joy,1”", ((3, "joy", 1),)),
+        ("3_joy,1；3_joy,2", ((3, "joy", 1), (3, "joy", 2))), ("3_joy", None), ("none", None), ("3_joy,1;;", ((3, "joy", 1),)),
+        ("3_joy,1;x", None), ("3,1", None), (".,.", None),
+    ],
+)  # fmt: skip
+def test_a_reply_is_read_as_pairs_or_not_at_all(reply: str, pairs: object) -> None:
+    assert parse_pairs(reply) == pairs
+
+
+def official(golds: list[set[tuple[int, str, int]]], said: list[set[tuple[int, str, int]]]) -> tuple[float, float]:
+    """Score as SemEval's subtask 2 describes it, on sets of (record, target, emotion, cause)."""
+    gold = {(i, *pair) for i, pairs in enumerate(golds) for pair in pairs}
+    mine = {(i, *pair) for i, pairs in enumerate(said) for pair in pairs if pair[1] in EMOTIONS}
+
+    def f(a: set[tuple[int, int, str, int]], b: set[tuple[int, int, str, int]]) -> float:
+        p, r = len(a & b) / (len(b) + 1e-8), len(a & b) / (len(a) + 1e-8)
+        return 2 * p * r / (p + r + 1e-8)
+
+    weights = Counter(pair[2] for pair in gold)
+    each = {e: f({x for x in gold if x[2] == e}, {x for x in mine if x[2] == e}) for e in EMOTIONS}
+    return f(gold, mine), sum(each[e] * weights[e] for e in EMOTIONS) / max(1, sum(weights.values()))
+
+
+PAIRS = st.lists(st.tuples(st.integers(1, 4), st.sampled_from([*EMOTIONS, "neutral"]), st.integers(1, 4)), max_size=4)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sets(st.integers(1, 4), max_size=3), st.sampled_from(EMOTIONS), PAIRS), min_size=1, max_size=12
+    )
+)
+def test_both_f1s_are_those_of_their_definitions(
+    records: list[tuple[set[int], str, list[tuple[int, str, int]]]],
+) -> None:
+    golds = [[(2, emotion, cause) for cause in sorted(causes)] for causes, emotion, _ in records]
+    said = [reply for _, _, reply in records]
+    text = [";".join(f"{t}_{e},{c}" for t, e, c in pairs) for pairs in said]
+    answers = [";".join(f"{t}_{e},{c}" for t, e, c in pairs) for pairs in golds]
+    scorer = ECPE.scorer([ECPE.gold(answer, corpus="ecf") for answer in answers])
+    scores = scorer.scores(scorer.counts(text).sum(0))
+    micro, weighted = official([set(pairs) for pairs in golds], [set(pairs) for pairs in said])
+    assert scores["official_f1"] == pytest.approx(micro, abs=1e-6)
+    assert scores["official_weighted_f1"] == pytest.approx(weighted, abs=1e-6)
+    kept = [(a.split(";"), t.split(";")) for a, t in zip(answers, text, strict=True) if a]
+    hits = sum(part in gold for gold, parts in kept for part in parts)
+    total = sum(len(parts) for _, parts in kept) + sum(len(gold) for gold, _ in kept)
+    assert scores["f1"] == pytest.approx(2 * hits / total if total else 0.0)
+
+
+def test_an_unreadable_reply_is_wrong_and_counted() -> None:
+    scorer = ECPE.scorer([ECPE.gold("3_joy,1", corpus="ecf"), ECPE.gold("3_joy,1", corpus="ecf")])
+    scores = scorer.scores(scorer.counts(["the first one", "3_joy,1"]).sum(0))
+    assert (scores["unparsable"], scores["recall"], scores["precision"]) == (0.5, 0.5, 0.5)
+
+
+def test_a_published_record_tells_its_target_by_answer_or_query() -> None:
+    assert ECPE.gold("12_fear,3", corpus="ecf")["target"] == 12
+    query = "...\nTarget utterance:4_sadness. Ann: oh\nYou need"
+    gold = ECPE.gold("", corpus="ecf", query=query)
+    assert (gold["target"], gold["emotion"], gold["previous"]) == (4, "sadness", 3)
+
+
+def test_the_two_trivial_rules_are_written_as_answers() -> None:
+    golds = [found.gold for found in (asked(2), asked(3)) if isinstance(found, Question)]
+    made = ECPE.baselines(golds, Counter())
+    assert made == {
+        "target itself": ["2_joy,2", "3_fear,3"],
+        "previous + target": ["2_joy,1;2_joy,2", "3_fear,2;3_fear,3"],
+    }
+    assert all(parse_pairs(reply) for replies in made.values() for reply in replies)
+    assert all(a < b for a, b in pairwise(gold["target"] for gold in golds))
