@@ -29,16 +29,18 @@ sys.path.insert(0, str(REPO))
 from tests.factories.internvl2 import config, shapes, write_large_weights, write_tokenizer  # noqa: E402
 
 SHARD = 4_900_000_000
+NEEDED = 20_000_000_000  # bytes of disk for all layers: the checkpoint and one more of its size at a time
 PROGRAM = """
-import json, resource, sys, time
+import json, re, shutil, sys, time
 from pathlib import Path
 from emoverse.models.convert import step
-def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# not getrusage: that remembers the process this one was started from
+def peak(): return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
 began = time.perf_counter(); ready = step.prepare(source); checked = time.perf_counter() - began
 before = peak(); (out / "model").mkdir(parents=True)
 began = time.perf_counter(); step.write_model(ready, out / "model"); wrote = time.perf_counter() - began
-alone = peak(); shutil = __import__("shutil"); shutil.rmtree(out)
+alone = peak(); shutil.rmtree(out)
 began = time.perf_counter(); step.convert(source, out); whole = time.perf_counter() - began
 print(json.dumps({"parameters": ready.parameters, "check_s": checked, "write_s": wrote, "whole_step_s": whole,
                   "rss_before": before, "rss_peak_write": alone, "rss_peak_whole": peak()}))
@@ -102,9 +104,11 @@ def copy_seconds(folder: Path, target: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="needs 3 times the weights")
+    parser.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()), help="needs 20 GB for all layers")
     parser.add_argument("--layers", type=int, default=32, help="of the language model; 32 is the whole of it")
     args = parser.parse_args()
+    if shutil.disk_usage(args.scratch).free < NEEDED * (args.layers + 4) / 36:
+        sys.exit(f"{args.scratch} has too little room: give another --scratch, or fewer --layers")
     with tempfile.TemporaryDirectory(dir=args.scratch, prefix="convert-benchmark-") as name:
         work = Path(name)
         size = generate(work / "original", args.layers)

@@ -18,14 +18,15 @@ def base_model(params: str, media: str, code: str, model: dsl.Output[dsl.Model])
     import json
     from pathlib import Path
 
-    from emoverse.lineage import metadata_of
+    from emoverse.lineage import check_code, metadata_of
     from emoverse.models import step
     from emoverse.params import BaseModelParams, MediaParams, parse
 
+    check_code("base-model", code)
     out = Path(model.path)
     step.base_model(
         out,
         parse(BaseModelParams, json.loads(params), place="base_model"),
         parse(MediaParams, json.loads(media), place="media"),
     )
-    model.metadata.update(metadata_of(out, code=code))
+    model.metadata.update(metadata_of(out))

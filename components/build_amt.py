@@ -26,9 +26,10 @@ def build_amt(
     from pathlib import Path
 
     from emoverse.amt import step
-    from emoverse.lineage import metadata_of
+    from emoverse.lineage import check_code, metadata_of
     from emoverse.params import AmtParams, parse
 
+    check_code("build-amt", code)
     out = Path(amt.path)
     step.build_amt([Path(one.path) for one in validated], out, parse(AmtParams, json.loads(params), place="amt"))
-    amt.metadata.update(metadata_of(out, code=code))
+    amt.metadata.update(metadata_of(out))

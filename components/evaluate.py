@@ -34,10 +34,11 @@ def evaluate(
     from pathlib import Path
 
     from emoverse.evaluation import step
-    from emoverse.lineage import metadata_of
+    from emoverse.lineage import check_code, metadata_of
     from emoverse.params import EvaluateParams, parse
     from emoverse.report.scores import confusion_over, flat
 
+    check_code("evaluate", code)
     out = Path(scores.path)
     step.evaluate(
         Path(model.path),
@@ -46,7 +47,7 @@ def evaluate(
         out,
         parse(EvaluateParams, json.loads(params), place="evaluate"),
     )
-    scores.metadata.update(metadata_of(out, code=code))
+    scores.metadata.update(metadata_of(out))
     for name, value in flat(out).items():
         metrics.log_metric(name, value)
     labels, counts = confusion_over(out, "mer")

@@ -32,9 +32,10 @@ def export(
     from pathlib import Path
 
     from emoverse.export import step
-    from emoverse.lineage import metadata_of
+    from emoverse.lineage import check_code, metadata_of
     from emoverse.params import ExportParams, parse
 
+    check_code("export", code)
     out = Path(onnx.path)
     step.export(
         Path(model.path),
@@ -44,4 +45,4 @@ def export(
         validated=[Path(one.path) for one in validated],
         scores=Path(scores.path),
     )
-    onnx.metadata.update(metadata_of(out, code=code))
+    onnx.metadata.update(metadata_of(out))

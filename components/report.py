@@ -37,12 +37,13 @@ def report(
     import shutil
     from pathlib import Path
 
-    from emoverse.lineage import metadata_of
+    from emoverse.lineage import check_code, metadata_of
     from emoverse.report import step
 
+    check_code("report", code)
     out = Path(results.path)
     stages = [Path(base.path), Path(stage1.path), Path(stage2.path)]
     paths = [Path(one.path) for one in validated]
     step.report(paths, Path(amt.path), stages, Path(scores.path), Path(onnx.path), out)
-    results.metadata.update(metadata_of(out, code=code))
+    results.metadata.update(metadata_of(out))
     shutil.copyfile(out / "index.html", page.path)

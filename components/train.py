@@ -31,10 +31,11 @@ def train(
     import json
     from pathlib import Path
 
-    from emoverse.lineage import metadata_of
+    from emoverse.lineage import check_code, metadata_of
     from emoverse.params import TrainParams, parse
     from emoverse.training import step
 
+    check_code("train", code)
     out = Path(trained.path)
     step.train(
         stage,
@@ -44,4 +45,4 @@ def train(
         out,
         parse(TrainParams, json.loads(params), place=stage),
     )
-    trained.metadata.update(metadata_of(out, code=code))
+    trained.metadata.update(metadata_of(out))

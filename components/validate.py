@@ -32,10 +32,11 @@ def validate(
     import shutil
     from pathlib import Path
 
-    from emoverse.lineage import metadata_of
+    from emoverse.lineage import check_code, metadata_of
     from emoverse.params import MediaParams, ValidationParams, parse
     from emoverse.validation import step
 
+    check_code("validate", code)
     out = Path(validated.path)
     step.validate(
         corpus,
@@ -44,5 +45,5 @@ def validate(
         parse(MediaParams, json.loads(media), place="media"),
         parse(ValidationParams, json.loads(validation), place="validation"),
     )
-    validated.metadata.update(metadata_of(out, code=code, raw=raw_md5))
+    validated.metadata.update(metadata_of(out, raw=raw_md5))
     shutil.copyfile(out / "page.html", page.path)

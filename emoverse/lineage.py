@@ -81,17 +81,22 @@ def tree_of(manifest: Mapping[str, Any]) -> Node:
     return node(str(manifest["outputs"]["digest"]), manifest)
 
 
-def metadata_of(folder: Path, *, code: str = "", raw: str | None = None) -> dict[str, Any]:
+def check_code(step: str, asked: str) -> None:
+    """Raise UserError when this installation's code of a step is not what a run asked for; empty asks for any."""
+    here = code_digest(CODE[step])
+    if asked and here != asked:
+        problem = f"the code here is {here[:SHORT]}, but the run asked for {asked[:SHORT]}"
+        raise UserError(problem, place=step, remedy="build the image from the revision that submits the run")
+
+
+def metadata_of(folder: Path, *, raw: str | None = None) -> dict[str, Any]:
     """Return what a Kubeflow artifact says about itself: digests, parameters, rows, and the ancestry, a line each.
 
-    ``code`` is the digest of the step's code (empty: the image's own) and ``raw`` the DVC MD5 of the raw corpus (None:
-    the step reads none) that the run asked for. Raises UserError when the folder was made from anything else.
+    ``raw`` is the DVC MD5 of the raw corpus that the run asked for, None where the step reads none. Raises UserError
+    when the folder was made from another.
     """
     manifest = read_manifest(folder)
     top = tree_of(manifest)
-    if code and manifest["code"] != code:
-        problem = f"made by code {manifest['code'][:SHORT]}, but the run asked for {code[:SHORT]}"
-        raise UserError(problem, place=str(folder), remedy="build the image from the revision that submits the run")
     if raw == "":
         problem = "the run names no MD5 for its raw corpus, so a cache could serve the result of another"
         raise UserError(problem, place=str(folder), remedy="submit with the md5 that the corpus's .dvc file holds")

@@ -51,10 +51,14 @@ class ValidationParams:
 
 @_frozen
 class MixtureParams:
-    """One stage's mixture: the corpora it draws on and, per task, the share of eligible rows it keeps."""
+    """One stage's mixture: the corpora it draws on and, per task, the share of eligible rows it keeps.
+
+    ``caps`` bounds the number of a task's rows, copies aside.
+    """
 
     corpora: tuple[str, ...]
     tasks: dict[str, Annotated[float, Share]]
+    caps: dict[str, Annotated[int, Positive]] = Field(default_factory=dict)
 
 
 @_frozen
@@ -76,13 +80,15 @@ class AmtParams:
 
 @_frozen
 class BaseModelParams:
-    """The tiny base model that stands in for InternVL2 on the sample; ``faces`` are clips drawn for its pretraining,
+    """The tiny base model that stands in for InternVL2 on the sample.
 
-    ``sentences`` lessons about words alone, ``epochs`` passes over both.
+    ``faces`` are clips drawn for its pretraining and ``sentences`` lessons about words alone; ``face_epochs`` passes
+    over the frames train its eyes, ``epochs`` passes over the lessons its words.
     """
 
     seed: int
     faces: int = Field(ge=1)
+    face_epochs: int = Field(default=5, ge=1)
     sentences: int = Field(ge=1)
     epochs: int = Field(ge=1)
 

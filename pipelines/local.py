@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +50,16 @@ def run(params: Params, *, base: Path, root: Path) -> list[Outcome]:
     arguments = measured(params, base)
     root = root.absolute()
     before = _runs(root)
+    with session(root):
+        task = pipeline(arguments)(**arguments.as_keywords())
+    outcomes = [_outcome(name, folder, before) for name, folder in _folders(task.outputs).items()]
+    _link(root / "latest", outcomes)
+    return outcomes
+
+
+@contextmanager
+def session(root: Path) -> Iterator[None]:
+    """Let kfp pipelines called in the body run on this machine; raise UserError when a step of theirs fails."""
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
         pipeline_root=str(root),
@@ -55,15 +67,15 @@ def run(params: Params, *, base: Path, root: Path) -> list[Outcome]:
         enable_caching=True,
         cache_root=str(root / "cache"),
     )
-    with _importable():
+    with _importable(), warnings.catch_warnings():
+        # A task's display name is for the Kubeflow UI; kfp warns at each task that a local run does not show it.
+        warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
         try:
-            task = pipeline(arguments)(**arguments.as_keywords())
+            yield
         except RuntimeError as error:
-            remedy = "read the step's own words above; `emoverse run-local` goes on from there"
-            raise UserError(f"the pipeline stopped: {error}", place=str(root), remedy=remedy) from error
-    outcomes = [_outcome(name, folder, before) for name, folder in _folders(task.outputs).items()]
-    _link(root / "latest", outcomes)
-    return outcomes
+            said = re.sub(r"\x1b\[\d+m", "", str(error)).rstrip(".")
+            remedy = "read the step's own words above, then run the same command: it goes on from there"
+            raise UserError(f"the pipeline stopped: {said}", place=str(root), remedy=remedy) from error
 
 
 def _runs(root: Path) -> list[Path]:

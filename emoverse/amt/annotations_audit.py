@@ -1,4 +1,4 @@
-"""Audit annotation files, no videos needed: does ECF train show MELD's test set, and do their labels agree?
+"""Audit annotation files without videos: what of MELD's test set ECF train shows, and where their labels differ.
 
 The mapping that came with ECF 1.0 says which MELD clip an utterance of ECF train is; the signs that ``build-amt`` uses,
 which need no mapping, are counted beside it.
@@ -11,15 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from emoverse.amt.conflicts import conflicts, summary
 from emoverse.amt.leakage import by_text, by_time, sides
 from emoverse.amt.tables import CorpusTable
 from emoverse.corpora import ecf, ecf1, meld
 from emoverse.corpora.base import Reading, Split, Utterance
 from emoverse.errors import RowErrors, UserError
-from emoverse.tables import UTTERANCES
 
 Clips = Mapping[tuple[str, int], tuple[Split, str]]
 
@@ -68,7 +65,7 @@ def _conflicts(
 
 def _signs(train: Sequence[Utterance], friends: Sequence[Utterance]) -> dict[str, int]:
     """Count the MELD test utterances that episode and time, or equal words, find in ECF train without the mapping."""
-    (_, others), (tests, _) = sides(_table(train)), sides(_table(friends))
+    (_, others), (tests, _) = sides(CorpusTable.of(train)), sides(CorpusTable.of(friends))
     return {
         "by_time": len({leak.test_id for leak in by_time([tests], [others])}),
         "by_text": len({leak.test_id for leak in by_text([tests], [others])}),
@@ -108,7 +105,3 @@ def _strict(reading: Reading, folder: Path) -> list[Utterance]:
         problems = [f"{folder / row.source}: {row.column}: {row.detail}" for row in reading.quarantined]
         raise RowErrors(problems, remedy="mend the rows and run the audit again")
     return reading.utterances
-
-
-def _table(utterances: Sequence[Utterance]) -> CorpusTable:
-    return CorpusTable(pa.Table.from_pylist([asdict(one) for one in utterances], schema=UTTERANCES))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
+from emoverse.amt.authors import Record
 from emoverse.amt.mixture import Stage, draw
 from emoverse.amt.outputs import Outputs
 from emoverse.amt.reasons import Reasons
@@ -14,117 +15,158 @@ from emoverse.amt.tables import CorpusTable
 from emoverse.corpora.base import Utterance
 from emoverse.params import AmtParams
 from emoverse.tasks import task
-from emoverse.tasks.base import LeftOut, Options, Question, Scene
+from emoverse.tasks.base import Gold, LeftOut, Options, Question, Scene
 from emoverse.tasks.text import MUTED, neutralise
 
 _COPIED: Final = ("mer", "msa")
 """Tasks whose rows modality drop-out copies, in the last stage only: that is the model whose controls are scored."""
+Key = tuple[str, str, str]
+"""(stage or split, corpus, task)."""
 
 
 class Builder:
-    """Turn dialogues into rows. ``leaked`` are train and validation utterances that show a test utterance."""
+    """Turn dialogues into rows and count everything; without ``outputs``, count only.
+
+    ``leaked`` are non-test utterances that show a test utterance. ``held_out`` are the stages whose tasks are tested,
+    those with the authors' own rows among them.
+    """
 
     def __init__(
-        self, params: AmtParams, stages: Sequence[Stage], reasons: Reasons, leaked: frozenset[str], outputs: Outputs
+        self,
+        params: AmtParams,
+        stages: Sequence[Stage],
+        reasons: Reasons,
+        leaked: frozenset[str],
+        outputs: Outputs | None,
+        *,
+        held_out: Sequence[Stage] = (),
     ) -> None:
         self._params, self._stages, self._reasons, self._outputs = params, stages, reasons, outputs
+        self._tested = held_out or stages
         self._leaked = leaked if params.leakage == "drop" else frozenset()
         self._options = Options(zero_sentiment=params.zero_sentiment, ecpe_gold_emotions=params.ecpe_gold_emotions)
         self.candidates = 0
         self.kept = 0
         self.dropped: Counter[str] = Counter()
-        self.left_out: dict[tuple[str, str, str], Counter[str]] = {}  # reasons by (file, corpus, task)
+        self.left_out: defaultdict[Key, Counter[str]] = defaultdict(Counter)
+        self.answers: defaultdict[Key, Counter[str]] = defaultdict(Counter)
+        self.closed: set[str] = set()  # tasks with a closed list of answers
         self.remedies: dict[str, str] = {}
         self.tolerated: dict[str, str] = {}  # the remedies of reasons that may empty a task
-        self.closed: set[str] = set()  # tasks with a closed list of answers
-        self.answers: dict[tuple[str, str, str], Counter[str]] = {}  # by (split or stage, corpus, task)
         self.placeholders: list[str] = []
+        self.draws: defaultdict[tuple[str, str], list[float]] = defaultdict(list)  # of capped (stage, task)
 
     def corpus(self, table: CorpusTable) -> None:
         """Write all rows of one corpus."""
         used = [stage for stage in self._stages if table.name in stage.corpora]
-        asked = sorted({name for stage in used for name, weight in stage.weights.items() if weight > 0})
+        tested = [stage for stage in self._tested if table.name in stage.corpora]
+        asked = sorted({name for stage in tested for name, weight in stage.weights.items() if weight > 0})
         for dialogue, units in table.dialogues():
-            unsafe = {one.utterance_id for one in dialogue if self._is_unsafe(one)}
-            self.placeholders += sorted(unsafe)
+            talk = Talk(dialogue, self._leaked if dialogue[0].split != "test" else frozenset())
+            self.placeholders += sorted(talk.unsafe)
             for one, face in zip(dialogue, units, strict=True):
-                scene = _Asked(self, one, dialogue, face, frozenset(unsafe))
+                asking = _Asking(self._reasons, self._options, talk, one, face)
                 if one.split == "train":
                     for stage in used:
-                        self._train(stage, scene)
+                        self._train(stage, asking)
                 else:
                     for name in asked:
-                        self._held_out(name, scene)
+                        self._held_out(name, asking)
 
-    def _train(self, stage: Stage, scene: _Asked) -> None:
+    def _train(self, stage: Stage, asking: _Asking) -> None:
         """Write the rows of one train utterance in one stage."""
-        picks = stage.picks(scene.one.utterance_id)
-        weighted = sum(weight > 0 for weight in stage.weights.values())
-        self.candidates += weighted
-        self.dropped["not sampled"] += weighted - len(picks)
+        picks = stage.picks(asking.one.utterance_id)
+        self.candidates += stage.asked
+        self.dropped["not sampled"] += stage.asked - len(picks)
         for i, name in enumerate(picks):
-            question = self._question(stage.name, name, scene)
+            question = self._question(stage.name, name, asking)
             if question is None:
                 continue
             if not question.trained:
-                self._drop(stage.name, name, scene.one, "sentiment-zero")
+                self._drop((stage.name, asking.one.corpus, name), "sentiment-zero")
                 continue
-            self._write(stage.name, stage.name, name, scene, question)
-            if stage is self._stages[-1] and name in _COPIED:
-                self._copies(stage, name, scene, question)
+            if name in stage.caps:
+                value = stage.value(name, asking.one.utterance_id)
+                if value >= stage.limits.get(name, 1.0):
+                    self._drop((stage.name, asking.one.corpus, name), "cap")
+                    continue
+                self.draws[stage.name, name].append(value)
+            self._write(stage.name, stage.name, name, asking, question)
+            if stage.name == self._tested[-1].name and name in _COPIED:
+                self._copies(stage, name, asking, question)
             if stage.per_clip == "one":
                 self.dropped["one task per clip"] += len(picks) - i - 1
                 break
 
-    def _held_out(self, name: str, scene: _Asked) -> None:
+    def given(self, stage: str, records: Iterable[Record]) -> None:
+        """Write the authors' own records as a stage's rows."""
+        for one in records:
+            self.candidates += 1
+            if not self._leaked.isdisjoint(one.shown):
+                self._drop((stage, one.utterance.corpus, one.task), "leak")
+                continue
+            unsafe = one.query != one.question.text
+            query = one.query if unsafe else ""
+            if self._outputs is not None:
+                self._outputs.write(
+                stage, one.task, one.utterance, one.question, still=one.still, query=query, suffix=one.suffix,
+                placeholder=unsafe,
+            )  # fmt: skip
+            self._count(stage, one.task, one.utterance, one.question)
+
+    def _held_out(self, name: str, asking: _Asking) -> None:
         """Write the row of one test or validation utterance, with its gold."""
-        one = scene.one
+        one = asking.one
         self.candidates += 1
-        question = self._question(one.split, name, scene)
+        question = self._question(one.split, name, asking)
         if question is not None:
             gold = {**question.gold, "group": f"{one.corpus}/{one.split}/{one.dialogue_id}"}
-            self._write(f"{one.split}/{one.corpus}-{name}", one.split, name, scene, question, gold=gold)
+            self._write(f"{one.split}/{one.corpus}-{name}", one.split, name, asking, question, gold)
 
-    def _question(self, where: str, name: str, scene: _Asked) -> Question | None:
+    def _question(self, where: str, name: str, asking: _Asking) -> Question | None:
         """Ask one task; count why there is no question, or why it may not be used."""
-        asked = scene.ask(name)
+        asked = asking.ask(name)
         if isinstance(asked, LeftOut):
-            self._drop(where, name, scene.one, asked.reason)
+            self._drop((where, asking.one.corpus, name), asked.reason)
             if asked.remedy:
                 (self.tolerated if asked.tolerated else self.remedies)[asked.reason] = asked.remedy
             return None
-        if scene.one.split != "test" and not self._leaked.isdisjoint(scene.shown(name)):
-            self._drop(where, name, scene.one, "leak")
+        if asking.shows(name, asking.talk.leaked):
+            self._drop((where, asking.one.corpus, name), "leak")
             return None
         return asked
 
-    def _drop(self, where: str, name: str, one: Utterance, reason: str) -> None:
+    def _drop(self, key: Key, reason: str) -> None:
         self.dropped[reason] += 1
-        self.left_out.setdefault((where, one.corpus, name), Counter())[reason] += 1
+        self.left_out[key][reason] += 1
 
     def _write(
-        self, file: str, where: str, name: str, scene: _Asked, question: Question, *, gold: dict[str, Any] | None = None
+        self, file: str, where: str, name: str, asking: _Asking, question: Question, gold: Gold | None = None
     ) -> None:
         """Write a row and its published form, the latter with the transcript verbatim."""
-        one, unsafe = scene.one, not scene.unsafe.isdisjoint(scene.shown(name))
-        query = scene.ask_verbatim(name) if unsafe else ""
-        self._outputs.write(
-            file, name, one, question, still=self._still(name, one), query=query, gold=gold, placeholder=unsafe
-        )
+        unsafe = asking.shows(name, asking.talk.unsafe)
+        if self._outputs is not None:
+            query = asking.ask_verbatim(name) if unsafe else ""
+            still = self._still(name, asking.one)
+            write = self._outputs.write
+            write(file, name, asking.one, question, still=still, query=query, gold=gold, placeholder=unsafe)
+        self._count(where, name, asking.one, question)
+
+    def _count(self, where: str, name: str, one: Utterance, question: Question) -> None:
         self.kept += 1
         if question.gold["answers"] is not None:
             self.closed.add(name)
-        self.answers.setdefault((where, one.corpus, name), Counter())[question.answer] += 1
+        self.answers[where, one.corpus, name][question.answer] += 1
 
-    def _copies(self, stage: Stage, name: str, scene: _Asked, question: Question) -> None:
+    def _copies(self, stage: Stage, name: str, asking: _Asking, question: Question) -> None:
         """Write the row again with blank frames, and again without words, each for a share of rows."""
-        one, still = scene.one, self._still(name, scene.one)
+        one, still = asking.one, self._still(name, asking.one)
         for suffix in ("~blank", "~mute"):
-            if draw(stage.seed, stage.name, name, one.utterance_id, suffix) >= self._params.modality_dropout:
+            if draw(stage.seed, stage.name, name, suffix, one.utterance_id) >= self._params.modality_dropout:
                 continue
-            text = question.text if suffix == "~blank" else scene.ask_muted(name)
-            copy = replace(question, text=text)
-            self._outputs.write(stage.name, name, one, copy, still=still, suffix=suffix)
+            if self._outputs is not None:
+                copy = question if suffix == "~blank" else replace(question, text=asking.ask_muted(name))
+                self._outputs.write(stage.name, name, one, copy, still=still, suffix=suffix)
             self.candidates += 1
             self.kept += 1
 
@@ -132,59 +174,54 @@ class Builder:
         """Say whether a row shows the peak frame instead of the clip."""
         return task(name).media == "peak" or (one.corpus == "mosei" and self._params.mosei_media == "image")
 
-    def _is_unsafe(self, one: Utterance) -> bool:
-        return neutralise(one.text) != one.text or (one.speaker is not None and neutralise(one.speaker) != one.speaker)
 
-    def reason_of(self, scene: _Asked) -> Any:
-        """Return the provider's reason for an utterance."""
-        return self._reasons.of(scene.one, scene.dialogue, scene.units)
+class Talk:
+    """A dialogue, and which of its utterances hold a placeholder or show a test utterance."""
 
-    @property
-    def options(self) -> Options:
-        """Return the choices that change a question."""
-        return self._options
+    def __init__(self, utterances: list[Utterance], leaked: frozenset[str]) -> None:
+        self.utterances = utterances
+        self.unsafe = frozenset(one.utterance_id for one in utterances if _is_unsafe(one))
+        self.leaked = frozenset(one.utterance_id for one in utterances if one.utterance_id in leaked)
 
 
-class _Asked:
-    """One utterance and its surroundings; each task is asked once, however many stages keep the row."""
+class _Asking:
+    """Ask tasks about one utterance, each of them once, however many stages keep the row."""
 
     def __init__(
-        self,
-        builder: Builder,
-        one: Utterance,
-        dialogue: list[Utterance],
-        units: Mapping[str, float] | None,
-        unsafe: frozenset[str],
+        self, reasons: Reasons, options: Options, talk: Talk, one: Utterance, units: Mapping[str, float] | None
     ) -> None:
-        self._builder, self.one, self.dialogue, self.units, self.unsafe = builder, one, dialogue, units, unsafe
-        self._answers: dict[str, Question | LeftOut] = {}
+        self._reasons, self.talk, self.one = reasons, talk, one
+        self._scene = Scene(utterance=one, dialogue=talk.utterances, units=units, options=options)
+        self._asked: dict[str, Question | LeftOut] = {}
 
     def ask(self, name: str) -> Question | LeftOut:
         """Return the task's question or why there is none."""
-        if name not in self._answers:
-            self._answers[name] = task(name).ask(self._scene(name))
-        return self._answers[name]
+        found = self._asked.get(name)
+        if found is None:
+            found = self._asked[name] = task(name).ask(self._scene_for(name))
+        return found
 
     def ask_verbatim(self, name: str) -> str:
         """Return the prompt with the transcript as it stands."""
-        asked = task(name).ask(replace(self._scene(name), verbatim=True))
+        asked = task(name).ask(replace(self._scene_for(name), verbatim=True))
         assert isinstance(asked, Question)
         return asked.text
 
     def ask_muted(self, name: str) -> str:
         """Return the prompt with ``...`` for the words."""
-        asked = task(name).ask(replace(self._scene(name), utterance=replace(self.one, text=MUTED)))
+        asked = task(name).ask(replace(self._scene, utterance=replace(self.one, text=MUTED)))
         assert isinstance(asked, Question)
         return asked.text
 
-    def shown(self, name: str) -> frozenset[str]:
-        """Return the ids of the utterances that a row of this task shows."""
-        if task(name).shows == "utterance":
-            return frozenset((self.one.utterance_id,))
-        return frozenset(other.utterance_id for other in self.dialogue)
+    def shows(self, name: str, marked: frozenset[str]) -> bool:
+        """Say whether a row of this task shows one of the marked utterances of the dialogue."""
+        return bool(marked) and (task(name).shows == "dialogue" or self.one.utterance_id in marked)
 
-    def _scene(self, name: str) -> Scene:
-        reason = self._builder.reason_of(self) if name == "eri" else None
-        return Scene(
-            utterance=self.one, dialogue=self.dialogue, units=self.units, reason=reason, options=self._builder.options
-        )
+    def _scene_for(self, name: str) -> Scene:
+        if name != "eri":
+            return self._scene
+        return replace(self._scene, reason=self._reasons.of(self.one, self.talk.utterances, self._scene.units))
+
+
+def _is_unsafe(one: Utterance) -> bool:
+    return neutralise(one.text) != one.text or (one.speaker is not None and neutralise(one.speaker) != one.speaker)

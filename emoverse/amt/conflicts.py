@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from emoverse.amt.leakage import Side, overlaps
+from emoverse.amt.leakage import Side, overlaps, same_clips
 
 MIN_IOU: Final = 0.5
 """Share of the union two spans of an episode must have in common to be one utterance."""
@@ -30,7 +30,8 @@ def shared_utterances(pairs: Sequence[tuple[Side, Side]]) -> list[tuple[str, str
     for i, one in enumerate(halves):
         for other in halves[i + 1 :]:
             if one.corpus != other.corpus:
-                found.update(_by_clip(one, other))
+                found.update(same_clips(one, other))
+                found.update((left, right) for right, left in same_clips(other, one))
                 for left, a, right, b in overlaps([one], [other], MIN_IOU):
                     found.add((left.ids[a], right.ids[b]))
     return sorted(found)
@@ -54,13 +55,3 @@ def summary(pairs: Sequence[tuple[str, str]], found: Sequence[Conflict]) -> dict
         "different_emotion": len(found),
         "commonest": dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:10]),
     }
-
-
-def _by_clip(one: Side, other: Side) -> Iterable[tuple[str, str]]:
-    for left, right, flip in ((one, other, False), (other, one, True)):
-        known = {f"{right.corpus}/{clip}": name for name, clip in zip(right.ids, right.clips, strict=True)}
-        for name, clip in zip(left.ids, left.clips, strict=True):
-            corpus, _, path = clip.partition("/")
-            match = known.get(f"{corpus.lower()}/{path}")
-            if match is not None:
-                yield (match, name) if flip else (name, match)

@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -51,6 +52,25 @@ class Side:
     start: NDArray[np.float64]
     end: NDArray[np.float64]
 
+    @cached_property
+    def by_episode(self) -> dict[str, NDArray[np.int64]]:
+        """Return the rows with a known time, by episode."""
+        rows: dict[str, list[int]] = defaultdict(list)
+        for i, (episode, start) in enumerate(zip(self.episodes, self.start.tolist(), strict=True)):
+            if episode is not None and start == start:
+                rows[episode].append(i)
+        return {episode: np.array(found, dtype=np.int64) for episode, found in rows.items()}
+
+    @cached_property
+    def borrowed(self) -> dict[str, list[tuple[str, str]]]:
+        """Return (id, clip) of clips below a folder named for another corpus, by that corpus; ``MELD/test/...``."""
+        found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+        for name, clip in zip(self.ids, self.clips, strict=True):
+            folder, _, path = clip.partition("/")
+            if folder.isupper() and folder.lower() != self.corpus:
+                found[folder.lower()].append((name, path))
+        return dict(found)
+
 
 def normalised(text: str) -> str:
     """Return lower-case words with single spaces: what two spellings of one utterance have in common."""
@@ -83,12 +103,18 @@ def find_leaks(pairs: Sequence[tuple[Side, Side]], *, near: bool = True) -> list
 
 def by_clip(tests: Sequence[Side], others: Sequence[Side]) -> Iterable[Leak]:
     """Find clips that lie below a folder named for another corpus: ``MELD/test/...`` in ECF is MELD's ``test/...``."""
-    known = {f"{test.corpus}/{clip}": name for test in tests for name, clip in zip(test.ids, test.clips, strict=True)}
     for other in others:
-        for name, clip in zip(other.ids, other.clips, strict=True):
-            corpus, _, path = clip.partition("/")
-            if (test_id := known.get(f"{corpus.lower()}/{path}")) is not None and corpus.lower() != other.corpus:
+        for test in tests:
+            for name, test_id in same_clips(other, test):
                 yield Leak(name, test_id, "clip")
+
+
+def same_clips(one: Side, two: Side) -> Iterable[tuple[str, str]]:
+    """Yield (id, id) of utterances of ``one`` whose clip is a clip of ``two``."""
+    wanted = one.borrowed.get(two.corpus)
+    if wanted:
+        known = dict(zip(two.clips, two.ids, strict=True))
+        yield from ((name, known[path]) for name, path in wanted if path in known)
 
 
 def by_time(tests: Sequence[Side], others: Sequence[Side]) -> Iterable[Leak]:
@@ -120,10 +146,10 @@ def overlaps(ones: Sequence[Side], twos: Sequence[Side], least: float) -> Iterab
     """Yield pairs of utterances of the same episode whose intersection is at least ``least`` of their union."""
     groups: dict[str, list[tuple[Side, NDArray[np.int64]]]] = defaultdict(list)
     for two in twos:
-        for episode, rows in _by_episode(two).items():
+        for episode, rows in two.by_episode.items():
             groups[episode].append((two, rows))
     for one in ones:
-        for episode, left in _by_episode(one).items():
+        for episode, left in one.by_episode.items():
             for two, right in groups.get(episode, ()):
                 a, b = one.start[left][:, None], one.end[left][:, None]
                 c, d = two.start[right], two.end[right]
@@ -131,14 +157,6 @@ def overlaps(ones: Sequence[Side], twos: Sequence[Side], least: float) -> Iterab
                 union = np.maximum(b, d) - np.minimum(a, c)
                 for i, j in np.argwhere((shared > 0) & (shared >= least * union)):
                     yield one, int(left[i]), two, int(right[j])
-
-
-def _by_episode(side: Side) -> dict[str, NDArray[np.int64]]:
-    rows: dict[str, list[int]] = defaultdict(list)
-    for i, episode in enumerate(side.episodes):
-        if episode is not None and not np.isnan(side.start[i]):
-            rows[episode].append(i)
-    return {episode: np.array(found, dtype=np.int64) for episode, found in rows.items()}
 
 
 def _side(corpus: str, columns: dict[str, list[Any]], chosen: NDArray[np.bool_]) -> Side:

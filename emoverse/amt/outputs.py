@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import orjson
 
 from emoverse.amt.published import RecordList, media_path, record
 from emoverse.amt.tally import Tally
 from emoverse.corpora.base import Utterance
-from emoverse.tasks.base import Question
+from emoverse.tasks.base import Gold, Question
+
+COPIES: Final = ("~blank", "~mute")
+"""Suffixes of rows that modality drop-out adds; they are not published."""
 
 
 class Outputs:
@@ -23,8 +26,7 @@ class Outputs:
         self._stack = ExitStack()
         self._rows: dict[str, IO[bytes]] = {}
         self._published: dict[str, RecordList] = {}
-        self.tallies: dict[str, Tally] = {}
-        self.trained: dict[tuple[str, str, str], Counter[str]] = {}  # answers by (stage, corpus, task)
+        self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
 
     def __enter__(self) -> Outputs:
         """Return itself."""
@@ -44,7 +46,7 @@ class Outputs:
         still: bool,
         query: str = "",
         suffix: str = "",
-        gold: dict[str, Any] | None = None,
+        gold: Gold | None = None,
         placeholder: bool = False,
     ) -> None:
         """Write one row to ``<name>.jsonl``, and to ``published/<name>.json`` unless it is an altered copy.
@@ -56,9 +58,10 @@ class Outputs:
         if gold is not None:
             row["gold"] = gold
         self._handle(name).write(orjson.dumps(row) + b"\n")
-        tally = self.tallies.setdefault(name, Tally())
-        tally.add(question.text, reference, question.answer, question.gold["answers"], placeholder=placeholder)
-        if not suffix:
+        self.tallies[name].add(
+            question.text, reference, question.answer, question.gold["answers"], placeholder=placeholder
+        )
+        if suffix not in COPIES:
             text = record(task, query or question.text, question.answer, media_path(one, still=still), still=still)
             self._list(name).add(text)
 

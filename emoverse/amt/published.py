@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
+from json.encoder import encode_basestring as _quoted  # what json.dumps(..., ensure_ascii=False) uses for strings
 from pathlib import Path
 from typing import IO
 
@@ -65,7 +65,3 @@ def write_records(path: Path, records: Iterable[str]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)

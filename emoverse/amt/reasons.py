@@ -13,6 +13,7 @@ import orjson
 
 from emoverse.corpora.base import Utterance
 from emoverse.corpora.files import decode
+from emoverse.digests import sha256_file
 from emoverse.errors import RowErrors, UserError
 from emoverse.tasks.base import Reason
 from emoverse.tasks.faces import phrases
@@ -76,6 +77,7 @@ class FileReasons:
 
     def __init__(self, path: Path) -> None:
         self._found: dict[str, Reason] = {}
+        self._digest = sha256_file(path) if path.is_file() else ""
         problems: list[str] = []
         for number, line in enumerate(decode(path).split("\n"), start=1):
             if line.strip():
@@ -89,7 +91,7 @@ class FileReasons:
 
     def facts(self) -> dict[str, Any]:
         """Return how many reasons there are."""
-        return {"provider": "file", "reasons": len(self._found)}
+        return {"provider": "file", "reasons": len(self._found), "sha256": self._digest}
 
     def _add(self, line: str, place: str, stem: str, problems: list[str]) -> None:
         try:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from emoverse.amt.authors import match, read_records
 from emoverse.amt.baselines import baselines
 from emoverse.amt.builder import Builder
-from emoverse.amt.corpora_audit import audit_corpora
+from emoverse.amt.corpora_audit import CorporaAudit, audit_corpora
 from emoverse.amt.gate import check_leaks, check_splits
-from emoverse.amt.mixture import stages
+from emoverse.amt.mixture import Stage, stages
 from emoverse.amt.outputs import Outputs
-from emoverse.amt.reasons import provider
+from emoverse.amt.page import write_page
+from emoverse.amt.reasons import Reasons, provider
 from emoverse.amt.tables import CorpusTable
+from emoverse.digests import sha256_file
 from emoverse.errors import UserError
-from emoverse.manifest import open_source, publish, write_json
+from emoverse.manifest import Source, open_source, publish, write_json
 from emoverse.params import AmtParams, plain
 from emoverse.steps import CODE
 
@@ -24,11 +29,14 @@ _LISTED: Final = 20
 _LIBRARIES: Final = ("datasketch", "numpy", "orjson", "pyarrow")
 
 
-def build_amt(validated: Sequence[Path], out: Path, params: AmtParams) -> None:
+def build_amt(
+    validated: Sequence[Path], out: Path, params: AmtParams, authors: Mapping[str, Path] | None = None
+) -> None:
     """Build AMT from folders that ``validate`` wrote, one per corpus, in any order.
 
-    Writes ``stage1.jsonl``, ``stage2.jsonl``, ``validation/`` and ``test/<corpus>-<task>.jsonl``, ``published/`` (the
-    same as the authors' JSON, altered copies aside), ``audit.json``, ``leaks.jsonl``, ``conflicts.jsonl`` and
+    ``authors`` maps ``stage1`` or ``stage2`` to an AMT JSON file of the authors that takes the mixture's place. Writes
+    ``stage1.jsonl``, ``stage2.jsonl``, ``validation/`` and ``test/<corpus>-<task>.jsonl``, ``published/`` (the same as
+    the authors' JSON, altered copies aside), ``audit.json``, ``page.html``, ``leaks.jsonl``, ``conflicts.jsonl`` and
     ``baselines.json``. Raises UserError for unfinished inputs, an unknown task or corpus, a corpus given twice, a
     requested task without rows or with one class only, and (policy ``fail``) leakage.
     """
@@ -39,24 +47,86 @@ def build_amt(validated: Sequence[Path], out: Path, params: AmtParams) -> None:
         twice = ", ".join(sorted({name for name in names if names.count(name) > 1}))
         raise UserError(f"corpus {twice} was given twice", place="--validated", remedy="give each corpus's folder once")
     plan = stages(params, names)
-    reasons = provider(params.reasons, list(validated))
+    records = {stage: read_records(path) for stage, path in sorted((authors or {}).items())}
     found = audit_corpora(tables)
     check_leaks(found.leaks, params.leakage)
     inputs = {table.name: sources[table.folder] for table in tables}
-    with publish(
-        out, step="build-amt", params=plain(params), inputs=inputs, code=CODE["build-amt"], libraries=_LIBRARIES
-    ) as draft:
-        with Outputs(draft.path, params.system) as outputs:
-            builder = Builder(params, plan, reasons, found.leaked, outputs)
-            for table in tables:
-                builder.corpus(table)
-        warnings = check_splits(plan, builder.answers, builder.left_out, builder.closed, builder.tolerated)
-        found.write(draft.path)
-        write_json(draft.path / "audit.json", {**found.summary(params.leakage), **_counted(builder, outputs, warnings)})
-        write_json(draft.path / "baselines.json", baselines(draft.path, _trained(builder)))
+    inputs |= {f"{stage} of the authors": file_source(path) for stage, path in (authors or {}).items()}
+    reasons = provider(params.reasons, list(validated))
+    code = CODE["build-amt"]
+    with publish(out, step="build-amt", params=plain(params), inputs=inputs, code=code, libraries=_LIBRARIES) as draft:
+        builder, warnings = write_amt(tables, plan, found, reasons, params, draft.path, records)
         draft.count(rows_in=builder.candidates, rows_out=builder.kept, dropped=builder.dropped)
         draft.seeds = {"amt": params.seed}
         draft.facts = {"reasons": reasons.facts(), "warnings": warnings}
+
+
+def file_source(path: Path) -> Source:
+    """Describe a file of the authors as an input: its digest, and the MD5 that DVC would know it by."""
+    digest, md5 = sha256_file(path), hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    return Source(path, digest, {digest: {"step": "raw", "name": path.name, "dvc_md5": md5}}, {})
+
+
+def write_amt(
+    tables: Sequence[CorpusTable],
+    plan: Sequence[Stage],
+    found: CorporaAudit,
+    reasons: Reasons,
+    params: AmtParams,
+    folder: Path,
+    records: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> tuple[Builder, list[str]]:
+    """Write all files into an empty folder; return what was counted, and warnings.
+
+    ``records`` are the authors' own, by the stage whose mixture they replace.
+    """
+    given = records or {}
+    mixed = [stage for stage in plan if stage.name not in given]
+    if any(stage.caps for stage in mixed):
+        mixed = _capped(tables, mixed, found, reasons, params)
+    with Outputs(folder, params.system) as outputs:
+        builder = Builder(params, mixed, reasons, found.leaked, outputs, held_out=plan)
+        for table in tables:
+            builder.corpus(table)
+        for name, rows in sorted(given.items()):
+            unmatched: Counter[str] = Counter()
+            builder.given(name, match(rows, tables, unmatched))
+            builder.candidates += unmatched.total()
+            builder.dropped.update(unmatched)
+    asked = [*mixed, *(_as_stage(name, builder) for name in sorted(given))]
+    warnings = check_splits(asked, builder.answers, builder.left_out, builder.closed, builder.tolerated)
+    found.write(folder)
+    audit = {**found.summary(params.leakage), **_counted(builder, outputs, warnings)}
+    floors = baselines(folder, _trained(builder))
+    write_json(folder / "audit.json", audit)
+    write_json(folder / "baselines.json", floors)
+    write_page(folder / "page.html", audit, floors)
+    return builder, warnings
+
+
+def _capped(
+    tables: Sequence[CorpusTable], plan: Sequence[Stage], found: CorporaAudit, reasons: Reasons, params: AmtParams
+) -> list[Stage]:
+    """Return the stages with limits that leave each capped task its cap: the rows with the smallest draws."""
+    dry = Builder(params, plan, reasons, found.leaked, None)
+    for table in tables:
+        dry.corpus(table)
+    limited = []
+    for stage in plan:
+        draws = {name: sorted(dry.draws[stage.name, name]) for name in stage.caps}
+        limits = {name: drawn[stage.caps[name]] for name, drawn in draws.items() if len(drawn) > stage.caps[name]}
+        limited.append(replace(stage, limits=limits))
+    return limited
+
+
+def _as_stage(name: str, builder: Builder) -> Stage:
+    """Return a stage that asks for what the authors' records brought; raise UserError when that is nothing."""
+    keys = [key for key in builder.answers if key[0] == name]
+    if not keys:
+        problem = f"no record of {name} names a validated clip and a known prompt"
+        raise UserError(problem, place=f"--{name}", remedy="validate the corpora its clips come from")
+    corpora, wanted = (tuple(sorted({key[i] for key in keys})) for i in (1, 2))
+    return Stage(name, corpora, dict.fromkeys(wanted, 1.0), 0, "several")
 
 
 def _counted(builder: Builder, outputs: Outputs, warnings: list[str]) -> dict[str, Any]:

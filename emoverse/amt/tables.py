@@ -6,7 +6,7 @@ whatever order the rows were read in. A million utterances take some 300 MB.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from emoverse import tables as schemas
 from emoverse.corpora.base import SPLITS, Utterance
 from emoverse.errors import UserError
 
@@ -46,6 +47,12 @@ class CorpusTable:
             raise UserError("has no utterances", place=str(path), remedy="look at quarantine.parquet beside it")
         units = pq.read_table(folder / UNITS) if (folder / UNITS).is_file() else None
         return cls(table, units if units is not None and units.num_rows else None, folder=folder)
+
+    @classmethod
+    def of(cls, utterances: Sequence[Utterance]) -> CorpusTable:
+        """Hold utterances of one corpus that were just read."""
+        columns = {name: [getattr(one, name) for one in utterances] for name in schemas.UTTERANCES.names}
+        return cls(pa.table(columns, schema=schemas.UTTERANCES))
 
     def column(self, name: str) -> list[Any]:
         """Return one column as a list, in the fixed order."""

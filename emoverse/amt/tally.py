@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from array import array
 from collections import Counter
 from typing import Any, Final
@@ -22,7 +21,8 @@ class Tally:
         self.empty = 0
         self.outside = 0
         self.placeholders = 0
-        self._hashes = tuple(array("Q") for _ in range(3))  # words asked, the same and its clip, answer
+        # Python's own hashes: 64 bits, and only equal ones are counted, so the counts do not depend on the hash seed.
+        self._words, self._clips, self._answers = array("q"), array("q"), array("q")
 
     def add(
         self, prompt: str, media: str, answer: str, allowed: list[str] | None, *, placeholder: bool = False
@@ -35,12 +35,14 @@ class Tally:
         self.placeholders += placeholder
         if allowed is not None:
             self.outside += answer not in allowed
-        for held, text in zip(self._hashes, (prompt, f"{media}\0{prompt}", answer), strict=True):
-            held.append(int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "big"))
+        self._words.append(hash(prompt))
+        self._clips.append(hash((media, prompt)))
+        self._answers.append(hash(answer))
 
     def report(self) -> dict[str, Any]:
         """Return the counts; contradictions are groups of equal prompts (and clips) with more than one answer."""
-        words, clips, answers = (np.frombuffer(held, dtype=np.uint64) for held in self._hashes)
+        held = (self._words, self._clips, self._answers)
+        words, clips, answers = (np.frombuffer(one, dtype=np.int64) if one else np.zeros(0, np.int64) for one in held)
         common = sorted(self.answers.items(), key=lambda item: (-item[1], item[0]))
         return {
             "rows": self.rows,

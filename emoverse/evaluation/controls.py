@@ -1,13 +1,14 @@
-"""Make the control versions of test rows, and count what was trained."""
+"""What a score is held against: the control versions of test rows, and trivial predictors."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.inference.testsets import Row, read_jsonl
+from emoverse.inference.testsets import Row
 
 # The words stand in quotes before the task's tag; greedy, as a transcript may hold quotes of its own.
 _WORDS: Final = re.compile(r"(The person says: (['\"])).*(\2 <(?:emotion|sentiment)>)", re.DOTALL)
@@ -37,20 +38,13 @@ def face_only(row: Mapping[str, Any]) -> Row:
 CONTROLS: Final[dict[str, Callable[[Mapping[str, Any]], Row]]] = {"text-only": text_only, "face-only": face_only}
 
 
-def trained_answers(amt: Path) -> dict[tuple[str, str], list[str]]:
-    """Return the answers of the train rows of both stages by (corpus, task), each row once."""
-    found: dict[str, tuple[str, str, str]] = {}
-    for stage in ("stage1.jsonl", "stage2.jsonl"):
-        path = amt / stage
-        for _, row, problem in read_jsonl(path) if path.is_file() else ():
-            if not problem:
-                key = str(row.get("utterance_id")), str(row["task"])
-                found["\0".join(key)] = str(row["corpus"]), str(row["task"]), _answer(row["messages"])
-    result: dict[tuple[str, str], list[str]] = {}
-    for corpus, task, answer in found.values():
-        result.setdefault((corpus, task), []).append(answer)
-    return result
+def trivial_scores(amt: Path) -> dict[str, dict[str, float]]:
+    """Return the headline score of each trivial predictor by test set, from build-amt's ``baselines.json``.
 
-
-def _answer(messages: Sequence[Mapping[str, str]]) -> str:
-    return next((message["content"] for message in messages if message["role"] == "assistant"), "")
+    It knows the answers of the train rows, so its majority is what a predictor could know.
+    """
+    tree = json.loads((amt / "baselines.json").read_text("utf-8"))
+    return {
+        name: {kind: float(one["scores"][found["headline"]]) for kind, one in found["baselines"].items()}
+        for name, found in tree.items()
+    }

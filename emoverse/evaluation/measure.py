@@ -13,7 +13,7 @@ import numpy as np
 
 from emoverse.evaluation.asking import Replies
 from emoverse.evaluation.calibration import expected_error, reliability
-from emoverse.evaluation.scoring import Scores, baseline_scores, groups_of, main_names, pooled, scorable, score, stable
+from emoverse.evaluation.scoring import Scores, groups_of, main_names, pooled, scorable, score, stable
 from emoverse.inference.testsets import EvaluationSet
 from emoverse.params import EvaluateParams
 from emoverse.tasks import task as task_named
@@ -28,18 +28,18 @@ class Measured:
     found: Replies
     scores: Scores
     controls: dict[str, Scores]
-    baselines: dict[str, Scores]
+    baselines: dict[str, float]
     reliability: list[dict[str, Any]]
     agreement: float | None
 
     @property
     def baseline(self) -> float:
         """Return the best trivial predictor's headline score."""
-        return max((b.values[b.headline] for b in self.baselines.values()), default=0.0)
+        return max(self.baselines.values(), default=0.0)
 
 
-def measure(one: EvaluationSet, found: Replies, trained: Sequence[str], params: EvaluateParams) -> Measured:
-    """Score a test set's replies, controls and baselines on the same resamples."""
+def measure(one: EvaluationSet, found: Replies, baselines: Mapping[str, float], params: EvaluateParams) -> Measured:
+    """Score a test set's replies and controls on the same resamples; ``baselines`` are headline scores by name."""
     golds, groups = one.golds, groups_of(one.golds, one.ids)
 
     def scored(replies: Sequence[str]) -> Scores:
@@ -56,7 +56,7 @@ def measure(one: EvaluationSet, found: Replies, trained: Sequence[str], params: 
         found,
         scored(found.replies),
         {name: scored(replies) for name, replies in found.controls.items()},
-        baseline_scores(one.task, golds, trained, groups=groups),
+        dict(baselines),
         table,
         sum(same) / len(same) if same else None,
     )
@@ -96,7 +96,7 @@ def _set_numbers(part: Measured) -> dict[str, Any]:
         **{name: stable(scores.values[name]) for name in main_names(scores)},
         "low": stable(low),
         "high": stable(high),
-        "baseline": {name: stable(one.values[scores.headline]) for name, one in part.baselines.items()},
+        "baseline": {name: stable(value) for name, value in part.baselines.items()},
         "detail": {name: stable(value) for name, value in scores.values.items() if "/" in name},
     }
     numbers |= {_key(name): stable(one.values[scores.headline]) for name, one in part.controls.items()}

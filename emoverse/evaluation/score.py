@@ -12,7 +12,7 @@ from emoverse.errors import RowErrors
 from emoverse.evaluation.bootstrap import interval
 from emoverse.evaluation.predictions import Prediction, read_predictions
 from emoverse.evaluation.published import beside
-from emoverse.evaluation.scoring import Scores, baseline_scores, main_names, score, stable
+from emoverse.evaluation.scoring import Scores, baseline_headlines, main_names, score, stable
 
 
 def score_file(
@@ -27,8 +27,7 @@ def score_file(
     found = read_predictions(path, task, gold=gold, corpus=corpus)
     golds, groups = [one.gold for one in found], [one.group for one in found]
     scores = _scored(found, task, bootstrap, seed)
-    trivial = baseline_scores(task, golds, [], groups=groups)
-    best = {name: stable(one.values[one.headline]) for name, one in trivial.items()}
+    best = {name: stable(value) for name, value in baseline_headlines(task, golds).items()}
     return {
         "task": task,
         "n": scores.n,

@@ -83,12 +83,18 @@ def scorable(task: str, scorer: Scorer, golds: Golds) -> np.ndarray[Any, np.dtyp
     return np.asarray(scorer.scores(right)[task_named(task).headline] > 0, np.bool_)
 
 
-def baseline_scores(task: str, golds: Golds, trained: Sequence[str], *, groups: Sequence[str]) -> dict[str, Scores]:
-    """Score the task's trivial predictors by name; ``trained`` are the answers of its train rows."""
-    replies = task_named(task).baselines(golds, Counter(trained))
-    return {
-        name: score(task, golds, given, groups=groups, bootstrap=0, seed=0) for name, given in sorted(replies.items())
-    }
+def baseline_headlines(task: str, golds: Golds, trained: Sequence[str] = ()) -> dict[str, float]:
+    """Return the headline score of the task's trivial predictors by name.
+
+    ``trained`` are the answers of its train rows; without them the commonest gold answer stands for them, which no
+    predictor could know.
+    """
+    one = task_named(task)
+    scorer = one.scorer(golds)
+    found: dict[str, float] = {}
+    for name, replies in sorted(one.baselines(golds, Counter(trained)).items()):
+        found[name] = float(scorer.scores(scorer.counts(replies).sum(0))[one.headline])
+    return found
 
 
 def groups_of(golds: Golds, ids: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from emoverse.errors import UserError
 from emoverse.evaluation.asking import ask, prediction_rows
-from emoverse.evaluation.controls import trained_answers
+from emoverse.evaluation.controls import trivial_scores
 from emoverse.evaluation.measure import Measured, measure, metrics, write_jsonl, write_plots
 from emoverse.evaluation.published import beside
 from emoverse.inference.load import EngineName, open_engine
@@ -38,7 +38,7 @@ def evaluate(
     for folder in validated:
         source = open_source(folder, made_by="validate")
         sources[f"validated/{source.manifest['name']}"] = source
-    sets, trained = read_sets(amt), trained_answers(amt)
+    sets, trivial = read_sets(amt), trivial_scores(amt)
     if not sets:
         raise UserError("every test set is empty", place=str(amt), remedy="look at its audit.json")
     frames = FrameStore(list(validated))
@@ -55,7 +55,7 @@ def evaluate(
         for one in sets:
             started = time.perf_counter()
             found = ask(asked, one, params)
-            measured.append(measure(one, found, trained.get((one.corpus, one.task), []), params))
+            measured.append(measure(one, found, trivial.get(one.name, {}), params))
             draft.run[one.name] = time.perf_counter() - started
             print(_line(measured[-1], draft.run[one.name]), flush=True)
         _write(draft.path, measured)

@@ -50,9 +50,10 @@ class _Decoder(torch.nn.Module):
         from transformers import DynamicCache
 
         pairs = list(zip(past[::2], past[1::2], strict=True))
+        seen = torch.where(mask, 0.0, float("-inf")).to(embeds.dtype)  # once, not in every layer
         cache = DynamicCache(pairs, config=self.config)
         out = self.language(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            inputs_embeds=embeds, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True
         )
         logits = self.head(out.last_hidden_state.index_select(1, columns))
         present = [part for layer in out.past_key_values.layers for part in (layer.keys, layer.values)]

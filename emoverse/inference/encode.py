@@ -38,8 +38,8 @@ class Encoder:
         self.image_id = self._id(settings.image_token)
         self.end_id = self._id(settings.end)
         self._forbidden = _any_of(self._reserved())
-        self._mean = np.asarray(settings.mean, np.float32) * np.float32(255)
-        self._std = np.asarray(settings.std, np.float32) * np.float32(255)
+        self._mean = np.asarray(settings.mean, np.float32).reshape(3, 1, 1) * np.float32(255)
+        self._std = np.asarray(settings.std, np.float32).reshape(3, 1, 1) * np.float32(255)
 
     def prompt(self, row: Row, frames: int) -> str:
         """Return the prompt of a row up to the place of its answer, with one image token a frame.
@@ -89,8 +89,10 @@ class Encoder:
             have, want = "x".join(map(str, frames.shape[1:3])), "x".join(map(str, self.settings.size))
             remedy = "set media.size in params.yaml to the model's and validate again"
             raise UserError(f"its frames are {have} pixels, the model sees {want}", place=_name(row), remedy=remedy)
-        scaled = (frames.astype(np.float32) - self._mean) / self._std
-        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+        pixels = np.ascontiguousarray(frames.transpose(0, 3, 1, 2)).astype(np.float32)
+        pixels -= self._mean
+        pixels /= self._std
+        return pixels
 
     def _media(self, kind: str, frames: int) -> str:
         one = self.settings.image_start + self.settings.image_token + self.settings.image_end + "\n"

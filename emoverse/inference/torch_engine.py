@@ -43,6 +43,11 @@ def torch_engine(folder: Path, frames: Frames, *, batch_size: int = 32, device: 
     return Engine(backend, Encoder(folder, settings_of_model(folder)), frames, batch_size=batch_size)
 
 
+def additive(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Turn "may see" into 0 and "may not" into minus infinity, once: attention would do it in every layer."""
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+
+
 class TorchBackend:
     """A loaded InternVL as an engine's backend; arrays stay on the model's device."""
 
@@ -76,7 +81,7 @@ class TorchBackend:
             embeds = embeds.masked_scatter(places, features.to(embeds.dtype))
         out = self.model.model.language_model(
             inputs_embeds=embeds,
-            attention_mask=self._on(mask),
+            attention_mask=additive(self._on(mask), embeds.dtype),
             position_ids=self._on(positions),
             past_key_values=past,
             use_cache=True,
@@ -87,7 +92,7 @@ class TorchBackend:
     @torch.inference_mode()
     def log_probabilities(self, logits: torch.Tensor, columns: Ids, tokens: Ids) -> NDArray[np.float64]:
         """Return the log-probability of each token at its column, (batch, m)."""
-        wide = logits.double() if self.device.type == "cpu" else logits.float()
+        wide = logits.float()
         norm = torch.logsumexp(wide, dim=-1)
         where, which = self._on(columns), self._on(tokens)
         found = wide[:, where, which] - norm[:, where]

@@ -25,7 +25,9 @@ def picture(frame: Frame, params: MediaParams) -> Image.Image:
     if params.crop == "center":
         left, upper, right, lower = centred_square(frame.shape[1], frame.shape[0])
         frame = frame[upper:lower, left:right]
-    if uses_torch(params):
+    height, width = frame.shape[:2]
+    # Only where width grows and height shrinks do the two libraries round in another order, and differ visibly.
+    if uses_torch(params) and not width < params.size < height:
         return Image.fromarray(_resized(frame, params.size))
     image = Image.fromarray(frame)
     if params.colour == "grey-equalised":
@@ -38,7 +40,7 @@ def uses_torch(params: MediaParams) -> bool:
     """Tell whether pictures are resized by torchvision instead of PIL: large RGB ones, where it is four times faster.
 
     It is what transformers' own InternVL processor calls, and differs from PIL, which InternVL2's model card calls, by
-    at most one of 255 in one value of two hundred. For small pictures importing torch would cost more than it saves.
+    one of 255 in about one value of a hundred. For small pictures importing torch would cost more than it saves.
     """
     return params.colour == "rgb" and params.size >= TORCH_FROM
 

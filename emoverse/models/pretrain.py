@@ -11,6 +11,7 @@ import numpy as np
 from emoverse.models.lessons import Lesson
 from emoverse.models.pretraining_faces import Face
 from emoverse.models.pretraining_text import FEELINGS
+from emoverse.models.tiny import MEAN, STD
 
 FACES_RATE: Final = 3e-3
 FACES_BATCH: Final = 128
@@ -18,35 +19,43 @@ WORDS_RATE: Final = 3e-3
 WORDS_BATCH: Final = 64
 READING: Final = 0.2
 """Weight of the loss on questions, beside 1 on answers: reading trains the words that are never an answer."""
+READ: Final = 0.15
+"""Share of a question's tokens that loss looks at; the others cost time and teach little more."""
 
 
-def learn_faces(model: Any, faces: Sequence[Face], processor: Any, epochs: int, seed: int) -> Any:
-    """Train vision tower and projector to tell units and feelings of single frames; return all pixels.
+def learn_faces(model: Any, faces: Sequence[Face], epochs: int, seed: int) -> list[float]:
+    """Train vision tower and projector to tell units and feelings of single frames; return the loss of each step.
 
     Two linear layers read 13 intensities and 7 feelings off the mean of a frame's projected tokens, and are thrown
-    away. Half the frames are mirrored. Returns normalised pixels (faces, T, 3, size, size).
+    away. Half the frames are mirrored.
     """
     import torch
 
     torch.manual_seed(seed)
-    pixels = torch.stack([_pixels(face, processor) for face in faces])
+    pixels = torch.tensor(np.stack([face.frames for face in faces]))
     units = torch.tensor(np.stack([face.units for face in faces]), dtype=torch.float32) / 2.0
     feeling = torch.tensor([FEELINGS.index(face.feeling) if face.feeling else -100 for face in faces])
     width = model.config.text_config.hidden_size
     heads = torch.nn.ModuleList([torch.nn.Linear(width, units.shape[-1]), torch.nn.Linear(width, len(FEELINGS))])
     parts = (model.model.vision_tower, model.model.multi_modal_projector, heads)
     rng = np.random.default_rng([seed, 0xE7E5])
-    batches = [batch for _ in range(epochs) for batch in _frames(pixels.shape[:2], rng)]
+    batches = [batch for _ in range(epochs) for batch in _frames((len(pixels), pixels.shape[1]), rng)]
     trainer = _Trainer([p for part in parts for p in part.parameters()], FACES_RATE, len(batches))
+    losses = []
     for clip, frame in batches:
-        shown = pixels[clip, frame]
+        shown = _normalised(pixels[clip, frame])
         mirrored = torch.tensor(rng.random(len(clip)) < 0.5)[:, None, None, None]
         features = _features(model, torch.where(mirrored, shown.flip(-1), shown)).mean(dim=1)
         # a clip's first frame comes before its expression
         told = feeling[clip].masked_fill(torch.tensor(frame) == 0, -100)
         loss = 3.0 * torch.nn.functional.mse_loss(heads[0](features), units[clip, frame])
-        trainer.step(loss + 0.3 * torch.nn.functional.cross_entropy(heads[1](features), told))
-    return pixels
+        losses.append(trainer.step(loss + 0.3 * torch.nn.functional.cross_entropy(heads[1](features), told)))
+    return losses
+
+
+def _normalised(frames: Any) -> Any:
+    """Turn uint8 (..., size, size, 3) into what the processor makes of it (tiny.MEAN, tiny.STD), channels first."""
+    return ((frames.float() / 255.0 - MEAN) / STD).movedim(-1, -3)
 
 
 def _frames(shape: tuple[int, int], rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
@@ -58,16 +67,18 @@ def _frames(shape: tuple[int, int], rng: np.random.Generator) -> Iterator[tuple[
 
 
 def learn_words(
-    model: Any, tokenizer: Any, pixels: Any, lessons: Sequence[Lesson], epochs: int, seed: int
+    model: Any, tokenizer: Any, faces: Sequence[Face], lessons: Sequence[Lesson], epochs: int, seed: int
 ) -> list[float]:
     """Train language model and projector on the lessons, the vision tower frozen; return the loss of each step."""
     import torch
 
     torch.manual_seed(seed)
     with torch.no_grad():
-        seen = torch.stack([_tower(model, clip) for clip in pixels])
+        clips = [face.frames for face in faces]
+        clips.append(np.full_like(clips[0], 128))  # mid-grey comes last: lessons.BLANK is -1
+        seen = torch.stack([_tower(model, _normalised(torch.tensor(clip))) for clip in clips])
     tokens = model.config.image_seq_length
-    encoded = [_encode(lesson, tokenizer, tokens, pixels.shape[1]) for lesson in lessons]
+    encoded = [_encode(lesson, tokenizer, tokens, seen.shape[1]) for lesson in lessons]
     batches = list(_batches(encoded, epochs, seed))
     parts = (model.model.language_model, model.lm_head, model.model.multi_modal_projector)
     trainer = _Trainer([p for part in parts for p in part.parameters()], WORDS_RATE, len(batches))
@@ -105,10 +116,6 @@ class _Trainer:
 def _cosine(step: int, steps: int) -> float:
     warm = max(1, int(0.05 * steps))
     return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def _pixels(face: Face, processor: Any) -> Any:
-    return processor.video_processor(videos=[face.frames], return_tensors="pt")["pixel_values_videos"][0]
 
 
 def _tower(model: Any, pixels: Any) -> Any:
@@ -162,7 +169,7 @@ def _loss(model: Any, encoded: Sequence[tuple[list[int], int]], shown: list[Any]
         ids[row, : len(tokens)] = torch.tensor(tokens)
         weights[row, :start] = READING
         weights[row, start : len(tokens)] = 1.0
-    weights[ids == model.config.image_token_id] = 0.0
+    weights[(weights == READING) & (torch.rand(ids.shape) > READ) | (ids == model.config.image_token_id)] = 0.0
     embedded = model.get_input_embeddings()(ids)
     if shown:
         features = model.model.multi_modal_projector(torch.cat(shown))

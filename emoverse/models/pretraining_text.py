@@ -64,18 +64,19 @@ def lexicon() -> Any:
 def feeling_sentence(feeling: str, rng: np.random.Generator) -> str:
     """Invent a sentence that carries one of FEELINGS."""
     words = lexicon()["feelings"][feeling]
-    return _fill(_FELT, rng, adjective=words["adjectives"], noun=words["nouns"], cry=words["cries"], event=words["events"])
+    banks = {"adjective": words["adjectives"], "noun": words["nouns"], "cry": words["cries"], "event": words["events"]}
+    return _fill(_FELT, rng, banks)
 
 
 def verdict_sentence(valence: str, rng: np.random.Generator) -> str:
     """Invent a sentence that judges something; ``valence`` is one of VALENCES."""
     words = lexicon()["valence"][valence]
-    return _fill(_JUDGED, rng, adjective=words["adjectives"], verdict=words["verdicts"])
+    return _fill(_JUDGED, rng, {"adjective": words["adjectives"], "verdict": words["verdicts"]})
 
 
-def _fill(templates: tuple[str, ...], rng: np.random.Generator, **banks: list[str]) -> str:
+def _fill(templates: tuple[str, ...], rng: np.random.Generator, banks: dict[str, list[str]]) -> str:
     shared = {"who": lexicon()["people"], "thing": lexicon()["things"]}
-    text = pick(templates, rng)
+    text: str = pick(templates, rng)
     for slot, bank in (shared | banks).items():
         while "{" + slot + "}" in text:
             text = text.replace("{" + slot + "}", pick(bank, rng), 1)

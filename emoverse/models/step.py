@@ -30,7 +30,7 @@ def base_model(out: Path, params: BaseModelParams, media: MediaParams) -> None:
 def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict[str, Any]:
     """Write a pretrained model folder; return what was seen and learned: counts and the loss at start and end."""
     from emoverse.models.lessons import write_lessons
-    from emoverse.models.pretrain import pretrain
+    from emoverse.models.pretrain import learn_faces, learn_words
     from emoverse.models.pretraining_faces import draw_face
     from emoverse.models.tiny import build_model, build_processor, save_folder
     from emoverse.models.tokenizer import known_words, train_tokenizer
@@ -40,11 +40,12 @@ def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict
         faces = list(pool.map(draw, range(params.faces), chunksize=64))
     lessons = write_lessons(faces, params.sentences, params.seed)
     spelling = [" ".join(known_words())] * 20  # often enough that whole words win over their parts
-    tokenizer = train_tokenizer([text for lesson in lessons for text in (lesson.question, lesson.answer)] + spelling)
+    told = [text for lesson in lessons for text in (lesson.system, lesson.question, lesson.answer)]
+    tokenizer = train_tokenizer(told + spelling)
     model = build_model(tokenizer, media, params.seed)
-    processor = build_processor(tokenizer, media)
-    losses = pretrain(model, tokenizer, processor, faces, lessons, params.epochs, params.seed)
-    save_folder(model, processor, folder)
+    learn_faces(model, faces, params.face_epochs, params.seed)
+    losses = learn_words(model, tokenizer, faces, lessons, params.epochs, params.seed)
+    save_folder(model, build_processor(tokenizer, media), folder)
     tail = max(1, len(losses) // 20)
     return {
         "faces": len(faces),

@@ -12,6 +12,9 @@ WIDTH: Final = 64
 VISION_LAYERS: Final = 2
 TEXT_LAYERS: Final = 2
 DOWNSAMPLE: Final = 0.5
+MEAN: Final = 0.5
+STD: Final = 0.25
+"""How pixels in 0..1 are normalised; not ImageNet's 0.22-0.23 a channel, as the sample's frames are grey."""
 GRID: Final = 4
 """Patches along a side: InternVL2 has 32; pixel shuffle halves it, so a frame becomes GRID² / 4 tokens."""
 
@@ -86,6 +89,7 @@ def _config(tokenizer: Any, size: int) -> Any:
         "pad_token_id": tokenizer.pad_token_id,
     }
     return InternVLConfig(
+        dtype="float32",
         vision_config=vision,
         text_config=text,
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
@@ -100,11 +104,10 @@ def build_processor(tokenizer: Any, media: MediaParams) -> Any:
     from transformers import InternVLProcessor, InternVLVideoProcessor
     from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
 
-    # Standard deviation 0.25 and not ImageNet's: a small tower learns faster from stronger contrast.
     pixels = {
         "size": {"height": media.size, "width": media.size},
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.25, 0.25, 0.25],
+        "image_mean": [MEAN] * 3,
+        "image_std": [STD] * 3,
     }
     return InternVLProcessor(
         image_processor=GotOcr2ImageProcessor(**pixels, crop_to_patches=True, min_patches=1, max_patches=1),

@@ -49,8 +49,8 @@ def train_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> Any:
     tokenizer.add_special_tokens(list(SPECIAL))
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token="<|im_end|>",  # noqa: S106
-        pad_token="<|endoftext|>",  # noqa: S106
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_max_length=32768,

@@ -10,10 +10,13 @@ from typing import Final
 _OPENING: Final = re.compile(r"<(?=[/|!A-Za-z_])|\[(?=UNUSED_TOKEN)")
 # A line break would let a transcript write its own "Target utterance:" line.
 _BREAK: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
+_SUSPECT: Final = re.compile(r"[<\[\x00-\x1f\x7f\x85\u2028\u2029]")
 
 
 def neutralise(text: str) -> str:
     """Return the text unable to add media, roles or lines to a prompt; ordinary text is returned unchanged."""
+    if not _SUSPECT.search(text):  # nearly all transcripts
+        return text
     return _OPENING.sub(lambda found: found.group() + " ", _BREAK.sub(" ", text))
 
 

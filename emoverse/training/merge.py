@@ -11,8 +11,10 @@ from emoverse.errors import UserError
 from emoverse.params import TrainParams
 
 # What the weights do not decide: taken over from the model that was trained, byte for byte.
-_KEPT: Final = ("tokenizer*", "chat_template*", "*processor_config.json", "special_tokens_map.json", "added_tokens.json",
-                "vocab.json", "merges.txt", "generation_config.json")  # fmt: skip
+_KEPT: Final = (
+    "tokenizer*", "chat_template*", "*processor_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "generation_config.json",
+)  # fmt: skip
 _CODE: Final = (".py", ".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5")
 
 
@@ -29,9 +31,13 @@ def check_model_folder(folder: Path) -> None:
         remedy = "turn it into a native model with `emoverse convert`"
         raise UserError("asks for remote code or is not a native InternVL", place=str(folder), remedy=remedy)
     index = folder / "model.safetensors.index.json"
-    wanted = set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    wanted = (
+        set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    )
     if missing := sorted(name for name in wanted if not (folder / name).is_file()):
-        raise UserError(f"weights are missing: {', '.join(missing)}", place=str(folder), remedy="copy the whole folder again")
+        raise UserError(
+            f"weights are missing: {', '.join(missing)}", place=str(folder), remedy="copy the whole folder again"
+        )
 
 
 def write_model(base: Path, checkpoint: Path, params: TrainParams, model: Path, adapter: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emoverse.media.frames import FrameStore
 from emoverse.params import TrainParams
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -29,13 +30,13 @@ def train_rows(
     rows: list[dict[str, Any]],
     lengths: list[int],
     model: Path,
-    frames: Mapping[str, Any],
+    frames: FrameStore,
     params: TrainParams,
     scratch: Path,
 ) -> Trained:
     """Train on rows (``lengths`` tokens each) in ``scratch``, going on from the last complete checkpoint there.
 
-    Raises Preempted after SIGTERM (a checkpoint is saved), UserError for a loss or gradient that is not finite.
+    Raises PreemptedError after SIGTERM (a checkpoint is saved), UserError for a loss or gradient that is not finite.
     """
     for name in _OFFLINE:
         os.environ[name] = "1"
@@ -46,7 +47,7 @@ def train_rows(
     from emoverse.training.arguments import swift_arguments
     from emoverse.training.checkpoints import last_complete
     from emoverse.training.template import use_frames
-    from emoverse.training.watch import Ledger, Preempted, Watch, on_sigterm
+    from emoverse.training.watch import Ledger, PreemptedError, Watch, on_sigterm
 
     scratch.mkdir(parents=True, exist_ok=True)
     resume, skipped = last_complete(scratch)
@@ -85,7 +86,7 @@ def train_rows(
     session.main()
     state = session.trainer.state
     if session.watch.stop_asked and state.global_step < state.max_steps:
-        raise Preempted(f"stopped at step {state.global_step} of {state.max_steps}, saved; run again to go on")
+        raise PreemptedError(f"stopped at step {state.global_step} of {state.max_steps}, saved; run again to go on")
     keys = ("loss", "grad_norm", "learning_rate", "epoch", "step")
     log = [{key: entry[key] for key in keys if key in entry} for entry in state.log_history if "loss" in entry]
     checkpoint, _ = last_complete(scratch)

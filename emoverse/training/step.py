@@ -11,6 +11,7 @@ from typing import Any
 from emoverse.digests import code_digest
 from emoverse.errors import UserError
 from emoverse.manifest import open_source, publish, write_json
+from emoverse.media.frames import FrameStore
 from emoverse.params import TrainParams, plain
 from emoverse.steps import CODE
 from emoverse.training.checkpoints import LIBRARIES, fingerprint_of, scratch_folder
@@ -23,10 +24,8 @@ def train(stage: str, model: Path, amt: Path, validated: Sequence[Path], out: Pa
 
     ``validated`` are the folders the rows' frames lie in. Every row is checked before training starts; unfinished
     training stays in a scratch folder and the next run goes on from there. Raises UserError for bad rows, a model
-    folder with code or pickles, a loss that is not finite; Preempted after SIGTERM.
+    folder with code or pickles, a loss that is not finite; PreemptedError after SIGTERM.
     """
-    from emoverse.media.frames import FrameStore
-
     inputs = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
     for folder in validated:
         source = open_source(folder, made_by="validate")
@@ -54,7 +53,7 @@ def train(stage: str, model: Path, amt: Path, validated: Sequence[Path], out: Pa
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _frames_of_a_video(rows: Sequence[dict[str, Any]], frames: Mapping[str, Any]) -> int:
+def _frames_of_a_video(rows: Sequence[dict[str, Any]], frames: FrameStore) -> int:
     for row in rows:
         if row["videos"]:
             return len(frames[row["videos"][0]])

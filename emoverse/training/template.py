@@ -6,8 +6,7 @@ opens media files by path. Importing this module registers the template NAME, wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 from PIL import Image
@@ -22,10 +21,18 @@ SYSTEM: Final = (
 
 _CACHE_BYTES: Final = 512 << 20
 
-_frames: Mapping[str, Any] = {}
+
+class Frames(Protocol):
+    """Whatever gives uint8 RGB (frames, height, width, 3) for a reference, as `media.frames.FrameStore` does."""
+
+    def __getitem__(self, reference: str) -> Any:
+        """Return the frames of one reference."""
 
 
-def use_frames(frames: Mapping[str, Any]) -> None:
+_frames: Frames | None = None
+
+
+def use_frames(frames: Frames) -> None:
     """Resolve media references by ``frames[reference]`` -> uint8 (frames, height, width, 3) from now on."""
     global _frames
     _frames = frames
@@ -66,6 +73,8 @@ class InternVL2Template(InternvlhfTemplate):  # type: ignore[misc]
 
 def _lookup(reference: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
     # ms-swift turns an image's path into {"bytes": None, "path": ...} and leaves a video's alone
+    if _frames is None:
+        raise ValueError("no frames to look up: call use_frames first")
     name = reference["path"] if isinstance(reference, dict) else reference
     return np.asarray(_frames[name])
 

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from emoverse.errors import UserError
 
 
-class Preempted(Exception):
+class PreemptedError(Exception):
     """Say that training was asked to stop (SIGTERM), saved a checkpoint and will resume from it."""
 
 

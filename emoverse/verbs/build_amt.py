@@ -13,6 +13,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="folders of `validate`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    for stage in ("stage1", "stage2"):
+        text = f"take {stage} from an AMT file of the authors instead of the mixture"
+        parser.add_argument(f"--{stage}", type=Path, metavar="JSON", help=text)
     add_params(parser)
 
 
@@ -22,7 +25,8 @@ def main(args: argparse.Namespace) -> None:
     from emoverse.manifest import read_manifest
 
     params = params_of(args)
-    build_amt(validated_of(args, params), args.out, params.amt)
+    authors = {stage: path for stage in ("stage1", "stage2") if (path := getattr(args, stage)) is not None}
+    build_amt(validated_of(args, params), args.out, params.amt, authors)
     manifest = read_manifest(args.out, made_by="build-amt")
     rows = manifest["rows"]
     dropped = ", ".join(f"{reason} {count}" for reason, count in rows["dropped"].items())

@@ -27,10 +27,10 @@ def main(args: argparse.Namespace) -> None:
     """Run the step."""
     params = params_of(args)
     from emoverse.training.step import train
-    from emoverse.training.watch import Preempted
+    from emoverse.training.watch import PreemptedError
 
     try:
         train(args.stage, args.model, args.amt, validated_of(args, params), args.out, getattr(params, args.stage))
-    except Preempted as stop:
+    except PreemptedError as stop:
         print(f"emoverse: {stop}", file=sys.stderr)
         sys.exit(PREEMPTED)

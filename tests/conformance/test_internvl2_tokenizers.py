@@ -162,3 +162,31 @@ def test_text_comes_back_from_its_ids(kind: str, folder: Callable[..., Path]) ->
     backend = read_vocabulary(folder(kind, prefix=kind == "LlamaTokenizer", legacy=False), 409).backend
     for text in CORPUS:
         assert backend.decode(backend.encode(text).ids) == text
+
+
+def test_older_folders_list_their_added_tokens_in_a_file_of_their_own(folder: Callable[..., Path]) -> None:
+    made = folder("InternLM2Tokenizer", prefix=False)
+    newer = read_vocabulary(made, 409)
+    path = made / "tokenizer_config.json"
+    settings = json.loads(path.read_text("utf-8"))
+    listed = settings.pop("added_tokens_decoder")
+    path.write_text(json.dumps({**settings, "additional_special_tokens": SPECIAL}), "utf-8")
+    ids = {item["content"]: int(i) for i, item in listed.items() if int(i) >= 400}
+    (made / "added_tokens.json").write_text(json.dumps(ids), "utf-8")
+    older = read_vocabulary(made, 409)
+    for text in texts(50):
+        if "</s>" not in text:  # the older files say that it is a token too
+            assert older.backend.encode(text).ids == newer.backend.encode(text).ids
+
+
+def test_a_fast_tokenizer_is_taken_as_it_is(folder: Callable[..., Path]) -> None:
+    made = folder("InternLM2Tokenizer", prefix=False)
+    slow_one = read_vocabulary(made, 409)
+    slow_one.backend.save(str(made / "tokenizer.json"))
+    (made / "tokenizer.model").unlink()
+    path = made / "tokenizer_config.json"
+    settings = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**settings, "tokenizer_class": "PreTrainedTokenizerFast"}), "utf-8")
+    fast_one = read_vocabulary(made, 410)  # <video> is among its tokens now, and keeps its row
+    assert fast_one.id_of(VIDEO) == 409
+    assert fast_one.backend.to_str() == slow_one.backend.to_str()

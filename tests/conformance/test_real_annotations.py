@@ -48,7 +48,8 @@ def test_every_row_of_ecf_is_good_and_train_is_rebuilt_from_its_two_sources(shar
         assert (len(reading.utterances), sum(len(one.causes or ()) for one in reading.utterances)) == (rows, pairs)
     for source, name in (
         ("Subtask_1_train.json", "Subtask_1_train.json"), ("Subtask_2_test.json", "Subtask_2_test.json"),
-        ("ecf1_all_data_pair.txt", "all_data_pair.txt"), ("ecf1_all_data_pair_ECFvsMELD.txt", "all_data_pair_ECFvsMELD.txt"),
+        ("ecf1_all_data_pair.txt", "all_data_pair.txt"),
+        ("ecf1_all_data_pair_ECFvsMELD.txt", "all_data_pair_ECFvsMELD.txt"),
     ):  # fmt: skip
         (tmp_path / name).symlink_to(folder / source)
     reading = ecf.read(tmp_path)

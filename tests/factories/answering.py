@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from emoverse.amt.baselines import baselines
 from emoverse.corpora.base import EMOTIONS, Utterance
-from emoverse.manifest import publish
+from emoverse.manifest import publish, write_json
 from emoverse.media.frames import write_index
 from emoverse.media.shards import ShardWriter
 from emoverse.models.tiny import build_model, build_processor, save_folder
@@ -124,6 +125,8 @@ def make_amt(folder: Path, sets: dict[str, list[dict[str, Any]]]) -> Path:
             write_rows(draft.path / "test" / f"{name}.jsonl", rows)
         for stage in ("stage1", "stage2"):
             write_rows(draft.path / f"{stage}.jsonl", [])
+        whole = all("gold" in row for rows in sets.values() for row in rows)  # a test may want broken rows
+        write_json(draft.path / "baselines.json", baselines(draft.path, {}) if whole else {})
     return folder
 
 

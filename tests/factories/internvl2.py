@@ -228,21 +228,21 @@ def write_checkpoint(folder: Path, c: dict[str, Any], *, seed: int = 0, shards: 
 
 
 def write_tokenizer(folder: Path, c: dict[str, Any]) -> None:
-    """Write the tokenizer files: 256 bytes (and three control pieces), then the special tokens up to ``vocab_size``."""
+    """Write the tokenizer files: 256 bytes and three control pieces, words to fill up, and the special tokens last."""
     kind = next(k for k, v in KINDS.items() if v == c["llm_config"]["architectures"][0])
-    first = 259
-    texts = SPECIAL + [f"<extra_{i}>" for i in range(c["llm_config"]["vocab_size"] - first - len(SPECIAL))]
+    first = max(259, c["llm_config"]["vocab_size"] - len(SPECIAL))
+    words = [f"word{i}" for i in range(first - 259)]
     flags = {"lstrip": False, "normalized": False, "single_word": False, "special": True}
-    added = {str(first + i): {"content": text, "rstrip": text in EATS_SPACE, **flags} for i, text in enumerate(texts)}
+    added = {str(first + i): {"content": text, "rstrip": text in EATS_SPACE, **flags} for i, text in enumerate(SPECIAL)}
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
     if kind == "qwen2":
-        vocabulary = {character: i for i, character in enumerate(_byte_characters())}
-        vocabulary |= {"<unk>": 256, "<s>": 257, "</s>": 258}
+        characters = [*_byte_characters(), "<unk>", "<s>", "</s>", *words]
+        vocabulary = {character: i for i, character in enumerate(characters)}
         (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
         (folder / "merges.txt").write_text("#version: 0.2\n", "utf-8")
         own = {"tokenizer_class": "Qwen2Tokenizer"}
     else:
-        (folder / "tokenizer.model").write_bytes(_sentencepiece(dummy_prefix=kind != "internlm2"))
+        (folder / "tokenizer.model").write_bytes(_sentencepiece(words, dummy_prefix=kind != "internlm2"))
         added = {str(i): {"content": text, "rstrip": False, **flags} for i, text in enumerate(("<unk>", "<s>"))} | added
         own = {"tokenizer_class": "InternLM2Tokenizer" if kind == "internlm2" else "LlamaTokenizer", "legacy": False}
     settings = {"added_tokens_decoder": added, "additional_special_tokens": SPECIAL, **named, **own}
@@ -256,8 +256,9 @@ def _byte_characters() -> list[str]:
     return [chr(byte) if byte in plain else chr(next(others)) for byte in range(256)]
 
 
-def _sentencepiece(*, dummy_prefix: bool) -> bytes:
+def _sentencepiece(words: list[str], *, dummy_prefix: bool) -> bytes:
     pieces = [("<unk>", 2), ("<s>", 3), ("</s>", 3), *((f"<0x{byte:02X}>", 6) for byte in range(256))]
+    pieces += [(word, 1) for word in words]
     model = b"".join(_field(1, _field(1, text.encode()) + _number(3, kind)) for text, kind in pieces)
     model += _field(2, _number(3, 2) + _number(35, 1))
     return model + _field(3, _field(1, b"identity") + _number(3, int(dummy_prefix)) + _number(4, 0))

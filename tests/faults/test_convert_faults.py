@@ -162,6 +162,8 @@ def test_an_index_that_lies_is_refused(refused: Callable[..., str]) -> None:
     [
         ("language_model.base_model.model.layers.0.lora_A.default.weight", "adapter weights"),
         ("language_model.model.layers.0.surprise.weight", "surprise.weight is unexpected"),
+        ("multi_modal_projector.layer_norm.weight", "original multi_modal_projector.layer_norm.weight is unexpected"),
+        ("language_model.lm_head.weight", "are both language_model.lm_head.weight"),
     ],
 )
 def test_a_tensor_too_many_is_named(name: str, named: str, refused: Callable[..., str]) -> None:
@@ -196,6 +198,12 @@ def test_a_broken_tokenizer_model_is_named(junk: bytes, refused: Callable[..., s
     assert "tokenizer.model" in refused(lambda folder: (folder / "tokenizer.model").write_bytes(junk))
 
 
+@pytest.mark.parametrize(("name", "text"), [("merges.txt", "a b\nzz"), ("vocab.json", "{}"), ("merges.txt", "a zz\n")])
+def test_tokenizer_files_that_do_not_fit_are_refused(name: str, text: str, refused: Callable[..., str]) -> None:
+    message = refused(lambda folder: (folder / name).write_text(text, "utf-8"), "qwen2")
+    assert "tokenizer" in message or "256 bytes" in message
+
+
 def test_a_tokenizer_of_another_model_is_refused(refused: Callable[..., str]) -> None:
     assert "has no row" in refused(setting("llm_config", vocab_size=200))
 
@@ -224,8 +232,9 @@ def test_weights_pass_through_memory_a_tensor_at_a_time(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "in", config("internlm2", text=text))
     size = (folder / "model.safetensors").stat().st_size
     program = (
-        "import resource, sys; from pathlib import Path; from emoverse.models.convert import step\n"
-        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "import re, sys; from pathlib import Path; from emoverse.models.convert import step\n"
+        # not getrusage: that remembers the process this one was started from
+        "def peak(): return 1024 * int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
         "ready = step.prepare(Path(sys.argv[1])); before = peak(); out = Path(sys.argv[2]); out.mkdir()\n"
         "step.weights.write(ready.checkpoint, ready.layout, ready.planned, out); print(peak() - before)\n"
     )

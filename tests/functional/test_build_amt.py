@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from emoverse.amt.page import write_page
 from emoverse.amt.step import build_amt
 from emoverse.digests import folder_files
 from emoverse.errors import UserError
@@ -134,6 +135,17 @@ def test_the_audit_and_the_baselines_are_there(amt: Path) -> None:
     assert table["ecf-ecpe"]["baselines"]["previous + target"]["scores"]["f1"] == 1.0
 
 
+def test_the_page_shows_the_audit_and_escapes_what_people_wrote(amt: Path, tmp_path: Path) -> None:
+    audit, table = (json.loads((amt / name).read_text("utf-8")) for name in ("audit.json", "baselines.json"))
+    page = (amt / "page.html").read_text("utf-8")
+    assert all(name in page for name in (*audit["files"], *table))
+    audit["files"]["stage1"]["answers"] = {"<script>alert(1)</script>": 3}
+    write_page(tmp_path / "page.html", audit, table)
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; 3" in page
+
+
 def test_leaked_rows_are_dropped_reported_or_an_error(tmp_path: Path) -> None:
     words = "you will never guess whom I met at the station today"
     test = [
@@ -196,11 +208,12 @@ def test_the_order_of_folders_and_rows_the_hash_seed_locale_and_zone_change_no_b
     shuffled = validated(tmp_path / "again", corpus("meld")[::-1], {one.utterance_id: FACE for one in corpus("meld")})
     folders = [inputs[2], shuffled, inputs[1]]
     script = (
-        "import sys; from pathlib import Path; from emoverse.amt.step import build_amt; from emoverse.params import load_params;"
-        f"build_amt([Path(p) for p in sys.argv[2:]], Path(sys.argv[1]), load_params(Path({str(REPO / 'params.yaml')!r})).amt)"
+        "import sys; from pathlib import Path; from emoverse.amt.step import build_amt;"
+        "from emoverse.params import load_params; out, params, *folders = map(Path, sys.argv[1:]);"
+        "build_amt(folders, out, load_params(params).amt)"
     )
     odd = {"PYTHONHASHSEED": "77", "LC_ALL": "tr_TR.UTF-8", "TZ": "Pacific/Chatham", "PYTHONPATH": str(REPO)}
-    command = [sys.executable, "-c", script, str(tmp_path / "two"), *map(str, folders)]
+    command = [sys.executable, "-c", script, str(tmp_path / "two"), str(REPO / "params.yaml"), *map(str, folders)]
     subprocess.run(command, check=True, env=os.environ | odd, cwd=tmp_path)
     assert folder_files(tmp_path / "one") == folder_files(tmp_path / "two")
     assert (tmp_path / "one/manifest.json").read_bytes() == (tmp_path / "two/manifest.json").read_bytes()

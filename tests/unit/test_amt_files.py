@@ -124,7 +124,8 @@ def test_a_file_of_reasons_is_read_and_every_bad_line_named(tmp_path: Path) -> N
     assert (one.text, one.provider) == ("So.", "gpt")
     assert reasons.of(utterance(utterance_id="c"), [], None) is None
     path.write_bytes(
-        b'{"utterance_id": "a", "text": "x"}\n{bad\n3\n{"utterance_id": "a", "text": "y"}\n{"utterance_id": "z", "text": ""}\n'
+        b'{"utterance_id": "a", "text": "x"}\n{bad\n3\n'
+        b'{"utterance_id": "a", "text": "y"}\n{"utterance_id": "z", "text": ""}\n'
     )
     with pytest.raises(RowErrors) as caught:
         FileReasons(path)

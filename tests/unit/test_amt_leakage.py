@@ -50,7 +50,7 @@ def test_equal_words_leak_when_they_are_long_and_of_one_speaker() -> None:
 
 
 def test_nearly_equal_words_leak_and_different_ones_do_not() -> None:
-    words = "and so I told him that nobody in this whole town would ever buy a used boat from my uncle again after the flood"
+    words = "and so I told him that nobody in this whole town would ever buy a boat from my uncle again after the flood"
     test = utterance(split="test", text=words)
     near = utterance(corpus="ecf", text=words.replace("flood", "storm"))
     far = replace(near, utterance_id="ecf/train/far", text=" ".join(reversed(words.split())))

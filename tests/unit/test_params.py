@@ -70,7 +70,6 @@ def test_an_override_of_one_stage_leaves_its_yaml_alias_alone(write: Write, text
         ("media.frames", True, "'media.frames'"),
         ("amt.modality_dropout", 1.5, "'amt.modality_dropout'"),
         ("stage1.tuner", "qlora", "'stage1.tuner'"),
-        ("amt.stage2.tasks", {"mer": 1.0, "sarcasm": 1.0}, "amt.stage2.tasks.sarcasm"),
         ("corpora.meld", {"folder": "x"}, "'corpora.meld.folder'"),
         ("stage1.learning_rate", float("nan"), "'stage1.learning_rate'"),
     ],

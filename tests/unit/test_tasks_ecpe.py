@@ -68,8 +68,10 @@ def test_a_target_without_a_cause_has_an_empty_answer() -> None:
 @pytest.mark.parametrize(
     ("reply", "pairs"),
     [
-        ("3_joy,1", ((3, "joy", 1),)), (" 3_joy, 1 ; 3_joy,3. ", ((3, "joy", 1), (3, "joy", 3))), ("", ()), ("“3_joy,1”", ((3, "joy", 1),)),
-        ("3_joy,1；3_joy,2", ((3, "joy", 1), (3, "joy", 2))), ("3_joy", None), ("none", None), ("3_joy,1;;", ((3, "joy", 1),)),
+        ("3_joy,1", ((3, "joy", 1),)), (" 3_joy, 1 ; 3_joy,3. ", ((3, "joy", 1), (3, "joy", 3))), ("", ()),
+        ("“3_joy,1”", ((3, "joy", 1),)),
+        ("3_joy,1；3_joy,2", ((3, "joy", 1), (3, "joy", 2))), ("3_joy", None), ("none", None),
+        ("3_joy,1;;", ((3, "joy", 1),)),
         ("3_joy,1;x", None), ("3,1", None), (".,.", None),
     ],
 )  # fmt: skip

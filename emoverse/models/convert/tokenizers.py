@@ -81,29 +81,39 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
 
 
 def _build(folder: Path, added: _Added) -> Tokenizer:
+    try:
+        return _choose(folder, added)
+    except UserError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing narrower
+        problem = f"its tokenizer files do not fit together ({error})"
+        raise UserError(problem, place=str(folder), remedy="download them again") from error
+
+
+def _choose(folder: Path, added: _Added) -> Tokenizer:
+    # The original loads the slow classes; a tokenizer.json beside their files is not what the model was trained with.
     kind = str(added.config.get("tokenizer_class", "")).removesuffix("Fast")
-    if (folder / "tokenizer.model").is_file():
-        if kind not in ("InternLM2Tokenizer", "LlamaTokenizer"):
-            known = "known: InternLM2Tokenizer, LlamaTokenizer, Qwen2Tokenizer"
-            raise UserError(
-                f"tokenizer_class {kind!r} is unknown", place=str(folder / "tokenizer_config.json"), remedy=known
-            )
+    if kind in ("InternLM2Tokenizer", "LlamaTokenizer") and (folder / "tokenizer.model").is_file():
         whole = kind == "LlamaTokenizer" and not added.config.get("legacy", True)
         return _sentencepiece(folder / "tokenizer.model", added, whole=whole)
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+    if kind == "Qwen2Tokenizer" and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return _byte_level(folder, added)
     if (folder / "tokenizer.json").is_file():
         backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
         backend.no_truncation()
         backend.no_padding()
         return backend
-    problem = "holds no tokenizer: neither tokenizer.model, nor vocab.json with merges.txt, nor tokenizer.json"
-    raise UserError(problem, place=str(folder), remedy="download the checkpoint's tokenizer files too")
+    problem = f"holds no tokenizer files for tokenizer_class {kind!r}"
+    remedy = "download them too: tokenizer.model (InternLM2Tokenizer, LlamaTokenizer), vocab.json and merges.txt "
+    raise UserError(problem, place=str(folder), remedy=remedy + "(Qwen2Tokenizer), or tokenizer.json (any)")
 
 
 def _byte_level(folder: Path, added: _Added) -> Tokenizer:
     vocabulary = dict(read_json(folder / "vocab.json"))
     vocabulary.update({text: index for index, text in added.texts.items()})
+    if lost := sorted(set(pre_tokenizers.ByteLevel.alphabet()) - vocabulary.keys()):
+        problem = f"{len(lost)} of the 256 bytes have no token"
+        raise UserError(problem, place=str(folder / "vocab.json"), remedy="download it again")
     lines = (folder / "merges.txt").read_text("utf-8").split("\n")
     pairs: list[Any] = [tuple(line.split()) for line in lines[lines[0].startswith("#version") :] if line.strip()]
     tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=pairs, fuse_unk=False, byte_fallback=False))
@@ -165,12 +175,11 @@ def _frame(tokenizer: Tokenizer, added: _Added) -> None:
 
 
 def _add(tokenizer: Tokenizer, added: _Added, *, normalized: bool | None) -> None:
-    for token in added.by_id.values():
-        flags = {name: getattr(token, name) for name in ("lstrip", "rstrip", "single_word", "normalized", "special")}
-        if normalized is not None:
-            flags["normalized"] = normalized
-        add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
-        add([AddedToken(token.content, **flags)])
+    names = ("lstrip", "rstrip", "single_word", "normalized", "special")
+    forced = {} if normalized is None else {"normalized": normalized}
+    tokens = [AddedToken(t.content, **{**{n: getattr(t, n) for n in names}, **forced}) for t in added.by_id.values()]
+    tokenizer.add_special_tokens([token for token in tokens if token.special])
+    tokenizer.add_tokens([token for token in tokens if not token.special])
 
 
 def _with_token(backend: Tokenizer, text: str, index: int) -> Tokenizer:

@@ -89,7 +89,7 @@ def native(name: str, tensor: Tensor, layout: Layout) -> dict[str, Tensor]:
     for pattern, target in _RENAMES:
         if pattern.match(name):
             return _grown(pattern.sub(target, name), tensor, layout)
-    return {name: tensor}
+    return {f"original {name}": tensor}  # no native tensor is called so: it will be named as unexpected
 
 
 def _grown(name: str, tensor: Tensor, layout: Layout) -> dict[str, Tensor]:
@@ -122,11 +122,16 @@ def plan(
     if adapters := [name for name in checkpoint.entries if _LORA.search(name)]:
         remedy = "merge the adapter with the original code first"
         raise UserError(f"holds adapter weights that are not merged ({adapters[0]})", place=place, remedy=remedy)
-    planned: dict[str, dict[str, Tensor]] = {}
+    planned: dict[str, dict[str, Tensor]] = {file: {} for file in checkpoint.shards}
+    origin: dict[str, str] = {}
     for file, entries in checkpoint.shards.items():
-        planned[file] = {}
         for name, entry in entries.items():
-            planned[file].update(_try(name, torch.empty(entry.shape, dtype=entry.dtype, device="meta"), layout, place))
+            made = _try(name, torch.empty(entry.shape, dtype=entry.dtype, device="meta"), layout, place)
+            if twice := sorted(made.keys() & origin.keys()):
+                problem = f"{name} and {origin[twice[0]]} are both {twice[0]}"
+                raise UserError(problem, place=str(checkpoint.folder / file), remedy="download the checkpoint again")
+            origin.update(dict.fromkeys(made, name))
+            planned[file].update(made)
     given = {name: tuple(tensor.shape) for shard in planned.values() for name, tensor in shard.items()}
     problems = [f"{name} is missing" for name in sorted(expected.keys() - given.keys())]
     problems += [f"{name} is unexpected" for name in sorted(given.keys() - expected.keys())]

@@ -1,0 +1,84 @@
+"""A component on Kubeflow's local runner: the step's own bytes, its manifest as metadata, a cache to be trusted."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import dsl
+
+from components.validate import validate as component
+from emoverse.digests import canonical, code_digest
+from emoverse.errors import UserError
+from emoverse.manifest import open_raw, open_source
+from emoverse.params import MediaParams, ValidationParams, plain
+from emoverse.steps import CODE
+from emoverse.validation.step import validate
+from pipelines.local import session
+from tests.factories.meld import make_meld
+
+MEDIA = MediaParams(frames=2, size=32, timeout=20.0)
+VALIDATION = ValidationParams(max_quarantined=0.5, min_duration=0.1, max_duration=60.0, max_duration_gap=2.0)
+Run = Callable[..., dsl.Artifact]
+
+
+@dsl.pipeline(name="one-corpus")
+def one_corpus(root: str, md5: str, media: str, validation: str, code: str) -> dsl.Dataset:
+    raw = dsl.importer(artifact_uri=root, artifact_class=dsl.Dataset, reimport=False)
+    done = component(corpus="meld", raw_md5=md5, media=media, validation=validation, code=code, raw=raw.output)
+    return done.outputs["validated"]
+
+
+def md5_of(raw: Path) -> str:
+    source = open_raw(raw, name="meld")
+    return str(source.ancestry[source.digest]["dvc_md5"])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run the pipeline over ``tmp_path/MELD``; keywords change its arguments."""
+
+    def _run(**changes: Any) -> dsl.Artifact:
+        raw = tmp_path / "MELD"
+        arguments = {
+            "root": str(raw),
+            "md5": md5_of(raw),
+            "media": canonical(plain(MEDIA)),
+            "validation": canonical(plain(VALIDATION)),
+            "code": code_digest(CODE["validate"]),
+        }
+        with session(tmp_path / "runs"):
+            return one_corpus(**{**arguments, **changes}).output
+
+    make_meld(tmp_path / "MELD", {"train": 3, "dev": 1, "test": 1})
+    return _run
+
+
+def test_the_component_gives_the_bytes_of_the_step_and_the_cache_tells_what_changed(run: Run, tmp_path: Path) -> None:
+    validate("meld", tmp_path / "MELD", tmp_path / "direct", MEDIA, VALIDATION)
+    first = run()
+    assert open_source(Path(first.path)).digest == open_source(tmp_path / "direct").digest
+    assert first.metadata["digest"] == open_source(tmp_path / "direct").digest
+    assert first.metadata["raw"] == {"meld": md5_of(tmp_path / "MELD")}
+    assert first.metadata["params"]["media"]["size"] == MEDIA.size
+
+    again = run()  # nothing changed: a hit
+    assert again.path == first.path
+
+    clip = next((tmp_path / "MELD").rglob("*.mp4"))
+    clip.write_bytes(clip.read_bytes() + b"\0")  # one byte of one clip: a miss
+    changed = run()
+    assert changed.path != first.path
+    assert changed.metadata["raw"] != first.metadata["raw"]
+
+
+def test_other_content_than_the_run_asked_for_is_refused(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="the pipeline stopped"):
+        run(md5="0" * 32 + ".dir")
+    assert "but the run asked for 000000" in capfd.readouterr().out
+
+
+def test_other_code_than_the_run_asked_for_is_refused(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="the pipeline stopped"):
+        run(code="0" * 64)
+    assert "build the image from the revision that submits the run" in capfd.readouterr().out

@@ -1,0 +1,158 @@
+"""A real HTTP server on this machine answers as OpenAI-compatible endpoints do."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emoverse.amt.endpoint import EndpointReasons
+from emoverse.amt.reasons import provider
+from emoverse.errors import UserError
+from tests.factories.amt import utterance
+
+Answer = Callable[[int, dict[str, Any], Any], tuple[int, dict[str, str], Any]]
+
+
+class Server:
+    """Hold a server, what it was asked, and how it answers the n-th request."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.asked.append(body)
+                outer.keys.append(self.headers.get("Authorization"))
+                status, headers, reply = answer(len(outer.asked), body, self.path)
+                raw = json.dumps(reply).encode()
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(raw))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(raw)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.http.server_address[1]}/v1"
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Answer], Server]]:
+    made: list[Server] = []
+
+    def start(answer: Answer) -> Server:
+        made.append(Server(answer))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.http.shutdown()
+        one.http.server_close()
+
+
+def completion(text: str) -> dict[str, Any]:
+    return {
+        "model": "tiny",
+        "choices": [{"message": {"role": "assistant", "content": text}}],
+        "usage": {"prompt_tokens": 100, "completion_tokens": 20},
+    }
+
+
+def reasons(url: str, folder: Path, **more: object) -> EndpointReasons:
+    settings = {
+        "url": url, "model": "tiny", "cache": str(folder / "cache"), "see_frames": False, "requests_per_minute": 1e6,
+        "price_in": 1.0, "price_out": 10.0, "key_variable": "EMOVERSE_TEST_KEY",
+    }  # fmt: skip
+    path = folder / "settings.json"
+    path.write_text(json.dumps(settings | more))
+    found = provider(f"endpoint:{path}", [])
+    assert isinstance(found, EndpointReasons)
+    return found
+
+
+def test_an_answer_is_asked_for_once_and_its_spend_counted_every_time(
+    serve: Callable[[Answer], Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMOVERSE_TEST_KEY", "s3cret")
+    server = serve(lambda n, body, path: (200, {}, completion(f"  Reason\n{n} ")))
+    facts = []
+    for _ in range(2):
+        one = reasons(server.url, tmp_path)
+        found = [one.of(utterance(text=words), [], {"AU12": 3.0}) for words in ("a", "b", "a")]
+        assert [reason.text for reason in found if reason] == ["Reason 1", "Reason 2", "Reason 1"]
+        assert found[0] is not None
+        assert found[0].provider == "endpoint:tiny"
+        assert found[0].clues == ("lip corners pulled up", "the words sound positive")
+        facts.append(one.facts())
+    assert len(server.asked) == 2
+    assert server.keys == ["Bearer s3cret"] * 2
+    assert facts[0] == facts[1]
+    assert facts[0]["spend"] == pytest.approx((300 * 1.0 + 60 * 10.0) / 1e6)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "s3cret" in path.read_text()]
+    assert "lip corners pulled up" in server.asked[0]["messages"][0]["content"]
+
+
+def test_a_rate_limit_is_waited_out_as_the_server_says(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    busy = {"error": "slow down"}
+    server = serve(
+        lambda n, body, path: (429, {"Retry-After": "0.2"}, busy) if n < 3 else (200, {}, completion("Yes."))
+    )
+    found = reasons(server.url, tmp_path).of(utterance(), [], None)
+    assert found is not None
+    assert len(server.asked) == 3
+
+
+def test_requests_keep_to_the_rate(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    import time
+
+    server = serve(lambda n, body, path: (200, {}, completion("Yes.")))
+    one = reasons(server.url, tmp_path, requests_per_minute=600)
+    start = time.monotonic()
+    for words in "abcd":
+        one.of(utterance(text=words), [], None)
+    assert time.monotonic() - start >= 0.29
+
+
+def test_a_run_that_was_refused_goes_on_where_it_stopped(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    server = serve(lambda n, body, path: (401, {}, {"error": "no key"}) if n == 2 else (200, {}, completion("Yes.")))
+    one = reasons(server.url, tmp_path)
+    one.of(utterance(text="a"), [], None)
+    with pytest.raises(UserError, match=r"HTTP 401.*answers so far are kept"):
+        one.of(utterance(text="b"), [], None)
+    again = reasons(server.url, tmp_path)
+    assert all(again.of(utterance(text=words), [], None) for words in "ab")
+    assert len(server.asked) == 3
+
+
+def test_something_that_is_no_chat_completion_or_nobody_at_all_is_an_error(
+    serve: Callable[[Answer], Server], tmp_path: Path
+) -> None:
+    server = serve(lambda n, body, path: (200, {}, {"hello": "world"}))
+    with pytest.raises(UserError, match="something else than a chat completion"):
+        reasons(server.url, tmp_path).of(utterance(), [], None)
+    with pytest.raises(UserError, match="gave no answer"):
+        reasons("http://127.0.0.1:9/v1", tmp_path, attempts=1).of(utterance(text="new"), [], None)
+
+
+def test_broken_settings_are_named(tmp_path: Path) -> None:
+    for raw, says in (
+        ("{", "not JSON"),
+        ("[]", "holds no settings"),
+        ('{"url": "x", "modell": "y"}', "did you mean 'model'"),
+    ):
+        (tmp_path / "s.json").write_text(raw)
+        with pytest.raises(UserError, match=says):
+            provider(f"endpoint:{tmp_path / 's.json'}", [])
