@@ -25,6 +25,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "published": ("emoverse.verbs.published", "write a test set exactly as the authors published it"),
     "audit": ("emoverse.verbs.audit", "look for leakage and label conflicts in annotation files"),
     "score": ("emoverse.verbs.score", "score a predictions file"),
+    "compare": ("emoverse.verbs.compare", "compare two models on the same records"),
     "compile": ("emoverse.verbs.compile", "compile the Kubeflow pipeline to YAML"),
     "run-local": ("emoverse.verbs.run_local", "run the Kubeflow pipeline on this machine"),
 }

@@ -82,12 +82,12 @@ def compare(
 
 def logits(engine: Engine, row: Row) -> NDArray[np.float64]:
     """Return the logits (columns, vocabulary) at the last columns of one row's prompt."""
-    seen = engine.features.of([row])
-    ids, lengths = left_padded(engine.encoder.prompt_ids([row], [len(seen[0])]), engine.encoder.settings.pad)
+    (asked,) = next(engine.asked([row]))
+    ids, lengths = left_padded([asked.ids], engine.encoder.settings.pad)
     width = ids.shape[1]
     mask, places = prompt_mask(lengths, width)
     columns = np.arange(max(0, width - LAST), width)
-    found, _ = engine.backend.decode(ids, engine.backend.join(seen), mask, places, None, columns)
+    found, _ = engine.backend.decode(ids, engine.backend.join([asked.features]), mask, places, None, columns)
     one: NDArray[np.float64] = engine.backend.numbers(found)[0]
     return one
 

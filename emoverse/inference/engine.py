@@ -7,13 +7,15 @@ token ids, masks and positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emoverse.inference.encode import Encoder, Ids, Row
-from emoverse.inference.features import FeatureCache, Frames
+from emoverse.inference.features import FeatureCache
+from emoverse.inference.prepare import Frames, Preparer
 from emoverse.inference.tree import AnswerTree, left_padded, prompt_mask, tree_mask
 
 Array = Any  # the backend's own: a torch tensor on its device, or a numpy array
@@ -57,6 +59,15 @@ class Backend(Protocol):
         """Return the bytes that features take."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """One row of a batch: its place among the rows asked, its prompt's ids, its clip's features."""
+
+    index: int
+    ids: Ids
+    features: Array
+
+
 class Engine:
     """Answer AMT rows with one model; ``frames`` maps a frame reference to uint8 RGB (n, height, width, 3)."""
 
@@ -64,7 +75,8 @@ class Engine:
         if batch_size < 1:
             raise ValueError("batch_size must be at least 1")
         self.backend, self.encoder, self.batch_size = backend, encoder, batch_size
-        self.features = FeatureCache(backend, encoder, frames)
+        self.features = FeatureCache(backend)
+        self.preparer = Preparer(encoder, frames)
 
     def likelihoods(
         self, rows: Sequence[Row], answers: Sequence[str], progress: Progress | None = None
@@ -78,7 +90,7 @@ class Engine:
         """
         tree = AnswerTree([self.encoder.answer_ids(answer) for answer in answers])
         result = np.zeros((len(rows), len(answers)))
-        for batch in self._batches(rows, progress):
+        for batch in self.asked(rows, progress):
             prompts = [item.ids for item in batch]
             ids, lengths = left_padded(prompts, self.encoder.settings.pad)
             width = ids.shape[1]
@@ -94,7 +106,7 @@ class Engine:
     def generate(self, rows: Sequence[Row], max_new_tokens: int, progress: Progress | None = None) -> list[str]:
         """Return the greedy reply to each row, at most ``max_new_tokens`` tokens long."""
         replies = [""] * len(rows)
-        for batch in self._batches(rows, progress):
+        for batch in self.asked(rows, progress):
             for item, tokens in zip(batch, self._greedy(batch, max_new_tokens), strict=True):
                 replies[item.index] = self.encoder.text(tokens)
         return replies
@@ -102,12 +114,12 @@ class Engine:
     def greedy_tokens(self, rows: Sequence[Row], max_new_tokens: int) -> list[list[int]]:
         """Return the greedy reply to each row as token ids, its stop token left out."""
         found: list[list[int]] = [[] for _ in rows]
-        for batch in self._batches(rows, None):
+        for batch in self.asked(rows, None):
             for item, tokens in zip(batch, self._greedy(batch, max_new_tokens), strict=True):
                 found[item.index] = tokens
         return found
 
-    def _greedy(self, batch: Sequence[_Item], limit: int) -> list[list[int]]:
+    def _greedy(self, batch: Sequence[Asked], limit: int) -> list[list[int]]:
         ids, lengths = left_padded([item.ids for item in batch], self.encoder.settings.pad)
         mask, positions = prompt_mask(lengths, ids.shape[1])
         features = self.backend.join([item.features for item in batch])
@@ -132,25 +144,20 @@ class Engine:
             logits, past = self.backend.decode(found[:, None], None, seen[:, None, None, :], place, past, one)
         return tokens
 
-    def _batches(self, rows: Sequence[Row], progress: Progress | None) -> Iterator[list[_Item]]:
-        # Sorted by length, so that little is padded; by index among equals, so that the order is the file's.
+    def asked(self, rows: Sequence[Row], progress: Progress | None = None) -> Iterator[list[Asked]]:
+        """Yield rows in batches of ``batch_size``, their frames looked at.
+
+        The longest come first, so that little is padded and memory runs out at once if at all; among equals the order
+        is the file's.
+        """
         order = sorted(range(len(rows)), key=lambda index: (-_characters(rows[index]), index))
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            asked = [rows[index] for index in chosen]
-            features = self.features.of(asked)
-            prompts = self.encoder.prompt_ids(asked, [len(found) for found in features])
-            yield [_Item(*item) for item in zip(chosen, prompts, features, strict=True)]
+        groups = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        for ready in self.preparer.ahead(rows, groups, self.features):
+            seen = self.features.of(ready)
+            yield [Asked(*item) for item in zip(ready.indices, ready.ids, seen, strict=True)]
             if progress:
-                progress(len(chosen))
+                progress(len(ready.indices))
 
 
 def _characters(row: Row) -> int:
     return sum(len(message["content"]) for message in row["messages"])
-
-
-class _Item:
-    """One row of a batch: its place among the rows asked, its prompt's ids, its clip's features."""
-
-    def __init__(self, index: int, ids: Ids, features: Array) -> None:
-        self.index, self.ids, self.features = index, ids, features

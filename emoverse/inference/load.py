@@ -7,7 +7,7 @@ from typing import Literal
 
 from emoverse.errors import UserError
 from emoverse.inference.engine import Engine
-from emoverse.inference.features import Frames
+from emoverse.inference.prepare import Frames
 
 EngineName = Literal["torch", "onnx"]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from emoverse.errors import UserError
 from emoverse.inference.encode import Encoder, Ids
 from emoverse.inference.engine import Engine
-from emoverse.inference.features import Frames
+from emoverse.inference.prepare import Frames
 from emoverse.inference.settings import Settings
 
 GRAPHS: Final = ("vision.onnx", "embed.onnx", "decoder.onnx")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.errors import RowErrors, UserError
-from emoverse.inference.features import reference_of
+from emoverse.inference.prepare import reference_of
 
 Row = dict[str, Any]
 _KEYS: Final = ("messages", "channel", "task", "corpus", "gold")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from emoverse.errors import UserError
 from emoverse.inference.encode import Encoder, Ids
 from emoverse.inference.engine import Engine
-from emoverse.inference.features import Frames
+from emoverse.inference.prepare import Frames
 from emoverse.inference.settings import settings_of_model
 
 

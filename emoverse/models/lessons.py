@@ -61,9 +61,12 @@ BLANK: Final = -1
 """A face's number that stands for grey frames: then only the words can tell."""
 
 
-def write_lessons(faces: Sequence[Face], n_words: int, seed: int) -> list[Lesson]:
-    """Write two lessons about each drawn clip and ``n_words`` about words alone, in an order drawn from the seed."""
-    rng = np.random.default_rng([seed, 0x1E55])
+def write_lessons(faces: Sequence[Face], n_words: int, seed: int, epoch: int = 0) -> list[Lesson]:
+    """Write two lessons about each drawn clip and ``n_words`` about words alone, in an order drawn from the seed.
+
+    Another ``epoch`` asks about the same clips anew: new words cost nothing and repeated ones are learned by heart.
+    """
+    rng = np.random.default_rng([seed, 0x1E55, epoch])
     shown = [_about_face(index, face, rng) for _ in range(2) for index, face in enumerate(faces)]
     lessons = shown + [_about_words(rng) for _ in range(n_words)]
     return [lessons[i] for i in rng.permutation(len(lessons))]
@@ -71,7 +74,7 @@ def write_lessons(faces: Sequence[Face], n_words: int, seed: int) -> list[Lesson
 
 def _about_face(index: int, face: Face, rng: np.random.Generator) -> Lesson:
     system = pick(SYSTEM, rng)
-    still = int(rng.integers(1, len(face.frames))) if rng.random() < 0.4 else None
+    still = int(rng.integers(1, len(face.frames))) if rng.random() < 0.6 else None
     if face.feeling is None or rng.random() < 0.15:
         units = face.units if still is None else face.units[still : still + 1]
         return Lesson(system, pick(CAPTION, rng), caption(units), index, still)
@@ -92,10 +95,10 @@ def _about_words(rng: np.random.Generator) -> Lesson:
     face, still = (None, None) if rng.random() < 0.4 else (BLANK, 0 if rng.random() < 0.4 else None)
     valence = VALENCE.get(feeling) or int(rng.choice((-1, 1)))
     if draw < 0.5:
+        if feeling == "composed":  # no verdict to tell
+            return _about_words(rng)
         text = verdict_sentence(_judged(valence), rng) if draw < 0.4 else _words(feeling, valence, rng)
-        return (
-            Lesson(system, *_verdict(text, valence, rng), face, still) if feeling != "composed" else _about_words(rng)
-        )
+        return Lesson(system, *_verdict(text, valence, rng), face, still)
     return Lesson(system, *_choice(_words(feeling, valence, rng), feeling, rng), face, still)
 
 
@@ -126,7 +129,7 @@ def _question(text: str, options: Sequence[str], rng: np.random.Generator) -> st
     if rng.random() < 0.6:
         order = [options[i] for i in rng.permutation(len(options))]
         asked += pick(OPTIONS, rng).format(list=", ".join(order[:-1]) + " or " + order[-1])
-    return pick(SAID, rng).format(text=text) + asked
+    return str(pick(SAID, rng)).format(text=text) + asked
 
 
 def _definition(rng: np.random.Generator) -> tuple[str, str]:

@@ -66,10 +66,11 @@ def _frames(shape: tuple[int, int], rng: np.random.Generator) -> Iterator[tuple[
         yield part // shape[1], part % shape[1]
 
 
-def learn_words(
-    model: Any, tokenizer: Any, faces: Sequence[Face], lessons: Sequence[Lesson], epochs: int, seed: int
-) -> list[float]:
-    """Train language model and projector on the lessons, the vision tower frozen; return the loss of each step."""
+def learn_words(model: Any, tokenizer: Any, faces: Sequence[Face], lessons: Sequence[Lesson], seed: int) -> list[float]:
+    """Train language model and projector on the lessons, the vision tower frozen; return the loss of each step.
+
+    Lessons are taught once each, in about their order: batches are made of lessons of like length.
+    """
     import torch
 
     torch.manual_seed(seed)
@@ -78,8 +79,8 @@ def learn_words(
         clips.append(np.full_like(clips[0], 128))  # mid-grey comes last: lessons.BLANK is -1
         seen = torch.stack([_tower(model, _normalised(torch.tensor(clip))) for clip in clips])
     tokens = model.config.image_seq_length
-    encoded = [_encode(lesson, tokenizer, tokens, seen.shape[1]) for lesson in lessons]
-    batches = list(_batches(encoded, epochs, seed))
+    encoded = _encode(lessons, tokenizer, tokens, seen.shape[1])
+    batches = list(_batches([len(ids) for ids, _ in encoded], seed))
     parts = (model.model.language_model, model.lm_head, model.model.multi_modal_projector)
     trainer = _Trainer([p for part in parts for p in part.parameters()], WORDS_RATE, len(batches))
     model.train()
@@ -135,27 +136,32 @@ def _part(seen: Any, lesson: Lesson) -> Any:
     return frames if lesson.still is None else frames[lesson.still : lesson.still + 1]
 
 
-def _encode(lesson: Lesson, tokenizer: Any, image_tokens: int, n_frames: int) -> tuple[list[int], int]:
-    """Return the ids of prompt and answer, and the prompt's length."""
-    context = "<img>" + "<IMG_CONTEXT>" * image_tokens + "</img>\n"
+def _encode(lessons: Sequence[Lesson], tokenizer: Any, image_tokens: int, n_frames: int) -> list[tuple[list[int], int]]:
+    """Return each lesson's ids, prompt and answer, and its prompt's length."""
+    prompts = [_prompt(lesson, "<img>" + "<IMG_CONTEXT>" * image_tokens + "</img>\n", n_frames) for lesson in lessons]
+    answers = [lesson.answer + "<|im_end|>" for lesson in lessons]
+    asked = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    told = tokenizer(answers, add_special_tokens=False)["input_ids"]
+    return [(one + other, len(one)) for one, other in zip(asked, told, strict=True)]
+
+
+def _prompt(lesson: Lesson, context: str, n_frames: int) -> str:
     shown = "" if lesson.face is None else context
     if lesson.face is not None and lesson.still is None:
         shown = "".join(f"Frame{i + 1}: {context}" for i in range(n_frames))
-    turns = f"<|im_start|>system\n{lesson.system}<|im_end|><|im_start|>user\n{shown}{lesson.question}<|im_end|>"
-    prompt = tokenizer(turns + "<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]
-    return prompt + tokenizer(lesson.answer + "<|im_end|>", add_special_tokens=False)["input_ids"], len(prompt)
+    system = f"<|im_start|>system\n{lesson.system}<|im_end|>"
+    return f"{system}<|im_start|>user\n{shown}{lesson.question}<|im_end|><|im_start|>assistant\n"
 
 
-def _batches(encoded: Sequence[tuple[list[int], int]], epochs: int, seed: int) -> Iterator[list[int]]:
+def _batches(lengths: Sequence[int], seed: int) -> Iterator[list[int]]:
     """Yield batches of lesson numbers of about equal length, so little is padded, in an order drawn from the seed."""
     rng = np.random.default_rng([seed, 0xBA7C])
     pool = WORDS_BATCH * 16
-    for _ in range(epochs):
-        order = rng.permutation(len(encoded))
-        pools = [sorted(order[i : i + pool], key=lambda k: len(encoded[k][0])) for i in range(0, len(order), pool)]
-        batches = [each[i : i + WORDS_BATCH] for each in pools for i in range(0, len(each), WORDS_BATCH)]
+    for first in range(0, len(lengths), pool):
+        near = sorted(range(first, min(first + pool, len(lengths))), key=lambda k: lengths[k])
+        batches = [near[i : i + WORDS_BATCH] for i in range(0, len(near), WORDS_BATCH)]
         for i in rng.permutation(len(batches)):
-            yield [int(k) for k in batches[i]]
+            yield batches[i]
 
 
 def _loss(model: Any, encoded: Sequence[tuple[list[int], int]], shown: list[Any], pad: int) -> Any:

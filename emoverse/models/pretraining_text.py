@@ -42,7 +42,16 @@ _FELT: Final = (
     "I {event}.",
     "and so we {event} with {thing}.",
     "they say {who} {event} last year.",
+    "{filler}, {word}, {thing}.",
+    "{word}, {filler}.",
+    "{thing}: {word}, {filler}.",
+    "{who} said {word} and {filler} {word}.",
+    "{filler} {who} {event}, {filler}.",
+    "{filler}, it is {word} with {thing}.",
+    "{word}! {filler} {thing}.",
+    "it was {adjective} {filler}, {word}.",
 )
+_SLOTS: Final = {"adjective": "adjectives", "noun": "nouns", "cry": "cries", "event": "events", "word": "words"}
 _JUDGED: Final = (
     "{thing} is {adjective}.",
     "honestly {thing} was {adjective}, {verdict}.",
@@ -64,8 +73,7 @@ def lexicon() -> Any:
 def feeling_sentence(feeling: str, rng: np.random.Generator) -> str:
     """Invent a sentence that carries one of FEELINGS."""
     words = lexicon()["feelings"][feeling]
-    banks = {"adjective": words["adjectives"], "noun": words["nouns"], "cry": words["cries"], "event": words["events"]}
-    return _fill(_FELT, rng, banks)
+    return _fill(_FELT, rng, {slot: words[bank] for slot, bank in _SLOTS.items()})
 
 
 def verdict_sentence(valence: str, rng: np.random.Generator) -> str:
@@ -75,7 +83,7 @@ def verdict_sentence(valence: str, rng: np.random.Generator) -> str:
 
 
 def _fill(templates: tuple[str, ...], rng: np.random.Generator, banks: dict[str, list[str]]) -> str:
-    shared = {"who": lexicon()["people"], "thing": lexicon()["things"]}
+    shared = {"who": lexicon()["people"], "thing": lexicon()["things"], "filler": lexicon()["fillers"]}
     text: str = pick(templates, rng)
     for slot, bank in (shared | banks).items():
         while "{" + slot + "}" in text:

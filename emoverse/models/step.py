@@ -6,11 +6,14 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from emoverse.manifest import publish
 from emoverse.params import BaseModelParams, MediaParams, plain
 from emoverse.steps import CODE
+
+SPELLED: Final = 8000
+"""Lessons the tokenizer is trained on; more change little."""
 
 
 def base_model(out: Path, params: BaseModelParams, media: MediaParams) -> None:
@@ -38,13 +41,17 @@ def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict
     draw = partial(draw_face, seed=params.seed, n_frames=media.frames, media=media)
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         faces = list(pool.map(draw, range(params.faces), chunksize=64))
-    lessons = write_lessons(faces, params.sentences, params.seed)
+    lessons = [
+        lesson
+        for epoch in range(params.epochs)
+        for lesson in write_lessons(faces, params.sentences, params.seed, epoch)
+    ]
     spelling = [" ".join(known_words())] * 20  # often enough that whole words win over their parts
-    told = [text for lesson in lessons for text in (lesson.system, lesson.question, lesson.answer)]
+    told = [text for lesson in lessons[:SPELLED] for text in (lesson.system, lesson.question, lesson.answer)]
     tokenizer = train_tokenizer(told + spelling)
     model = build_model(tokenizer, media, params.seed)
     learn_faces(model, faces, params.face_epochs, params.seed)
-    losses = learn_words(model, tokenizer, faces, lessons, params.epochs, params.seed)
+    losses = learn_words(model, tokenizer, faces, lessons, params.seed)
     save_folder(model, build_processor(tokenizer, media), folder)
     tail = max(1, len(losses) // 20)
     return {

@@ -19,7 +19,7 @@ _FIXED = {
     "truncation_strategy": "delete",
     "split_dataset_ratio": "0",
     "lazy_tokenize": "true",
-    "group_by_length": "true",  # an ECPE row is four times as long as others: mixed, everything is padded to it
+    "group_by_length": "true",  # as batches.py does it
     "dataloader_num_workers": "0",
     "lr_scheduler_type": "cosine",
     "adam_beta1": "0.9",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Final
@@ -12,8 +13,8 @@ from emoverse.params import TrainParams
 
 # What the weights do not decide: taken over from the model that was trained, byte for byte.
 _KEPT: Final = (
-    "tokenizer*", "chat_template*", "*processor_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "generation_config.json",
+    "tokenizer*", "chat_template*", "*processor_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "generation_config.json",
 )  # fmt: skip
 _CODE: Final = (".py", ".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5")
 
@@ -72,5 +73,11 @@ def _copy_adapter(checkpoint: Path, adapter: Path) -> None:
     for key in ("target_modules", "modules_to_save", "exclude_modules"):
         if isinstance(config.get(key), list):
             config[key] = sorted(config[key])  # peft keeps a set, whose order differs from run to run
+    if isinstance(config.get("target_modules"), str):  # a pattern ms-swift wrote from a set
+        config["target_modules"] = re.sub(r"\(([\w|]+)\)", _sorted, config["target_modules"])
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (adapter / "adapter_config.json").write_text(text, "utf-8")
+
+
+def _sorted(group: re.Match[str]) -> str:
+    return "(" + "|".join(sorted(group[1].split("|"))) + ")"

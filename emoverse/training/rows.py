@@ -62,8 +62,6 @@ def _problems(row: Any) -> list[str]:
     rest = words.removeprefix(tags)
     for part in (messages[0]["content"], rest, messages[2]["content"]):
         found += [f"the words hold {token!r}, which the model would obey" for token in RESERVED if token in part]
-    if not messages[2]["content"].strip():
-        found.append("the answer is empty")
     return found
 
 

@@ -45,6 +45,7 @@ def train_rows(
     from swift.pipelines import SwiftSft
 
     from emoverse.training.arguments import swift_arguments
+    from emoverse.training.batches import grouped_by_length
     from emoverse.training.checkpoints import last_complete
     from emoverse.training.template import use_frames
     from emoverse.training.watch import Ledger, PreemptedError, Watch, on_sigterm
@@ -79,7 +80,7 @@ def train_rows(
             self.trainer = trainer
             self.watch = Watch(trainer, ledger)
             trainer.add_callback(self.watch)
-            with on_sigterm(self.watch):
+            with on_sigterm(self.watch), grouped_by_length():
                 return super().train(trainer)
 
     session = Session(arguments)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from emoverse.digests import code_digest
-from emoverse.errors import UserError
+from emoverse.errors import RowErrors, UserError
 from emoverse.manifest import open_source, publish, write_json
 from emoverse.media.frames import FrameStore
 from emoverse.params import TrainParams, plain
@@ -34,6 +34,7 @@ def train(stage: str, model: Path, amt: Path, validated: Sequence[Path], out: Pa
     check_model_folder(weights)
     rows = read_rows(amt / f"{stage}.jsonl")
     frames = FrameStore(validated)
+    _check_media(rows, frames)
     lengths = check_lengths(rows, weights, _frames_of_a_video(rows, frames), params.max_length)
     settings = {**plain(params), "stage": stage}
     digests = {name: source.digest for name, source in inputs.items()}
@@ -51,6 +52,14 @@ def train(stage: str, model: Path, amt: Path, validated: Sequence[Path], out: Pa
         draft.seeds = {"train": params.seed}
         draft.facts = {"steps": done.steps, "longest_row": max(lengths), "final_loss": done.log[-1]["loss"]}
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _check_media(rows: Sequence[dict[str, Any]], frames: FrameStore) -> None:
+    """Raise RowErrors naming each row whose clip nobody validated: ms-swift would say so only when it gets there."""
+    wanted = [(row["channel"], reference) for row in rows for reference in (*row["videos"], *row["images"])]
+    missing = [f"{name}: {reference} is not among the frames" for name, reference in wanted if reference not in frames]
+    if missing:
+        raise RowErrors(missing, remedy="give --validated every corpus of the stage, from the run that build-amt read")
 
 
 def _frames_of_a_video(rows: Sequence[dict[str, Any]], frames: FrameStore) -> int:

@@ -1,0 +1,153 @@
+"""The step `train`, for real: ms-swift trains a tiny model on rows of AMT, and every row is accounted for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from emoverse.digests import folder_files
+from emoverse.errors import RowErrors, UserError
+from emoverse.manifest import read_manifest
+from emoverse.params import TrainParams
+from emoverse.training.step import train
+from tests.factories.training import make_training, train_params
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_training(tmp_path_factory.mktemp("house"))
+
+
+@pytest.fixture
+def run(house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    monkeypatch.setenv("EMOVERSE_SCRATCH", str(tmp_path / "scratch"))
+
+    def train_to(name: str, params: TrainParams | None = None, **other: Path) -> Path:
+        folders = {**house, **other}
+        out = tmp_path / name
+        train("stage1", folders["model"], folders["amt"], [folders["meld"]], out, params or train_params())
+        return out
+
+    return train_to
+
+
+def log_of(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text("utf-8").splitlines()]
+
+
+def weights_of(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model" / "model.safetensors")
+
+
+def test_two_trainings_give_the_same_bytes_and_hold_no_path_and_no_time(
+    run: Callable[..., Path], tmp_path: Path, house: dict[str, Path]
+) -> None:
+    first, second = run("first"), run("second")
+    assert folder_files(first) == folder_files(second)
+    assert (first / "manifest.json").read_bytes() == (second / "manifest.json").read_bytes()
+    assert {name.split("/")[0] for name in folder_files(first)} == {"model", "adapter", "log.jsonl", "rows.json"}
+    for name in folder_files(first):
+        blob = (first / name).read_bytes()
+        assert str(tmp_path).encode() not in blob, name
+        assert str(house["model"]).encode() not in blob, name
+    assert all(set(entry) <= {"loss", "grad_norm", "learning_rate", "epoch", "step"} for entry in log_of(first))
+
+
+def test_every_row_is_trained_once_an_epoch_and_the_ledger_says_so(run: Callable[..., Path], tmp_path: Path) -> None:
+    out = run("out", train_params(epochs=3.0))
+    ledger = json.loads((out / "rows.json").read_text("utf-8"))
+    assert ledger["in"] == 12
+    assert ledger["dropped"] == []
+    assert set(ledger["trained"].values()) == {3}
+    assert len(ledger["trained"]) == 12
+    assert read_manifest(out)["rows"] == {"in": 12, "out": 12, "dropped": {}}
+    assert not list((tmp_path / "scratch" / "train").iterdir())
+
+
+def test_rows_that_a_part_of_an_epoch_does_not_reach_are_listed_as_dropped(run: Callable[..., Path]) -> None:
+    out = run("out", train_params(epochs=0.6, batch_size=4))
+    ledger = json.loads((out / "rows.json").read_text("utf-8"))
+    assert len(ledger["trained"]) == 8
+    assert len(ledger["dropped"]) == 4
+    assert read_manifest(out)["rows"]["dropped"] == {"epochs-below-one": 4}
+
+
+def test_the_loss_falls_and_only_projector_and_language_model_change(
+    run: Callable[..., Path], house: dict[str, Path]
+) -> None:
+    out = run("out", train_params(epochs=8.0, learning_rate=5e-3))
+    losses = [entry["loss"] for entry in log_of(out)]
+    assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
+    before, after = load_file(house["model"] / "model" / "model.safetensors"), weights_of(out)
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert any("multi_modal_projector" in name for name in changed)
+    assert any("self_attn" in name for name in changed)
+    assert not [name for name in changed if "vision" in name or "embed_tokens" in name or "lm_head" in name]
+    for name in ("tokenizer.json", "chat_template.jinja", "processor_config.json", "generation_config.json"):
+        assert (out / "model" / name).read_bytes() == (house["model"] / "model" / name).read_bytes()
+
+
+def test_the_merged_model_answers_as_base_and_adapter_do(run: Callable[..., Path], house: dict[str, Path]) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    out = run("out")
+    ids = torch.arange(20, 60)[None]
+    merged = AutoModelForImageTextToText.from_pretrained(out / "model")
+    base = AutoModelForImageTextToText.from_pretrained(house["model"] / "model")
+    with torch.no_grad():
+        plain = base(input_ids=ids).logits
+        both = PeftModel.from_pretrained(base, out / "adapter")(input_ids=ids).logits
+        assert (merged(input_ids=ids).logits - both).abs().max() < 1e-4
+        assert (plain - both).abs().max() > 1e-3
+
+
+def test_full_training_and_a_frozen_projector_are_honoured(run: Callable[..., Path], house: dict[str, Path]) -> None:
+    before = load_file(house["model"] / "model" / "model.safetensors")
+    after = weights_of(run("full", train_params(tuner="full", train_projector=False)))
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert any("embed_tokens" in name for name in changed)
+    assert not [name for name in changed if "vision" in name or "projector" in name]
+
+
+def test_a_stage_goes_on_from_the_stage_before(run: Callable[..., Path]) -> None:
+    first = run("first")
+    second = run("second", model=first)
+    assert read_manifest(second)["inputs"]["model"] == read_manifest(first)["outputs"]["digest"]
+
+
+def test_a_row_longer_than_max_length_is_named_before_training(run: Callable[..., Path]) -> None:
+    with pytest.raises(RowErrors, match="mer/meld/test"):
+        run("out", train_params(max_length=60))
+
+
+def test_rows_whose_clip_is_not_among_the_frames_are_named_before_training(
+    run: Callable[..., Path], tmp_path: Path
+) -> None:
+    other = make_training(tmp_path / "other", lambda rows: rows[4].update(videos=["clip:meld/test/absent"]))
+    with pytest.raises(UserError, match="meld/test/absent"):
+        run("out", amt=other["amt"])
+
+
+def test_a_corrupt_frame_stops_training_and_nothing_is_published(run: Callable[..., Path], tmp_path: Path) -> None:
+    from emoverse.manifest import publish
+
+    house = make_training(tmp_path / "other")
+    shard = next((house["meld"] / "frames").glob("*.tar"))
+    blob = bytearray(shard.read_bytes())
+    for frame in pq.read_table(house["meld"] / "frames/index.parquet").to_pylist():
+        blob[frame["offset"] + frame["length"] // 2] ^= 1
+    with publish(tmp_path / "spoiled", step="validate", name="meld", params={}, inputs={}, code=()) as draft:
+        (draft.path / "frames").mkdir()
+        (draft.path / "frames" / "index.parquet").write_bytes((house["meld"] / "frames/index.parquet").read_bytes())
+        (draft.path / "frames" / shard.name).write_bytes(blob)
+    with pytest.raises(UserError, match="is not what was written"):
+        run("out", meld=tmp_path / "spoiled")
+    assert not (tmp_path / "out").exists()

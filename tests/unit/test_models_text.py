@@ -1,0 +1,90 @@
+"""Pretraining keeps away from the sample: other people, other sentences, other questions, other answers."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from emoverse.models.lessons import Lesson, write_lessons
+from emoverse.models.pretraining_faces import FIRST_IDENTITY, Face, draw_face
+from emoverse.models.pretraining_text import FEELINGS, VALENCES, feeling_sentence, verdict_sentence
+from emoverse.params import MediaParams
+from emoverse.synthetic import SAMPLE_IDENTITIES
+from emoverse.synthetic.emotions import EMOTIONS
+from emoverse.synthetic.phrases import TOPICS
+from emoverse.synthetic.words import valence_of, word
+from emoverse.tasks import mer, msa
+
+MEDIA = MediaParams(frames=2, size=32, crop="center", colour="grey-equalised", timeout=20.0)
+
+
+@pytest.fixture(scope="module")
+def faces() -> list[Face]:
+    return [draw_face(index, 1, 2, MEDIA) for index in range(40)]
+
+
+@pytest.fixture(scope="module")
+def lessons(faces: list[Face]) -> list[Lesson]:
+    return write_lessons(faces, 1500, seed=1)
+
+
+def words_of(text: str) -> list[str]:
+    return re.findall(r"[a-z']+", text.lower())
+
+
+def runs(text: str, length: int) -> set[tuple[str, ...]]:
+    words = words_of(text)
+    return {tuple(words[i : i + length]) for i in range(len(words) - length + 1)}
+
+
+def transcripts(count: int = 1500) -> list[str]:
+    rng = np.random.default_rng(11)
+    found = []
+    for _ in range(count):
+        emotion = EMOTIONS[int(rng.integers(len(EMOTIONS)))]
+        topic = TOPICS[int(rng.integers(len(TOPICS)))]
+        found.append(word(emotion, valence_of(emotion, rng), topic, set(), rng))
+    return found
+
+
+def test_no_sentence_is_a_sentence_of_the_sample_and_hardly_five_words_run_alike() -> None:
+    rng = np.random.default_rng(3)
+    own = [feeling_sentence(feeling, rng) for feeling in FEELINGS for _ in range(200)]
+    own += [verdict_sentence(valence, rng) for valence in VALENCES for _ in range(200)]
+    sample = transcripts()
+    assert not {" ".join(words_of(text)) for text in own} & {" ".join(words_of(text)) for text in sample}
+    shared = set().union(*(runs(text, 5) for text in own)) & set().union(*(runs(text, 5) for text in sample))
+    assert not shared
+
+
+def test_identities_are_not_the_samples() -> None:
+    assert FIRST_IDENTITY > SAMPLE_IDENTITIES
+
+
+def test_no_answer_about_a_face_or_a_sentence_is_a_label_of_amt(lessons: list[Lesson]) -> None:
+    labels = {*mer.labels("meld"), *mer.labels("mosei"), "Positive.", "Negative."}
+    answers = {lesson.answer for lesson in lessons if not lesson.question.endswith(("?", "synonym of"))}
+    assert len(answers) > 8
+    told = {lesson.answer for lesson in lessons if "'" in lesson.question or '"' in lesson.question}
+    assert not told & labels
+
+
+def test_no_question_is_a_question_of_amt(lessons: list[Lesson]) -> None:
+    asked = (mer.prompt("", "meld"), mer.prompt("", "mosei"), msa.prompt(""))
+    shared = set().union(*(runs(prompt, 5) for prompt in asked))
+    assert not any(runs(lesson.question, 5) & shared for lesson in lessons)
+    assert not any("<emotion>" in lesson.question or "<sentiment>" in lesson.question for lesson in lessons)
+
+
+def test_lessons_follow_from_the_seed(faces: list[Face], lessons: list[Lesson]) -> None:
+    assert write_lessons(faces, 1500, seed=1) == lessons
+    assert write_lessons(faces, 1500, seed=2) != lessons
+
+
+def test_a_face_is_drawn_the_same_whatever_was_drawn_before(faces: list[Face]) -> None:
+    again = draw_face(7, 1, 2, MEDIA)
+    assert (again.frames == faces[7].frames).all()
+    assert again.frames.shape == (2, 32, 32, 3)
+    assert {face.feeling for face in faces} == {*FEELINGS, None}
