@@ -18,7 +18,7 @@ class UserError(Exception):
         super().__init__(f"{head}; {remedy}" if remedy else head)
 
 
-class RowErrors(UserError):
+class RowErrors(UserError):  # noqa: N818  (a plural, as it holds many)
     """Report every bad row of one file in one go.
 
     ``problems`` are complete ``file:row: column: what`` sentences; the message shows the first twenty.

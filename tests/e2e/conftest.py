@@ -50,7 +50,10 @@ class Checkout:
 def checkout(root: Path) -> Checkout:
     """Copy the tree's files, tracked and new, into a repository of its own at ``root``."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=REPO, capture_output=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPO,
+        capture_output=True,
+        check=True,
     )
     for name in sorted(set(listed.stdout.decode().split("\0")) - {""}):
         if (REPO / name).is_file():
