@@ -42,7 +42,7 @@ format: setup  ## let ruff rewrite what it can
 	ruff format .
 
 bench: setup  ## run the benchmarks; each prints ratios against a baseline measured in the same run
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	for file in benchmarks/*.py; do $(BIN)/python -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 lock: setup  ## resolve requirements/*.in: lock.txt for this machine, data.txt and train.txt for the two images
 	$(COMPILE) --upgrade requirements/dev.in --output-file requirements/lock.txt

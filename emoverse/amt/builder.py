@@ -16,7 +16,7 @@ from emoverse.corpora.base import Utterance
 from emoverse.params import AmtParams
 from emoverse.tasks import task
 from emoverse.tasks.base import Gold, LeftOut, Options, Question, Scene
-from emoverse.tasks.text import MUTED, neutralise
+from emoverse.tasks.text import mute, neutralise
 
 _COPIED: Final = ("mer", "msa")
 """Tasks whose rows modality drop-out copies, in the last stage only: that is the model whose controls are scored."""
@@ -165,7 +165,7 @@ class Builder:
             if draw(stage.seed, stage.name, name, suffix, one.utterance_id) >= self._params.modality_dropout:
                 continue
             if self._outputs is not None:
-                copy = question if suffix == "~blank" else replace(question, text=asking.ask_muted(name))
+                copy = question if suffix == "~blank" else _muted(question)
                 self._outputs.write(stage.name, name, one, copy, still=still, suffix=suffix)
             self.candidates += 1
             self.kept += 1
@@ -207,12 +207,6 @@ class _Asking:
         assert isinstance(asked, Question)
         return asked.text
 
-    def ask_muted(self, name: str) -> str:
-        """Return the prompt with ``...`` for the words."""
-        asked = task(name).ask(replace(self._scene, utterance=replace(self.one, text=MUTED)))
-        assert isinstance(asked, Question)
-        return asked.text
-
     def shows(self, name: str, marked: frozenset[str]) -> bool:
         """Say whether a row of this task shows one of the marked utterances of the dialogue."""
         return bool(marked) and (task(name).shows == "dialogue" or self.one.utterance_id in marked)
@@ -220,7 +214,18 @@ class _Asking:
     def _scene_for(self, name: str) -> Scene:
         if name != "eri":
             return self._scene
-        return replace(self._scene, reason=self._reasons.of(self.one, self.talk.utterances, self._scene.units))
+        scene = self._scene
+        reason = self._reasons.of(self.one, scene.dialogue, scene.units)
+        return Scene(
+            utterance=self.one, dialogue=scene.dialogue, units=scene.units, reason=reason, options=scene.options
+        )
+
+
+def _muted(question: Question) -> Question:
+    """Return the question with ``...`` for the person's words."""
+    text = mute(question.text)
+    assert text is not None, "a task whose rows are copied quotes the words"
+    return replace(question, text=text)
 
 
 def _is_unsafe(one: Utterance) -> bool:

@@ -1,35 +1,24 @@
 """Ask an OpenAI-compatible endpoint for reasons: resumable, cached by content, within a rate, its spend counted.
 
-``amt.reasons: endpoint:settings.json``; the settings name the address, the model, the folder of the cache, and the
-environment variable that holds the key (the key itself is never written anywhere).
+``amt.reasons: endpoint:settings.json``; the settings are those of ``emoverse.endpoint``, and ``see_frames``.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
-import json
-import os
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from emoverse.corpora.base import Utterance
-from emoverse.corpora.files import decode
-from emoverse.errors import UserError
-from emoverse.manifest import write_json
-from emoverse.params import parse
+from emoverse.endpoint import Endpoint, EndpointSettings, read_settings
 from emoverse.tasks.base import Reason
 from emoverse.tasks.faces import phrases
 
-_RETRIED: Final = (408, 409, 429, 500, 502, 503, 504)
 _ASK: Final = (
     "This is the peak frame of a clip in which a person says: {words!r}. The person feels {emotion}. "
     "Observed: {clues}. In two sentences, say what the person feels and which of these observations show it. "
@@ -38,41 +27,22 @@ _ASK: Final = (
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
-class Settings:
-    """How to reach the endpoint; prices are per million tokens, in any one currency."""
+class Settings(EndpointSettings):
+    """How to reach the endpoint, and whether it is shown the peak frame."""
 
-    url: str
-    model: str
-    cache: str
-    key_variable: str = "OPENAI_API_KEY"
-    requests_per_minute: float = Field(default=60.0, gt=0)
-    max_tokens: int = Field(default=160, ge=1)
-    attempts: int = Field(default=6, ge=1)
-    timeout: float = Field(default=120.0, gt=0)
-    price_in: float = Field(default=0.0, ge=0)
-    price_out: float = Field(default=0.0, ge=0)
     see_frames: bool = True
 
 
 class EndpointReasons:
-    """Ask for each reason once; an answer is kept under the digest of the whole request."""
+    """Ask for each reason once."""
 
     def __init__(self, settings: Settings, frames: Any = None) -> None:
-        self._settings, self._frames = settings, frames
-        self._cache = Path(settings.cache)
-        self._next = 0.0
-        self._tokens_in = self._tokens_out = self._answers = 0
+        self._endpoint, self._frames = Endpoint(settings), frames
 
     @classmethod
     def open(cls, path: Path, folders: Sequence[Path]) -> EndpointReasons:
         """Read the settings; raise UserError when they are broken."""
-        try:
-            tree = json.loads(decode(path))
-        except ValueError as error:
-            raise UserError(f"not JSON: {error}", place=str(path), remedy="mend the settings") from None
-        if not isinstance(tree, dict):
-            raise UserError("holds no settings", place=str(path), remedy="give url, model and cache")
-        settings = parse(Settings, tree, place=str(path))
+        settings = read_settings(Settings, path)
         frames = None
         if settings.see_frames:
             from emoverse.media.frames import FrameStore
@@ -87,97 +57,20 @@ class EndpointReasons:
         clues = [phrase.lower() for phrase in phrases(units, one.emotion)] if units is not None else []
         if one.polarity is not None:
             clues.append(f"the words sound {one.polarity}")
-        reply = self._answer(self._request(one, clues))
-        usage = reply.get("usage") or {}
-        self._answers += 1
-        self._tokens_in += int(usage.get("prompt_tokens") or 0)
-        self._tokens_out += int(usage.get("completion_tokens") or 0)
-        text = " ".join(str(reply["text"]).split())
-        return Reason(text=text, provider=f"endpoint:{self._settings.model}", clues=tuple(clues)) if text else None
+        text = self._endpoint.ask(self._content(one, clues))
+        said_by = f"endpoint:{self._endpoint.settings.model}"
+        return Reason(text=text, provider=said_by, clues=tuple(clues)) if text else None
 
     def facts(self) -> dict[str, Any]:
         """Return model, answers, tokens and spend of all answers used, cached ones included: the same on every run."""
-        spend = (self._tokens_in * self._settings.price_in + self._tokens_out * self._settings.price_out) / 1e6
-        return {
-            "provider": "endpoint",
-            "model": self._settings.model,
-            "answers": self._answers,
-            "tokens_in": self._tokens_in,
-            "tokens_out": self._tokens_out,
-            "spend": round(spend, 6),
-        }
+        return {"provider": "endpoint", **self._endpoint.facts()}
 
-    def _request(self, one: Utterance, clues: Sequence[str]) -> dict[str, Any]:
+    def _content(self, one: Utterance, clues: Sequence[str]) -> Any:
         text = _ASK.format(words=one.text, emotion=one.emotion, clues=", ".join(clues) or "nothing more")
-        content: Any = text
-        if self._frames is not None:
-            picture = {
-                "type": "image_url",
-                "image_url": {"url": _picture(self._frames[f"clip:{one.utterance_id}#peak"])},
-            }
-            content = [picture, {"type": "text", "text": text}]
-        messages = [{"role": "user", "content": content}]
-        return {
-            "model": self._settings.model,
-            "messages": messages,
-            "max_tokens": self._settings.max_tokens,
-            "temperature": 0,
-        }
-
-    def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the kept answer to a request, asking for it where there is none."""
-        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode("utf-8")).hexdigest()
-        path = self._cache / digest[:2] / f"{digest}.json"
-        if path.is_file():
-            return dict(json.loads(path.read_text("utf-8")))
-        found = self._post(request)
-        try:
-            text = found["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError):
-            problem = f"answered something else than a chat completion: {str(found)[:200]}"
-            raise UserError(problem, place=self._settings.url, remedy="check the address") from None
-        kept = {"text": text or "", "usage": found.get("usage") or {}, "model": found.get("model")}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, kept)
-        return kept
-
-    def _post(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Send a request at the allowed rate; wait as ``Retry-After`` says, else twice as long after each failure."""
-        url = self._settings.url.rstrip("/") + "/chat/completions"
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get(self._settings.key_variable):
-            headers["Authorization"] = f"Bearer {key}"
-        body = json.dumps(request).encode("utf-8")
-        why = ""
-        for attempt in range(self._settings.attempts):
-            self._wait()
-            try:
-                sent = urllib.request.Request(url, data=body, headers=headers)
-                with urllib.request.urlopen(sent, timeout=self._settings.timeout) as reply:
-                    return dict(json.loads(reply.read()))
-            except urllib.error.HTTPError as error:
-                why = f"HTTP {error.code}: {error.read()[:200].decode('utf-8', 'replace')}"
-                if error.code not in _RETRIED:
-                    break
-                self._next = time.monotonic() + _seconds(error.headers.get("Retry-After"), 2.0**attempt)
-            except (OSError, ValueError) as error:
-                why = str(error)
-                self._next = time.monotonic() + min(30.0, 2.0**attempt)
-        remedy = "check the address and the key; answers so far are kept, so run again to go on"
-        raise UserError(f"the endpoint gave no answer ({why})", place=url, remedy=remedy)
-
-    def _wait(self) -> None:
-        now = time.monotonic()
-        if self._next > now:
-            time.sleep(self._next - now)
-        self._next = max(now, self._next) + 60.0 / self._settings.requests_per_minute
-
-
-def _seconds(word: str | None, otherwise: float) -> float:
-    try:
-        return max(0.0, float(word)) if word is not None else min(60.0, otherwise)
-    except ValueError:  # the header may also be a date, which no endpoint we know sends
-        return min(60.0, otherwise)
+        if self._frames is None:
+            return text
+        picture = {"type": "image_url", "image_url": {"url": _picture(self._frames[f"clip:{one.utterance_id}#peak"])}}
+        return [picture, {"type": "text", "text": text}]
 
 
 def _picture(frames: Any) -> str:

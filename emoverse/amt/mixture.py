@@ -18,7 +18,7 @@ from emoverse.tasks import tasks
 def draw(*key: str | int) -> float:
     """Return a number in [0, 1) that is a fixed, well-mixed function of the key."""
     *first, last = key
-    return _draw(_begun(tuple(first)), str(last))
+    return _draw(_begun(tuple(first)), str(last).encode("utf-8"))
 
 
 @lru_cache(maxsize=256)
@@ -27,9 +27,9 @@ def _begun(key: tuple[str | int, ...]) -> hashlib.blake2b:
     return hashlib.blake2b("".join(f"{part}\0" for part in key).encode("utf-8"), digest_size=8)
 
 
-def _draw(begun: hashlib.blake2b, last: str) -> float:
+def _draw(begun: hashlib.blake2b, last: bytes) -> float:
     state = begun.copy()
-    state.update(last.encode("utf-8"))
+    state.update(last)
     return (int.from_bytes(state.digest(), "big") >> 11) * 2.0**-53
 
 
@@ -61,7 +61,8 @@ class Stage:
         several = self.per_clip == "several"
         if several and not self._drawn:
             return self._whole
-        draws = [(name, weight, _draw(begun, utterance_id)) for name, weight, begun in self._drawn]
+        last = utterance_id.encode("utf-8")
+        draws = [(name, weight, _draw(begun, last)) for name, weight, begun in self._drawn]
         if several:
             return self._whole + tuple(name for name, weight, value in draws if value < weight)
         return tuple(name for _, name in sorted((-math.log1p(-value) / weight, name) for name, weight, value in draws))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -18,15 +18,27 @@ COPIES: Final = ("~blank", "~mute")
 """Suffixes of rows that modality drop-out adds; they are not published."""
 
 
+@dataclass
+class _File:
+    """One open JSONL file, what was counted of it, and its published form once that has a row."""
+
+    rows: IO[bytes]
+    tally: Tally
+    published: RecordList | None = None
+
+
 class Outputs:
     """Open each file when its first row comes; close all of them at the end."""
 
     def __init__(self, root: Path, system: str) -> None:
         self._root, self._system = root, system
         self._stack = ExitStack()
-        self._rows: dict[str, IO[bytes]] = {}
-        self._published: dict[str, RecordList] = {}
-        self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
+        self._files: dict[str, _File] = {}
+
+    @property
+    def tallies(self) -> dict[str, Tally]:
+        """Return what was counted, by file."""
+        return {name: file.tally for name, file in self._files.items()}
 
     def __enter__(self) -> Outputs:
         """Return itself."""
@@ -57,13 +69,12 @@ class Outputs:
         row = self._row(task, one, question, reference, still=still, suffix=suffix)
         if gold is not None:
             row["gold"] = gold
-        self._handle(name).write(orjson.dumps(row) + b"\n")
-        self.tallies[name].add(
-            question.text, reference, question.answer, question.gold["answers"], placeholder=placeholder
-        )
+        file = self._files.get(name) or self._open(name)
+        file.rows.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+        file.tally.add(question.text, reference, question.answer, question.gold["answers"], placeholder=placeholder)
         if suffix not in COPIES:
             text = record(task, query or question.text, question.answer, media_path(one, still=still), still=still)
-            self._list(name).add(text)
+            (file.published or self._publish(name, file)).add(text)
 
     def _row(
         self, task: str, one: Utterance, question: Question, reference: str, *, still: bool, suffix: str
@@ -87,18 +98,16 @@ class Outputs:
             **question.extra,
         }
 
-    def _handle(self, name: str) -> IO[bytes]:
-        if name not in self._rows:
-            path = self._root / f"{name}.jsonl"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._rows[name] = self._stack.enter_context(path.open("wb"))
-        return self._rows[name]
+    def _open(self, name: str) -> _File:
+        path = self._root / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._files[name] = _File(self._stack.enter_context(path.open("wb")), Tally())
+        return self._files[name]
 
-    def _list(self, name: str) -> RecordList:
-        if name not in self._published:
-            path = self._root / "published" / f"{name}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = self._stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
-            self._published[name] = RecordList(handle)
-            self._stack.callback(self._published[name].end)
-        return self._published[name]
+    def _publish(self, name: str, file: _File) -> RecordList:
+        path = self._root / "published" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = self._stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
+        file.published = RecordList(handle)
+        self._stack.callback(file.published.end)
+        return file.published

@@ -7,6 +7,7 @@ whatever order the rows were read in. A million utterances take some 300 MB.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,8 +52,9 @@ class CorpusTable:
     @classmethod
     def of(cls, utterances: Sequence[Utterance]) -> CorpusTable:
         """Hold utterances of one corpus that were just read."""
-        columns = {name: [getattr(one, name) for one in utterances] for name in schemas.UTTERANCES.names}
-        return cls(pa.table(columns, schema=schemas.UTTERANCES))
+        names = schemas.UTTERANCES.names
+        columns = zip(*map(attrgetter(*names), utterances), strict=True)
+        return cls(pa.table(dict(zip(names, columns, strict=True)), schema=schemas.UTTERANCES))
 
     def column(self, name: str) -> list[Any]:
         """Return one column as a list, in the fixed order."""
@@ -62,10 +64,7 @@ class CorpusTable:
         """Yield each dialogue, utterances by position."""
         held: list[Utterance] = []
         for batch in self.table.to_batches(max_chunksize=_BATCH):
-            for row in batch.to_pylist():
-                row["intensities"] = None if row["intensities"] is None else tuple(row["intensities"])
-                row["causes"] = None if row["causes"] is None else tuple(row["causes"])
-                one = Utterance(**row)
+            for one in _utterances(batch):
                 if held and (held[0].dialogue_id != one.dialogue_id or held[0].split != one.split):
                     yield held, self._faces(held)
                     held = []
@@ -77,6 +76,20 @@ class CorpusTable:
         if self.units is None:
             return [None] * len(dialogue)
         return [self.units.of(one.utterance_id) for one in dialogue]
+
+
+def _utterances(batch: Any) -> Iterator[Utterance]:
+    """Yield a batch's rows."""
+    names = batch.schema.names
+    numbers = [names.index(name) for name in ("intensities", "causes")]
+    columns = [column.to_pylist() for column in batch.columns]
+    for i in numbers:
+        columns[i] = [None if cell is None else tuple(cell) for cell in columns[i]]
+    for row in zip(*columns, strict=True):
+        # A frozen class's constructor sets field by field and takes four times as long; these rows were checked.
+        one = object.__new__(Utterance)
+        vars(one).update(zip(names, row, strict=True))
+        yield one
 
 
 class _Units:

@@ -10,7 +10,6 @@ clips: a train clip that is not there under its own name is MELD's, below ``MELD
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -99,18 +98,22 @@ def _conversation(item: Mapping[str, Any], i: int, split: Split, problems: Probl
         where = f"[{i}].conversation[{j}]"
         row_id = f"ecf/{split}/dia{item['conversation_ID']}utt{row.get('utterance_ID')}"
         try:
-            one = _utterance(row, split, row_id, str(item["conversation_ID"]), f"{problems.name}:{where}")
+            number = row.get("utterance_ID")
+            caused_by = causes.get(number, ()) if isinstance(number, int) else ()
+            one = _utterance(row, split, row_id, str(item["conversation_ID"]), f"{problems.name}:{where}", caused_by)
             if one.position in good:
                 raise BadRow("utterance_ID", "duplicate-id", f"{row_id} occurs twice in its conversation")
             if one.position not in bad:  # else its pairs are unreadable, and it was set aside with them
-                good[one.position] = replace(one, causes=causes.get(one.position, ()))
+                good[one.position] = one
         except BadRow as fault:
             problems.add(row_id, where, fault.column, fault.reason, fault.detail)
     return [good[position] for position in sorted(good)]
 
 
-def _utterance(row: Mapping[str, Any], split: Split, row_id: str, dialogue: str, source: str) -> Utterance:
-    """Turn one JSON utterance into a row of the table, causes aside; raise BadRow for its first fault."""
+def _utterance(
+    row: Mapping[str, Any], split: Split, row_id: str, dialogue: str, source: str, causes: tuple[int, ...]
+) -> Utterance:
+    """Turn one JSON utterance into a row of the table; raise BadRow for its first fault."""
     number, text, speaker, emotion = (row.get(key) for key in ("utterance_ID", "text", "speaker", "emotion"))
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise BadRow("utterance_ID", "bad-number", f"{number!r} is not a whole number from 1")
@@ -129,7 +132,7 @@ def _utterance(row: Mapping[str, Any], split: Split, row_id: str, dialogue: str,
         raise BadRow("video_name", "bad-clip-name", f"{clip!r} is not dia{dialogue}utt{number}.mp4")
     return Utterance(
         utterance_id=row_id, corpus="ecf", split=split, dialogue_id=dialogue, position=number, speaker=speaker or None,
-        text=text, emotion=emotion, polarity=None, sentiment=None, intensities=None, causes=(),
+        text=text, emotion=emotion, polarity=None, sentiment=None, intensities=None, causes=causes,
         episode=episode, start=start, end=end, clip=f"{FILES[split][1]}/{clip}", source=source,
     )  # fmt: skip
 

@@ -116,6 +116,8 @@ def _malformed(cells: list[str], header: list[str], lines: int) -> tuple[str, st
         return column, "line-break", f"a quoted cell runs over {lines} lines; a closing quotation mark is missing"
     if len(cells) != len(header):
         return "", "ragged-row", f"{len(cells)} cells where the header has {len(header)}"
+    if "\0" not in "".join(cells):
+        return None
     for column, cell in zip(header, cells, strict=True):
         if "\0" in cell:
             return column, "nul-byte", f"NUL at character {cell.index(chr(0)) + 1} of the cell"
@@ -133,7 +135,9 @@ def unsafe(part: str) -> str | None:
         return f"{part!r} is no name"
     if "/" in part or "\\" in part:
         return f"{part!r} holds a path separator"
-    if part != part.strip() or any(unicodedata.category(char) == "Cc" for char in part):
+    # all control characters are unprintable, and few ids hold anything unprintable
+    controls = not part.isprintable() and any(unicodedata.category(char) == "Cc" for char in part)
+    if part != part.strip() or controls:
         return f"{part!r} holds surrounding blanks or control characters"
     return None
 

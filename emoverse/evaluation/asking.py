@@ -38,11 +38,11 @@ def ask(engine: Engine, one: EvaluationSet, params: EvaluateParams) -> Replies:
     if params.closed == "generation":
         told = {name: engine.generate(asked, params.max_new_tokens) for name, asked in controls.items()}
         return Replies(engine.generate(rows, params.max_new_tokens), None, told)
-    found = engine.likelihoods(rows, answers)
-    told = {name: _best(engine.likelihoods(asked, answers), answers) for name, asked in controls.items()}
+    found, chosen = engine.judged(rows, answers)
+    told = {name: _words(engine.judged(asked, answers)[1], answers) for name, asked in controls.items()}
     sample = agreement_sample(len(rows), params)
     generated = engine.generate([rows[i] for i in sample], params.max_new_tokens)
-    return Replies(_best(found, answers), posterior(found), told, dict(zip(sample, generated, strict=True)))
+    return Replies(_words(chosen, answers), posterior(found), told, dict(zip(sample, generated, strict=True)))
 
 
 def agreement_sample(n: int, params: EvaluateParams) -> list[int]:
@@ -53,8 +53,8 @@ def agreement_sample(n: int, params: EvaluateParams) -> list[int]:
     return sorted(int(i) for i in rng.choice(n, params.agreement, replace=False))
 
 
-def _best(likelihoods: NDArray[np.float64], answers: tuple[str, ...]) -> list[str]:
-    return [answers[i] for i in likelihoods.argmax(axis=1)]
+def _words(chosen: NDArray[np.int64], answers: tuple[str, ...]) -> list[str]:
+    return [answers[i] for i in chosen]
 
 
 def prediction_rows(one: EvaluationSet, found: Replies) -> list[dict[str, Any]]:

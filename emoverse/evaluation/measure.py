@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emoverse.evaluation.asking import Replies
 from emoverse.evaluation.calibration import expected_error, reliability
@@ -49,7 +50,9 @@ def measure(one: EvaluationSet, found: Replies, baselines: Mapping[str, float], 
     if found.probabilities is not None:
         counted = scorable(one.task, task_named(one.task).scorer(golds), golds)
         right = np.array([reply == gold["answer"] for reply, gold in zip(found.replies, golds, strict=True)])
-        table = reliability(found.probabilities.max(axis=1)[counted], right[counted])
+        shares = zip(found.replies, found.probabilities, strict=True)
+        sure = np.array([_share(reply, one.answers, row) for reply, row in shares])
+        table = reliability(sure[counted], right[counted])
     same = [reply == found.replies[i] for i, reply in found.generated.items()]
     return Measured(
         one,
@@ -60,6 +63,10 @@ def measure(one: EvaluationSet, found: Replies, baselines: Mapping[str, float], 
         table,
         sum(same) / len(same) if same else None,
     )
+
+
+def _share(reply: str, answers: Sequence[str], shares: NDArray[np.float64]) -> float:
+    return float(shares[answers.index(reply)]) if reply in answers else 0.0
 
 
 def metrics(all_sets: Sequence[Measured]) -> dict[str, Any]:

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from emoverse.errors import RowErrors, UserError
+from emoverse.evaluation.matching import Prediction, against_gold, repeats
 from emoverse.inference.testsets import Row, read_jsonl
 from emoverse.tasks import task as task_named
 
 _TAGS: Final = re.compile(r"^(?:<(?:video|image)>)+")
 _DIALOGUE: Final = re.compile(r"(dia\d+)_?utt\d+", re.ASCII)
 _LABEL_KEYS: Final = ("labels", "label")
+_FREE: Final = ("eri",)  # tasks whose right answer is free text, which its own parser may not read
 _REMEDY: Final = "score the file as the model wrote it, against the test set it was made from"
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One reply to one gold record; ``name`` is what the record is called in messages, ``key`` tells it from others."""
-
-    place: str
-    name: str
-    key: tuple[str, ...]
-    reply: str
-    gold: dict[str, Any]
-    group: str
 
 
 def read_predictions(path: Path, task: str, *, gold: Path | None = None, corpus: str = "") -> list[Prediction]:
@@ -36,15 +26,15 @@ def read_predictions(path: Path, task: str, *, gold: Path | None = None, corpus:
 
     The reply is ``response``; the right answer ``labels`` (ms-swift 3 and later) or ``label`` (2.x), or our ``gold``.
     ``gold`` is the test set the file must answer: AMT's JSON lines or the authors' published JSON. Raises RowErrors
-    listing every broken or repeated row and, given ``gold``, every missing or foreign row and changed answer.
+    listing every broken, repeated or foreign row and, given ``gold``, every missing one and every changed gold.
     """
     rows, problems = _good_rows(path)
     where = corpus or _corpus(task, [row for _, row in rows])
     found = [_prediction(f"{path.name}:{number}", row, task, where) for number, row in rows]
-    problems += _repeats(found) + _foreign(found)
+    problems += repeats(found) + (_strangers(rows, task, path.name) or _foreign(found, task))
     if gold is not None and not problems:
         records = [_record(f"{gold.name}:{number}", row, task, where) for number, row in _records(gold)]
-        found, more = _matched(found, records)
+        found, more = against_gold(found, records)
         problems += more
     if problems:
         raise RowErrors(problems, remedy=_REMEDY)
@@ -89,11 +79,15 @@ def _record(place: str, row: Row, task: str, corpus: str) -> Prediction:
 
 def _entry(place: str, row: Row, task: str, corpus: str, reply: str, answer: str) -> Prediction:
     query, media, given = _query(row), _media(row), row.get("gold")
-    gold = dict(given) if isinstance(given, dict) else task_named(task).gold(answer, corpus=corpus, query=query)
+    own = dict(given) if isinstance(given, dict) else {}
+    read = task_named(task).gold(str(own.get("answer", answer)), corpus=corpus, query=query)
+    if bool(own.get("answers")) != bool(read["answers"]):  # another task's gold, or one that says less than ours
+        own.pop("answers", None)
+    gold = {**read, **own}
     channel = str(row.get("channel") or "")
     group = str(gold.get("group") or _group(media) or channel or place)
-    key = (channel,) if channel else ("/".join(media.split("/")[-2:]), query)
-    return Prediction(place, channel or media or place, key, reply, gold, group)
+    shown = ("/".join(media.removeprefix("clip:").split("/")[-2:]).removesuffix(".mp4"), query)
+    return Prediction(place, channel or media or place, channel, shown, reply, gold, group, own)
 
 
 def _query(row: Row) -> str:
@@ -140,50 +134,34 @@ def _records(path: Path) -> Iterator[tuple[int, Row]]:
         yield number, row
 
 
-def _repeats(found: Sequence[Prediction]) -> list[str]:
-    seen: dict[tuple[str, ...], str] = {}
+def _foreign(found: Sequence[Prediction], task: str) -> list[str]:
+    """List answers that the task does not allow: another task's file, or another corpus's labels."""
     problems = []
     for one in found:
-        if not any(
-            one.key
-        ):  # nothing tells rows of such a file apart: equal questions about unnamed clips are no fault
-            continue
-        if one.key in seen:
-            problems.append(f"{one.place}: {one.name}: answered at {seen[one.key]} already")
-        seen.setdefault(one.key, one.place)
+        answer, answers = one.gold["answer"], one.gold["answers"]
+        if answers and answer not in answers:
+            problems.append(f"{one.label}: labels: {answer!r} is not one of {', '.join(answers)}")
+        elif not answers and task not in _FREE and task_named(task).parse(str(answer), one.gold) is None:
+            problems.append(f"{one.label}: labels: {answer!r} is no answer of task {task}")
     return problems
 
 
-def _foreign(found: Sequence[Prediction]) -> list[str]:
-    """List answers that the task does not allow: another task's file, or another corpus's labels."""
-    return [
-        f"{one.place}: {one.name}: labels: {one.gold['answer']!r} is not one of {', '.join(one.gold['answers'])}"
-        for one in found
-        if one.gold["answers"] and one.gold["answer"] not in one.gold["answers"]
-    ]
+def _strangers(rows: Sequence[tuple[int, Row]], task: str, name: str) -> list[str]:
+    """List rows that say they are of another task, or of another corpus than most rows of the file."""
+    told = [(number, *_test_set(row)) for number, row in rows]
+    corpora = Counter(corpus for _, _, corpus in told if corpus)
+    main = corpora.most_common(1)[0][0] if corpora else ""
+    problems = []
+    for number, its_task, corpus in told:
+        if (its_task and its_task != task) or (corpus and corpus != main):
+            home = f"{corpus or main}-{its_task or task}".lstrip("-")
+            wanted = f"{main}-{task}".lstrip("-")
+            problems.append(f"{name}:{number}: a row of {home} in a file scored as {wanted}")
+    return problems
 
 
-def _matched(found: Sequence[Prediction], records: Sequence[Prediction]) -> tuple[list[Prediction], list[str]]:
-    """Pair predictions with gold records; the record's gold counts, a different answer in the file is a problem."""
-    told, known = _keyed(found, records)
-    strangers = (one for key, one in told.items() if key not in known)
-    problems = [f"{one.place}: {one.name}: not a record of the gold file" for one in strangers]
-    problems += [f"{one.place}: {one.name}: has no prediction" for key, one in known.items() if key not in told]
-    pairs = [(one, known[key]) for key, one in told.items() if key in known]
-    for one, gold in pairs:
-        if one.gold["answer"] != gold.gold["answer"]:
-            changed = f"the answer is {gold.gold['answer']!r} ({gold.place}), the file says {one.gold['answer']!r}"
-            problems.append(f"{one.place}: {one.name}: {changed}")
-    whole = [Prediction(a.place, a.name, a.key, a.reply, b.gold, b.group) for a, b in pairs]
-    return whole, problems
-
-
-def _keyed(
-    found: Sequence[Prediction], records: Sequence[Prediction]
-) -> tuple[Mapping[tuple[str, ...], Prediction], Mapping[tuple[str, ...], Prediction]]:
-    one, other = ({item.key: item for item in items} for items in (found, records))
-    for items, table in ((found, one), (records, other)):
-        if len(items) != len(table):
-            problems = _repeats(items) or ["rows without id, clip and question cannot be held against a gold file"]
-            raise RowErrors(problems, remedy=_REMEDY)
-    return one, other
+def _test_set(row: Row) -> tuple[str, str]:
+    """Return a row's task and corpus, from its keys or from our ids (``mer/meld/test/dia0_utt3``); empty: unknown."""
+    parts = str(row.get("channel") or "").split("/")
+    task, corpus = parts[:2] if len(parts) > 3 else ("", "")  # a video's id may hold slashes of its own
+    return str(row.get("task") or task), str(row.get("corpus") or corpus)

@@ -10,24 +10,35 @@ import numpy as np
 
 from emoverse.errors import RowErrors
 from emoverse.evaluation.bootstrap import interval
-from emoverse.evaluation.predictions import Prediction, read_predictions
+from emoverse.evaluation.judge import judge as ask_judge
+from emoverse.evaluation.matching import Prediction, paired
+from emoverse.evaluation.predictions import read_predictions
 from emoverse.evaluation.published import beside
 from emoverse.evaluation.scoring import Scores, baseline_headlines, main_names, score, stable
 
 
 def score_file(
-    path: Path, task: str, *, gold: Path | None = None, corpus: str = "", bootstrap: int = 1000, seed: int = 0
+    path: Path,
+    task: str,
+    *,
+    gold: Path | None = None,
+    corpus: str = "",
+    bootstrap: int = 1000,
+    seed: int = 0,
+    judge: Path | None = None,
 ) -> dict[str, Any]:
     """Return every score of a predictions file as one JSON-like object.
 
     ``interval`` is the 95 % bootstrap interval of the score that ``headline`` names, ``baseline`` that score of the
     best trivial predictor, ``unparsable`` the number of replies nobody can read (listed in ``unparsable_rows``).
-    Raises UserError for a file that cannot be scored.
+    ``judge`` names the settings of an endpoint that judges reasons, too; what it says is under ``judge``. Raises
+    UserError for a file that cannot be scored.
     """
     found = read_predictions(path, task, gold=gold, corpus=corpus)
     golds, groups = [one.gold for one in found], [one.group for one in found]
     scores = _scored(found, task, bootstrap, seed)
     best = {name: stable(value) for name, value in baseline_headlines(task, golds).items()}
+    asked = {"judge": ask_judge(found, task, judge, bootstrap=bootstrap, seed=seed)} if judge else {}
     return {
         "task": task,
         "n": scores.n,
@@ -42,6 +53,7 @@ def score_file(
         **{name: stable(value) for name, value in scores.values.items() if name != "unparsable"},
         "intervals": {name: [stable(end) for end in scores.interval(name)] for name in main_names(scores)},
         "published": beside(corpus or _corpus_of(task), task, scores.values, scores.n),
+        **asked,
     }
 
 
@@ -58,18 +70,11 @@ def compare_files(
     ``other`` is not better. Raises RowErrors when the files answer different records.
     """
     first, second = (read_predictions(path, task, gold=gold) for path in (one, other))
-    by_key = {item.key: item for item in second}
-    strangers = [f"{item.place}: {item.name}: not in {other.name}" for item in first if item.key not in by_key]
-    strangers += [f"{x.place}: {x.name}: not in {one.name}" for x in second if x.key not in {y.key for y in first}]
-    changed = [
-        f"{item.place}: {item.name}: another answer in {other.name}"
-        for item in first
-        if item.key in by_key and by_key[item.key].gold["answer"] != item.gold["answer"]
-    ]
-    if strangers or changed:
-        raise RowErrors(strangers + changed, remedy="compare predictions of the same test set")
+    matched, problems = paired(first, second)
+    if problems:
+        raise RowErrors(problems, remedy="compare predictions of the same test set")
     a = _scored(first, task, bootstrap, seed)
-    b = _scored([by_key[item.key] for item in first], task, bootstrap, seed)
+    b = _scored(matched, task, bootstrap, seed)
     gap = b.samples[b.headline] - a.samples[a.headline]
     low, high = interval(gap)
     return {
@@ -103,5 +108,9 @@ def as_table(found: dict[str, Any]) -> str:
         verdict = "comparable" if figure["comparable"] else "not comparable"
         theirs = f"{figure['metric']} {figure['value']} ({figure['who']})"
         lines.append(f"  published {theirs}, {verdict}: {figure['reason']}")
+    if "judge" in found:
+        one = found["judge"]
+        low, high = one["interval"]
+        lines.append(f"  judge {one['model']}: {one['score']:.4f}, {low:.4f} to {high:.4f}, of {one['judged']} replies")
     lines += [f"  unparsable {row['row']}: {row['reply']!r}" for row in found["unparsable_rows"][:20]]
     return "\n".join(lines)

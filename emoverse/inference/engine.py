@@ -41,7 +41,7 @@ class Backend(Protocol):
         """Return (batch, m): the log-probability of ``tokens[i]`` under the logits of column ``columns[i]``."""
 
     def best(self, logits: Array) -> Ids:
-        """Return (batch,): the likeliest token at the last column, the lowest id where two are equal."""
+        """Return (batch, columns): the likeliest token at each column, the lowest id where two are equal."""
 
     def numbers(self, logits: Array) -> NDArray[np.float64]:
         """Return logits as numpy's float64."""
@@ -81,27 +81,40 @@ class Engine:
     def likelihoods(
         self, rows: Sequence[Row], answers: Sequence[str], progress: Progress | None = None
     ) -> NDArray[np.float64]:
+        """Return ``judged``'s log-probabilities alone."""
+        return self.judged(rows, answers, progress)[0]
+
+    def judged(
+        self, rows: Sequence[Row], answers: Sequence[str], progress: Progress | None = None
+    ) -> tuple[NDArray[np.float64], Ids]:
         """Return (rows, answers): the log-probability of each answer, its end token included, after each prompt.
 
         It is the sum over the answer's tokens, in nats: the probability that the model gives exactly this reply, so
         ``softmax`` over the answers is the posterior given that one of them is given. (A mean per token would favour
-        long answers, whose last tokens are certain, and would disagree with greedy decoding.) All answers of a row
-        share one prefill: they lie behind the prompt side by side, each seeing the prompt and itself alone.
+        long answers, whose last tokens are certain.) Beside it (rows,): the answer taken, which is the greedy reply
+        where that is an allowed answer, and else the likeliest one. All answers of a row share one prefill: they lie
+        behind the prompt side by side, each seeing the prompt and itself alone.
         """
         tree = AnswerTree([self.encoder.answer_ids(answer) for answer in answers])
-        result = np.zeros((len(rows), len(answers)))
+        result, chosen = np.zeros((len(rows), len(answers))), np.zeros(len(rows), np.int64)
         for batch in self.asked(rows, progress):
-            prompts = [item.ids for item in batch]
-            ids, lengths = left_padded(prompts, self.encoder.settings.pad)
-            width = ids.shape[1]
-            mask, positions = tree_mask(lengths, width, tree)
-            whole = np.concatenate([ids, np.tile(tree.inputs, (len(batch), 1))], axis=1)
-            columns = np.arange(width - 1, width + tree.inputs.size)
-            features = self.backend.join([item.features for item in batch])
-            logits, _ = self.backend.decode(whole, features, mask, positions, None, columns)
-            steps = self.backend.log_probabilities(logits, tree.columns, tree.tokens)
-            result[[item.index for item in batch]] = tree.sums(steps)
-        return result
+            places = [item.index for item in batch]
+            logits = self._prefilled(batch, tree)
+            sums = tree.sums(self.backend.log_probabilities(logits, tree.columns, tree.tokens))
+            result[places] = sums
+            chosen[places] = tree.chosen(sums, self.backend.best(logits), self.encoder.settings.stop)
+        return result, chosen
+
+    def _prefilled(self, batch: Sequence[Asked], tree: AnswerTree) -> Array:
+        """Return the logits at the tree's columns, all answers of all rows in one prefill."""
+        ids, lengths = left_padded([item.ids for item in batch], self.encoder.settings.pad)
+        width = ids.shape[1]
+        mask, positions = tree_mask(lengths, width, tree)
+        whole = np.concatenate([ids, np.tile(tree.inputs, (len(batch), 1))], axis=1)
+        columns = np.arange(width - 1, width + tree.inputs.size)
+        features = self.backend.join([item.features for item in batch])
+        logits, _ = self.backend.decode(whole, features, mask, positions, None, columns)
+        return logits
 
     def generate(self, rows: Sequence[Row], max_new_tokens: int, progress: Progress | None = None) -> list[str]:
         """Return the greedy reply to each row, at most ``max_new_tokens`` tokens long."""
@@ -129,7 +142,7 @@ class Engine:
         tokens: list[list[int]] = [[] for _ in batch]
         alive = np.arange(len(batch))
         for step in range(limit):
-            found = self.backend.best(logits)
+            found = self.backend.best(logits)[:, -1]
             going = ~np.isin(found, self.encoder.settings.stop)
             for row, token in zip(alive[going], found[going], strict=True):
                 tokens[row].append(int(token))

@@ -108,8 +108,8 @@ class OnnxBackend:
         return found
 
     def best(self, logits: NDArray[Any]) -> Ids:
-        """Return the likeliest token at the last column."""
-        return np.asarray(logits[:, -1].argmax(axis=-1), np.int64)
+        """Return the likeliest token at each column."""
+        return np.asarray(logits.argmax(axis=-1), np.int64)
 
     def numbers(self, logits: NDArray[Any]) -> NDArray[np.float64]:
         """Return logits as float64."""

@@ -100,8 +100,8 @@ class TorchBackend:
 
     @torch.inference_mode()
     def best(self, logits: torch.Tensor) -> Ids:
-        """Return the likeliest token at the last column."""
-        return np.asarray(logits[:, -1].argmax(dim=-1).cpu().numpy(), np.int64)
+        """Return the likeliest token at each column."""
+        return np.asarray(logits.argmax(dim=-1).cpu().numpy(), np.int64)
 
     def numbers(self, logits: torch.Tensor) -> NDArray[np.float64]:
         """Return logits as numpy's float64."""

@@ -38,11 +38,25 @@ class AnswerTree:
         self.answers = len(answers)
         self.inputs, self.offsets, self.branch = (np.array(x, np.int64) for x in (inputs, offsets, branch))
         self.tokens, self.columns, self.owner = (np.array(x, np.int64) for x in (tokens, columns, owner))
+        self.last = np.array([place + 1 == len(answer) for answer in answers for place in range(len(answer))])
 
     def sums(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum (batch, tokens) over each answer's tokens, giving (batch, answers)."""
         sums: NDArray[np.float64] = steps @ (self.owner[:, None] == np.arange(self.answers)).astype(np.float64)
         return sums
+
+    def chosen(self, sums: NDArray[np.float64], likeliest: Ids, stop: Sequence[int]) -> Ids:
+        """Return (batch,): the answer that free greedy decoding gives, or the likeliest one where it gives no answer.
+
+        ``likeliest`` (batch, columns) is the likeliest of all tokens at each logit column. Greedy decoding gives an
+        answer when each of its tokens is the likeliest where it is predicted, and a stop token after them; that
+        answer need not have the largest sum, as greedy decoding never takes a step back.
+        """
+        told = likeliest[:, self.columns]
+        taken = np.where(self.last, np.isin(told, list(stop)), told == self.tokens)
+        whole = np.stack([taken[:, self.owner == number].all(axis=1) for number in range(self.answers)], axis=1)
+        found: Ids = np.where(whole.any(axis=1), whole.argmax(axis=1), sums.argmax(axis=1))
+        return found
 
 
 def left_padded(prompts: Sequence[Ids], pad: int) -> tuple[Ids, Ids]:

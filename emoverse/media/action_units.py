@@ -1,7 +1,7 @@
 """Read the facial action units that OpenFace 2 measured in a clip, and find the frame where the face shows most.
 
-OpenFace is run by whoever has it (``FeatureExtraction -aus -f clip.mp4``); a corpus brings its tables in a folder
-``OpenFace`` beside its clips, ``OpenFace/<clip path>.csv``. A corpus without that folder has no action units.
+A corpus brings its tables (``FeatureExtraction -aus -f clip.mp4``) in a folder ``OpenFace`` beside its clips,
+``OpenFace/<clip path>.csv``. Clips without a table are measured where someone is at hand who can, see ``measure``.
 """
 
 from __future__ import annotations

@@ -52,7 +52,8 @@ def extract(
         return finished
     params = todo[0].params
     preload = ("torchvision.transforms.v2.functional",) if uses_torch(params) else ()
-    pool: Pool[Task, Done] = Pool(process, timeout=params.timeout, workers=workers, preload=preload)
+    limit = max(task.limit for task in todo)
+    pool: Pool[Task, Done] = Pool(process, timeout=limit, workers=workers, preload=preload)
     with (
         (folder / JOURNAL).open("a", encoding="utf-8", newline="\n") as journal,
         progress(label, len(tasks), finished) as step,
@@ -77,14 +78,19 @@ def records(folder: Path) -> Iterator[Record]:
 
 
 def _second_try(task: Task, lost: Lost) -> Done:
-    """Ask PyAV alone, in a process of its own, for a clip that took its process down or did not come back."""
-    again: Pool[Task, Done] = Pool(process, timeout=task.params.timeout, workers=1)
-    answer = next(again.map([replace(task, decoders=PYAV_ONLY)]))
+    """Ask PyAV alone, in a process of its own, for a clip that took its process down or did not come back.
+
+    Who measured action units inside that process may be the cause, and is not asked again.
+    """
+    unsafe = task.units is None and task.measurer is not None and not task.measurer.own_process
+    task = replace(task, decoders=PYAV_ONLY, measurer=None if unsafe else task.measurer)
+    again: Pool[Task, Done] = Pool(process, timeout=task.limit, workers=1)
+    answer = next(again.map([task]))
     if isinstance(answer, Lost):
         return Done(failure=(_LOST[lost.kind], f"{lost.detail}; with pyav alone: {answer.detail}"))
     if answer.failure:
         return Done(failure=(_LOST[lost.kind], f"{lost.detail}; {answer.failure[1]}"))
-    return answer
+    return replace(answer, note=f"not measured: {lost.detail}") if unsafe else answer
 
 
 def _resume(tasks: Sequence[Task], folder: Path, fingerprint: str) -> tuple[ShardWriter, int]:

@@ -10,8 +10,9 @@ from typing import Final, Literal
 import av  # noqa: F401
 import decord  # noqa: F401
 
-from emoverse.media.action_units import read_action_units
+from emoverse.media.action_units import ActionUnits, read_action_units
 from emoverse.media.errors import ClipError, tidy
+from emoverse.media.measure import Measurer
 from emoverse.media.probe import Probe
 from emoverse.media.read import Frame, read_frames
 from emoverse.media.sampling import still, uniform
@@ -24,7 +25,10 @@ PYAV_ONLY: Final = ("pyav",)
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One clip to read: ``clip`` is its path for messages, ``path`` where it lies, ``units`` its OpenFace table."""
+    """One clip to read: ``clip`` is its path for messages, ``path`` where it lies, ``units`` its OpenFace table.
+
+    ``measurer`` measures the action units of a clip without a table.
+    """
 
     clip_id: str
     clip: str
@@ -32,6 +36,13 @@ class Task:
     units: Path | None
     params: MediaParams
     decoders: tuple[str, ...] = ("decord", "pyav")
+    measurer: Measurer | None = None
+
+    @property
+    def limit(self) -> float:
+        """Return the seconds the clip may take."""
+        measures = self.units is None and self.measurer is not None
+        return self.params.timeout + (self.measurer.limit(self.params.timeout) if measures and self.measurer else 0.0)
 
 
 @dataclass(frozen=True)
@@ -84,13 +95,21 @@ def process(task: Task) -> Done:
 
 def _peak(task: Task) -> tuple[tuple[int, list[float]] | None, str]:
     """Return the peak of the clip's OpenFace table, and what was wrong with the table."""
-    if task.units is None:
+    if task.units is None and task.measurer is None:
         return None, ""
     try:
-        table = read_action_units(task.units)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
-        return None, f"{task.units.name}: {error}"
+        table = _units(task)
+    except Exception as error:  # another's program or library; whatever it does costs the action units only
+        return None, tidy(f"{task.units.name if task.units else 'not measured'}: {error}")
     if table is None:
         return None, "no frame with a tracked face"
     frame, intensities = table.peak
     return (frame, [float(value) for value in intensities]), ""
+
+
+def _units(task: Task) -> ActionUnits | None:
+    """Return the clip's table, or what is measured where it has none."""
+    if task.units is not None:
+        return read_action_units(task.units)
+    assert task.measurer is not None
+    return task.measurer.measure(task.path, task.measurer.limit(task.params.timeout))

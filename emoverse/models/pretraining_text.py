@@ -23,6 +23,9 @@ EMOTION_OF: Final = {
 FEELINGS: Final = tuple(EMOTION_OF)
 VALENCES: Final = ("welcome", "unwelcome", "indifferent")
 
+SOUP: Final = 0.4
+"""Share of sentences without grammar."""
+
 _FELT: Final = (
     "{who} felt {adjective} about {thing}.",
     "{who} looked {adjective} after that.",
@@ -73,13 +76,26 @@ def lexicon() -> Any:
 def feeling_sentence(feeling: str, rng: np.random.Generator) -> str:
     """Invent a sentence that carries one of FEELINGS."""
     words = lexicon()["feelings"][feeling]
+    if rng.random() < SOUP:
+        return _soup(
+            [pick(words[pick(("adjectives", "nouns", "words", "words", "cries"), rng)], rng) for _ in "12"], rng
+        )
     return _fill(_FELT, rng, {slot: words[bank] for slot, bank in _SLOTS.items()})
 
 
 def verdict_sentence(valence: str, rng: np.random.Generator) -> str:
     """Invent a sentence that judges something; ``valence`` is one of VALENCES."""
     words = lexicon()["valence"][valence]
+    if rng.random() < SOUP:
+        return _soup([pick(words[pick(("adjectives", "verdicts"), rng)], rng)], rng)
     return _fill(_JUDGED, rng, {"adjective": words["adjectives"], "verdict": words["verdicts"]})
+
+
+def _soup(telling: list[str], rng: np.random.Generator) -> str:
+    """Stir telling words into plain ones: what they mean must not hang on the sentence they stand in."""
+    words = [*telling, *(pick(lexicon()["plain"], rng) for _ in range(int(rng.integers(3, 9))))]
+    text = " ".join(words[i] for i in rng.permutation(len(words)))
+    return f"{text[0].upper()}{text[1:]}{pick('.!?', rng)}"
 
 
 def _fill(templates: tuple[str, ...], rng: np.random.Generator, banks: dict[str, list[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Choose clips to look at: for each test set some right and some wrong replies, with the frames the model saw."""
+"""Choose clips to look at: the worst confident mistakes and some right replies, with the frames the model saw."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ Verdict = Literal["right", "wrong", "unparsable"]
 
 @dataclass(frozen=True)
 class Sample:
-    """One asked record; ``frames`` are data URIs, ``likely`` the answers by falling probability."""
+    """One asked record; ``frames`` are data URIs, ``likely`` the answers by falling probability.
+
+    ``confidence`` is the probability of the reply, None where it was generated.
+    """
 
     test: str
     task: str
@@ -36,6 +39,7 @@ class Sample:
     verdict: Verdict
     controls: dict[str, str]
     likely: list[tuple[str, float]]
+    confidence: float | None
 
 
 def choose(scores: Path, amt: Path, validated: Sequence[Path]) -> list[Sample]:
@@ -50,17 +54,30 @@ def choose(scores: Path, amt: Path, validated: Sequence[Path]) -> list[Sample]:
 
 
 def _picked(path: Path) -> dict[str, dict[str, Any]]:
-    """Pick by a digest of the id: as arbitrary as a draw, and the same whatever the order of the file."""
+    """Pick the most confident mistakes, the surest first, and right replies.
+
+    Right replies, and mistakes of one confidence, go by a digest of the id: as arbitrary as a draw, and the same
+    whatever the order of the file.
+    """
     task = path.stem.rpartition("-")[2]
     right: list[dict[str, Any]] = []
     wrong: list[dict[str, Any]] = []
     for row in _rows(path):
         (right if _verdict(task, row) == "right" else wrong).append(row)
-    for rows in (right, wrong):
-        rows.sort(key=lambda row: hashlib.sha256(row["channel"].encode()).digest())
+    right.sort(key=_draw)
+    wrong.sort(key=lambda row: (-(_confidence(row) or 0.0), _draw(row)))
     half = PER_TEST // 2
     wrong_shown = wrong[: max(half, PER_TEST - len(right))]
-    return {row["channel"]: row for row in [*right[: PER_TEST - len(wrong_shown)], *wrong_shown]}
+    return {row["channel"]: row for row in [*wrong_shown, *right[: PER_TEST - len(wrong_shown)]]}
+
+
+def _draw(row: dict[str, Any]) -> bytes:
+    return hashlib.sha256(row["channel"].encode()).digest()
+
+
+def _confidence(row: dict[str, Any]) -> float | None:
+    share = row.get("probabilities", {}).get(row["response"])
+    return None if share is None else float(share)
 
 
 def _verdict(task: str, row: dict[str, Any]) -> Verdict:
@@ -87,6 +104,7 @@ def _sample(test: str, row: dict[str, Any], asked: dict[str, Any], store: FrameS
         verdict=_verdict(task, row),
         controls={str(k): str(v) for k, v in row.get("controls", {}).items()},
         likely=[(str(k), float(v)) for k, v in likely[:3]],
+        confidence=_confidence(row),
     )
 
 

@@ -112,8 +112,8 @@ def _test_set(scores: Path, name: str, numbers: Mapping[str, Any]) -> TestSet:
     plots = scores / "plots"
     counts = _pairs(plots / f"confusion-{name}.csv")
     labels = _answers(scores, name) if counts else []
-    labels += sorted({actual for actual, _ in counts} - set(labels))
     columns = labels + sorted({predicted for _, predicted in counts} - set(labels), key=lambda c: (c == UNPARSABLE, c))
+    labels = labels + sorted({actual for actual, _ in counts} - set(labels))
     return TestSet(
         name=name,
         headline=_headline(task, numbers),

@@ -40,9 +40,9 @@ class _Fer:
         return {"answer": answer, "answers": None}
 
     def parse(self, reply: str, gold: Gold) -> frozenset[str] | None:
-        """Return the reply's phrases, known ones in their proper form; None when it has no known phrase."""
+        """Return the reply's phrases, known ones in their proper form; None when no table nor the gold knows any."""
         found = parse_phrases(reply)
-        return found if found & set(known().values()) else None
+        return found if found & (parse_phrases(str(gold["answer"])) | set(known().values())) else None
 
     def scorer(self, golds: Sequence[Gold]) -> Scorer:
         """Return the scorer of sets of phrases."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from emoverse.media.errors import ClipError
 from emoverse.media.extract import Record, extract, records
 from emoverse.media.frames import FOLDER, INDEX, write_index
 from emoverse.media.locate import ClipFiles
+from emoverse.media.measure import Measurer, measurer
 from emoverse.media.shards import SHARDS
 from emoverse.media.work import Task
 from emoverse.params import MediaParams, ValidationParams, plain
@@ -41,7 +43,14 @@ LIBRARIES: Final = ("av", "decord", "great_expectations", "numpy", "pillow", "py
 
 
 def validate(
-    corpus: str, raw: Path, out: Path, media: MediaParams, params: ValidationParams, *, workers: int | None = None
+    corpus: str,
+    raw: Path,
+    out: Path,
+    media: MediaParams,
+    params: ValidationParams,
+    *,
+    workers: int | None = None,
+    action_units: str | None = None,
 ) -> None:
     """Check the corpus in ``raw`` and publish ``out`` (files: docs/architecture.md).
 
@@ -49,8 +58,10 @@ def validate(
     on where it was: clips it had finished wait in a hidden folder beside ``out``. When more than
     ``params.max_quarantined`` of the rows are set aside, all but the frames is written to ``<out>.failed`` and
     UserError is raised; ``out`` stays as it was.
+    ``action_units`` says who measures clips without a table (``media.measure``); the manifest's facts record it.
     """
     read = reader(corpus)
+    measuring = measurer(action_units)
     source = open_raw(raw, name=corpus)
     settings = {"media": plain(media), "validation": plain(params)}
     with publish(
@@ -64,9 +75,10 @@ def validate(
         ledger = Ledger(reading, known_faults(corpus))
         findings = check_annotations(ledger.good)
         ledger.drop_findings(findings)
-        tasks = _tasks(ledger, ClipFiles(raw), raw, media)
+        tasks = _tasks(ledger, ClipFiles(raw), raw, media, measuring)
+        measured = {"action_units": measuring.facts()} if measuring else {}
         fingerprint = digest_of_value(
-            [source.digest, plain(media), code_digest(("media",)), [t.clip_id for t in tasks]]
+            [source.digest, plain(media), code_digest(("media",)), [t.clip_id for t in tasks], measured]
         )
         try:
             resumed = extract(tasks, scratch, fingerprint=fingerprint, workers=workers, label=f"validate {corpus}")
@@ -80,7 +92,7 @@ def validate(
         write_json(draft.path / "summary.json", summary)
         write_page(draft.path / "page.html", summary, ledger.quarantine())
         draft.count(rows_in=ledger.rows, rows_out=len(ledger.good), dropped=ledger.dropped)
-        draft.facts = {"notes": dict(sorted(reading.notes.items())), "unannotated": len(ledger.unannotated)}
+        draft.facts = {"notes": dict(sorted(reading.notes.items())), "unannotated": len(ledger.unannotated), **measured}
         draft.run = {"resumed_clips": resumed}
         if ledger.share > params.max_quarantined:
             raise _too_many(draft, out, raw, ledger, params)
@@ -89,7 +101,7 @@ def validate(
         shutil.rmtree(_failed(out), ignore_errors=True)  # what an earlier run complained of no longer holds
 
 
-def _tasks(ledger: Ledger, files: ClipFiles, raw: Path, media: MediaParams) -> list[Task]:
+def _tasks(ledger: Ledger, files: ClipFiles, raw: Path, media: MediaParams, measuring: Measurer | None) -> list[Task]:
     """Return a task for each good row whose clip is there, in order of utterance id; set the other rows aside."""
     tasks: list[Task] = []
     failures: dict[int, tuple[str, str, str]] = {}
@@ -100,7 +112,8 @@ def _tasks(ledger: Ledger, files: ClipFiles, raw: Path, media: MediaParams) -> l
             failures[position] = ("clip", error.reason, error.detail)
             continue
         units = table_of(raw, path.relative_to(raw).as_posix())
-        tasks.append(Task(clip_id=u.utterance_id, clip=u.clip, path=path.absolute(), units=units, params=media))
+        task = Task(clip_id=u.utterance_id, clip=u.clip, path=path.absolute(), units=units, params=media)
+        tasks.append(replace(task, measurer=measuring))
     ledger.drop(failures)
     ledger.leave_out(files.beside(ledger.mentioned))
     return tasks

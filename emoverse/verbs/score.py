@@ -15,6 +15,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpus", default="", metavar="NAME", help="whose labels, where the rows do not say")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples for the intervals")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--judge", type=Path, metavar="FILE", help="eri: settings of an endpoint that judges reasons")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -23,6 +24,12 @@ def main(args: argparse.Namespace) -> None:
     from emoverse.evaluation.score import as_table, score_file
 
     found = score_file(
-        args.predictions, args.task, gold=args.gold, corpus=args.corpus, bootstrap=args.bootstrap, seed=args.seed
+        args.predictions,
+        args.task,
+        gold=args.gold,
+        corpus=args.corpus,
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+        judge=args.judge,
     )
     print(json.dumps(found, ensure_ascii=False, indent=2) if args.json else as_table(found))

@@ -18,6 +18,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--raw", required=True, type=Path, metavar="DIR", help="folder of the raw corpus")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to publish")
     parser.add_argument("--workers", type=_workers, metavar="N", help="decoder processes (default: one a core)")
+    parser.add_argument(
+        "--action-units", metavar="WHO", help="who measures clips without an OpenFace table: tables (nobody; default), "
+        "openface:/path/to/FeatureExtraction, py-feat; also $EMOVERSE_ACTION_UNITS",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     add_params(parser)
 
@@ -27,7 +31,8 @@ def main(args: argparse.Namespace) -> None:
     params = params_of(args)
     from emoverse.validation.step import validate
 
-    validate(args.corpus, args.raw, args.out, params.media, params.validation, workers=args.workers)
+    measuring = {"workers": args.workers, "action_units": args.action_units}
+    validate(args.corpus, args.raw, args.out, params.media, params.validation, **measuring)
     summary = json.loads((args.out / "summary.json").read_text("utf-8"))
     print(json.dumps(summary, indent=2, ensure_ascii=False) if args.json else in_words(summary, args.out))
 
@@ -43,6 +48,9 @@ def in_words(summary: dict[str, Any], out: Path) -> str:
         f"  expectations: {summary['expectations_passed']} of {len(summary['expectations'])} met",
     ]
     lines += [f"  quarantined {count:5d}  {reason}" for reason, count in rows["dropped"].items()]
+    units = summary["action_units"]
+    if units["unusable_tables"]:
+        lines.append(f"  without usable action units {units['unusable_tables']}, such as {units['examples'][0]}")
     if summary["unannotated_clips"]:
         lines.append(f"  left out    {summary['unannotated_clips']:5d}  clips nobody annotates")
     warned = [e for e in summary["expectations"] if not e["success"] and e["severity"] == "warning"]

@@ -118,7 +118,7 @@ def _stage(out: Path, step: str, inputs: dict[str, Source], steps: int) -> Path:
 
 def _scores(out: Path, sets: Sequence[EvaluationSet], inputs: dict[str, Source]) -> Path:
     with publish(out, step="evaluate", params={"bootstrap": 50}, inputs=inputs, code=()) as draft:
-        measured = [measure(one, _replies(one), [], EVALUATE) for one in sets]
+        measured = [measure(one, _replies(one), {"majority": 0.25}, EVALUATE) for one in sets]
         for folder in ("predictions", "plots"):
             (draft.path / folder).mkdir()
         for part in measured:

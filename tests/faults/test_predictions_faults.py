@@ -11,6 +11,7 @@ from emoverse.evaluation.score import compare_files, score_file
 from tests.factories.answering import rows_of, utterances, write_rows
 
 ROWS = rows_of("mer", utterances("meld", 8))
+NO_ANSWERS = {"answer": "Negative.", "answers": None}
 
 
 def told(rows, reply="Joy."):
@@ -66,8 +67,43 @@ def test_a_label_that_contradicts_its_own_gold_is_refused(tmp_path):
 
 
 def test_another_tasks_file_is_refused(tmp_path):
-    found = problems(tmp_path, told(rows_of("msa", utterances("meld", 8))))
-    assert "'Negative.' is not one of Anger." in found[-1]
+    rows = told(rows_of("msa", utterances("meld", 8)))
+    assert problems(tmp_path, rows)[0] == "p.jsonl:1: a row of meld-msa in a file scored as meld-mer"
+    nameless = [{key: row[key] for key in ("labels", "response")} for row in rows]
+    assert "p.jsonl:1: labels: 'Negative.' is not one of Anger." in problems(tmp_path, nameless)[0]
+    assert "'Negative.' is not one of Anger." in problems(tmp_path, [{**nameless[0], "gold": NO_ANSWERS}])[0]
+    assert "'Negative.' is no answer of task ecpe" in problems(tmp_path, nameless, task="ecpe")[0]
+
+
+def test_rows_of_another_corpus_are_refused_though_their_labels_are_the_same(tmp_path):
+    strange = rows_of("mer", utterances("ecf", 2))
+    found = problems(tmp_path, told(ROWS + strange))
+    assert found == [f"p.jsonl:{n}: a row of ecf-mer in a file scored as meld-mer" for n in (9, 10)]
+
+
+def test_a_gold_record_changed_behind_an_unchanged_answer_is_refused(tmp_path):
+    rows = rows_of("ecpe", utterances("ecf", 8))
+    gold = write_rows(tmp_path / "gold.jsonl", rows)
+    changed = [{**row, "gold": dict(source["gold"])} for row, source in zip(told(rows), rows, strict=True)]
+    assert read_predictions(write_rows(tmp_path / "q.jsonl", changed), "ecpe", gold=gold)
+    changed[0]["gold"]["previous"] = 7
+    assert "gold.previous is" in problems(tmp_path, changed, gold, task="ecpe")[0]
+
+
+def test_the_same_words_about_clips_nobody_named_are_no_repeats(tmp_path):
+    rows = [{"query": "What is it?", "labels": "Joy.", "response": "Joy."}] * 3
+    assert len(read_predictions(write_rows(tmp_path / "p.jsonl", rows), "mer")) == 3
+
+
+def test_rows_that_nothing_tells_apart_are_not_held_against_a_gold_file(tmp_path, gold):
+    rows = [{"labels": "Joy.", "response": "Joy."}] * 8
+    with pytest.raises(RowErrors, match=r"p\.jsonl:2: cannot be told from p\.jsonl:1"):
+        read_predictions(write_rows(tmp_path / "p.jsonl", rows), "mer", gold=gold)
+
+
+def test_a_gold_that_says_only_its_answer_is_completed(tmp_path):
+    row = {"response": "Joy.", "gold": {"answer": "Joy."}}
+    assert score_file(write_rows(tmp_path / "p.jsonl", [row]), "mer", bootstrap=2)["accuracy"] == 1.0
 
 
 def test_broken_json_and_rows_without_reply_or_answer_are_all_listed(tmp_path):
@@ -105,7 +141,7 @@ def test_a_missing_file_and_an_unknown_task_are_one_clear_line(tmp_path, capsys)
 
 def test_files_of_different_records_are_not_compared(tmp_path):
     one, other = write_rows(tmp_path / "a.jsonl", told(ROWS)), write_rows(tmp_path / "b.jsonl", told(ROWS[1:]))
-    with pytest.raises(RowErrors, match=r"a\.jsonl:1: .*not in b\.jsonl"):
+    with pytest.raises(RowErrors, match=r"a\.jsonl:1: .*not in the other file"):
         compare_files(one, other, "mer")
 
 

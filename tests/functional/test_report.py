@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from emoverse.errors import UserError
 from emoverse.manifest import open_source
+from emoverse.report.samples import PER_TEST, choose
 from emoverse.report.scores import confusion_over, flat, test_sets
 from emoverse.report.step import report
 from tests.factories.results import Results, make_results
@@ -122,6 +124,36 @@ def test_samples_show_mistakes_too_with_the_frames_the_model_saw(page: str) -> N
     assert "right" in verdicts
     assert {"wrong", "unparsable"} & set(verdicts)
     assert sum(tag == "img" for tag, _ in reader.tags) == 2 * len(cards)  # two frames a clip in this run
+
+
+def test_the_mistakes_shown_are_those_the_model_was_surest_of(results: Results, tmp_path: Path) -> None:
+    copy = tmp_path / "scores"
+    shutil.copytree(results.scores, copy)
+    path = copy / "predictions" / "meld-mer.jsonl"
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    wrong = [row for row in rows if row["response"] != row["labels"] and row["response"] in row["probabilities"]]
+    for n, row in enumerate(wrong):
+        row["probabilities"][row["response"]] = 0.5 + n / 100
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    found = [one for one in choose(copy, results.amt, results.validated) if one.test == "meld-mer"]
+    surest = [row["channel"] for row in wrong[::-1]][: PER_TEST // 2]
+    assert [one.channel for one in found][: len(surest)] == surest
+    assert found[0].confidence == 0.5 + (len(wrong) - 1) / 100
+
+
+def test_every_test_set_stands_in_the_table_against_its_baselines(page: str, results: Results) -> None:
+    text = " ".join(" ".join(read(page).texts).split())
+    tests = json.loads((results.scores / "metrics.json").read_text("utf-8"))["tests"]
+    for name, numbers in tests.items():
+        value, low, high = (f"{100 * numbers[key]:.1f}" for key in ("headline", "low", "high"))
+        assert re.search(rf"{name} \S.*? {value} {low} to {high} majority 25.0", text), name
+
+
+def test_a_reliability_diagram_says_its_calibration_error(page: str, results: Results) -> None:
+    tests = json.loads((results.scores / "metrics.json").read_text("utf-8"))["tests"]
+    error = tests["meld-mer"]["calibration_error"]
+    assert f"calibration error {100 * error:.1f}" in page
+    assert 'aria-label="reliability diagram"' in page
 
 
 def test_lineage_names_every_raw_corpus_by_its_dvc_md5(page: str, results: Results) -> None:

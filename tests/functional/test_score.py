@@ -7,10 +7,12 @@ import json
 import pytest
 
 from emoverse.cli import main
+from emoverse.errors import RowErrors
 from emoverse.evaluation.score import compare_files, score_file
 from tests.factories.answering import rows_of, utterances, write_rows
 
 SHARED = {"n", "unparsable", "interval", "baseline"}
+ANSWERS = {"msa": "Negative.", "mer": "Happy.", "fer": "Cheeks raised", "eri": "She feels joy.", "ecpe": "3_joy,3"}
 
 
 def swift_rows(task: str, corpus: str, replies, *, key: str = "labels", count: int = 24) -> list[dict]:
@@ -77,18 +79,6 @@ def test_a_file_without_the_gold_is_held_against_a_test_set(tmp_path, capsys):
     assert found["accuracy"] == pytest.approx(sum(row["gold"]["answer"] == "Joy." for row in rows) / 12, abs=1e-6)
 
 
-def test_always_neutral_on_the_real_meld_test_set_scores_as_known(shared_data, tmp_path, capsys):
-    gold = shared_data / "amt" / "meld_test_data.json"
-    records = json.loads(gold.read_text("utf-8"))
-    rows = [{**{k: r[k] for k in ("query", "videos")}, "response": "Neutral.", "label": r["response"]} for r in records]
-    path = write_rows(tmp_path / "p.jsonl", rows)
-    found = run(capsys, "--task", "mer", path, "--gold", gold, "--bootstrap", "100")
-    assert (found["n"], found["groups"]) == (2610, 280)
-    assert found["accuracy"] == pytest.approx(0.4812, abs=5e-5)
-    assert found["weighted_f1"] == pytest.approx(0.3127, abs=5e-5)
-    assert found["baseline"] == pytest.approx(found["accuracy"], abs=1e-6)
-
-
 def test_a_better_model_is_found_better_and_a_model_no_better_than_itself(tmp_path):
     good = write_rows(tmp_path / "good.jsonl", swift_rows("mer", "meld", lambda i, a: a if i % 8 else "Joy.", count=80))
     poor = write_rows(tmp_path / "poor.jsonl", swift_rows("mer", "meld", lambda i, a: a if i % 2 else "Joy.", count=80))
@@ -97,6 +87,70 @@ def test_a_better_model_is_found_better_and_a_model_no_better_than_itself(tmp_pa
     assert found["difference"] == pytest.approx(found["other"] - found["one"], abs=2e-6)
     same = compare_files(good, good, "mer", bootstrap=300)
     assert (same["difference"], same["interval"], same["worse"]) == (0.0, [0.0, 0.0], 1.0)
+
+
+def test_two_files_are_compared_on_the_command_line(tmp_path, capsys):
+    good = write_rows(tmp_path / "good.jsonl", swift_rows("mer", "meld", lambda i, a: a if i % 8 else "Joy.", count=80))
+    poor = write_rows(tmp_path / "poor.jsonl", swift_rows("mer", "meld", lambda i, a: a if i % 2 else "Joy.", count=80))
+    words = ["compare", str(poor), str(good), "--task", "mer", "--bootstrap", "200"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    low, high = found["interval"]
+    assert 0 < low < found["difference"] < high
+    assert main(words) == 0
+    assert f"accuracy {found['one']:.4f} -> {found['other']:.4f} on 80 records" in capsys.readouterr().out
+
+
+def test_the_interval_of_a_difference_is_narrower_than_two_models_own(tmp_path):
+    rows = swift_rows("mer", "meld", lambda i, a: a if i % 3 else "Joy.", count=80)
+    one = write_rows(tmp_path / "one.jsonl", rows)
+    other = write_rows(
+        tmp_path / "other.jsonl", [{**row, "response": "Joy."} if i == 7 else row for i, row in enumerate(rows)]
+    )
+    found, alone = compare_files(one, other, "mer", bootstrap=300), score_file(one, "mer", bootstrap=300)
+    low, high = alone["interval"]
+    assert found["interval"][1] - found["interval"][0] < (high - low) / 2
+
+
+def test_rows_that_nothing_tells_apart_are_compared_line_by_line(tmp_path):
+    answers = ["Joy.", "Fear.", "Anger.", "Joy."]
+    right = [{"labels": answer, "response": answer} for answer in answers]
+    wrong = [{**row, "response": "Neutral."} if i == 1 else row for i, row in enumerate(right)]
+    one, other = write_rows(tmp_path / "one.jsonl", wrong), write_rows(tmp_path / "other.jsonl", right)
+    assert compare_files(one, other, "mer", bootstrap=50)["difference"] == 0.25
+    turned = write_rows(tmp_path / "turned.jsonl", right[1:] + right[:1])
+    with pytest.raises(RowErrors, match="another answer at"):
+        compare_files(one, turned, "mer", bootstrap=50)
+
+
+def test_a_file_of_the_trainer_without_our_ids_is_held_against_our_test_set(tmp_path, capsys):
+    gold = write_rows(tmp_path / "meld-mer.jsonl", rows_of("mer", utterances("meld", 12)))
+    path = write_rows(tmp_path / "p.jsonl", swift_rows("mer", "meld", lambda i, a: a, count=12))
+    found = run(capsys, "--task", "mer", path, "--gold", gold)
+    assert (found["n"], found["groups"], found["accuracy"]) == (12, 3, 1.0)
+
+
+@pytest.mark.parametrize("task", ANSWERS)
+def test_every_task_says_how_sure_it_is_and_what_a_trivial_predictor_gets(tmp_path, capsys, task):
+    answer = ANSWERS[task]
+    rows = [{"labels": answer, "response": answer if i % 2 else "?"} for i in range(20)]
+    found = run(capsys, "--task", task, write_rows(tmp_path / "p.jsonl", rows))
+    assert set(found) >= SHARED
+    assert (found["n"], found["unparsable"]) == (20, 10)
+    low, high = found["interval"]
+    assert 0 <= low < found[found["headline"]] < high <= 1
+    assert 0 < found["baseline"] <= 1
+
+
+def test_a_cause_named_where_there_is_none_costs_officially_and_not_in_the_authors_scores(tmp_path):
+    query = "\nTarget utterance:2_joy. Ada: yes\n"
+    rows = [
+        {"query": query, "videos": [f"a/dia{i}utt2.mp4"], "labels": answer, "response": "2_joy,1"}
+        for i, answer in enumerate(["2_joy,1", ""])
+    ]
+    found = score_file(write_rows(tmp_path / "p.jsonl", rows), "ecpe", bootstrap=10)
+    assert (found["n"], found["scored"], found["authors_f1"]) == (2, 1, 1.0)
+    assert found["official_micro_f1"] == pytest.approx(2 / 3, abs=1e-6)
 
 
 def test_scores_do_not_depend_on_the_order_of_rows(tmp_path):

@@ -99,6 +99,15 @@ def test_greedy_replies_are_those_of_transformers_generate(engine, loaded, frame
         assert tokens == theirs
 
 
+def test_the_answer_taken_is_the_greedy_reply_wherever_that_is_an_answer(engine):
+    free = engine.generate(ROWS, 3)
+    answers = (*dict.fromkeys(free[::2]), "Joy.", "Anger.")  # what this model happens to say, cut short, and does not
+    whole = engine.generate(ROWS, 64)
+    sums, chosen = engine.judged(ROWS, answers)
+    for reply, one, taken in zip(whole, sums, chosen, strict=True):
+        assert answers[taken] == reply if reply in answers else taken == one.argmax()
+
+
 def test_the_batch_size_changes_nothing(engine):
     apart, together = [], []
     for size, results in ((1, apart), (6, together)):

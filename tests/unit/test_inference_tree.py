@@ -39,6 +39,14 @@ def test_each_token_is_predicted_from_the_one_before_it():
     assert tree.sums(np.arange(6.0)[None]).tolist() == [[3.0, 7.0, 5.0]]
 
 
+def test_the_greedy_answer_is_taken_and_the_likeliest_where_there_is_none():
+    tree = AnswerTree([[7, 8, 2], [7, 6, 2], [5, 2]])
+    sums = np.tile([-1.0, -2.0, -3.0], (4, 1))
+    # columns: after the prompt; after 7, 8 of the first; after 7, 6 of the second; after 5
+    likeliest = np.array([[7, 6, 0, 6, 3, 0], [7, 6, 0, 6, 0, 0], [5, 0, 0, 0, 0, 2], [9, 8, 2, 6, 2, 2]])
+    assert tree.chosen(sums, likeliest, stop=(2, 3)).tolist() == [1, 0, 2, 0]
+
+
 @pytest.mark.parametrize("answers", [[], [[1], []]])
 def test_an_answer_without_tokens_is_our_mistake(answers):
     with pytest.raises(ValueError, match="at least one token"):

@@ -1,0 +1,105 @@
+"""Measure whether the sample is really learned: three seeds, two controls, and a run on shuffled labels.
+
+Needs ``data/validated`` and ``data/amt`` as ``make run`` leaves them. Each seed makes its own base model and trains
+both stages; baselines are the majority answers of the same test sets, measured in the same run. The controls hide the
+frames or the words from the same model. With shuffled labels every answer goes to another row of its task and corpus:
+the scores must fall to the baseline, else something but the labels tells the answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from emoverse.manifest import open_source, publish
+
+TASKS = ("mer", "msa")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--keep", type=Path, help="folder to keep the models in (default: a temporary one)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        work = (args.keep or Path(temporary)).absolute()
+        measure(args.data.absolute(), args.seeds, work)
+
+
+def measure(data: Path, seeds: list[int], work: Path) -> None:
+    """Train and score every seed, then the shuffled labels with the first seed's base model; print a table."""
+    runs = {}
+    for seed in seeds:
+        emoverse("base-model", "--out", work / f"base-{seed}", "--set", f"base_model.seed={seed}")
+        runs[f"seed {seed}"] = scores(data, data / "amt", work, f"base-{seed}", seed, f"seed-{seed}")
+    shuffle(data / "amt", work / "shuffled-amt", seeds[0])
+    control = scores(data, work / "shuffled-amt", work, f"base-{seeds[0]}", seeds[0], "shuffled")
+    for task in TASKS:
+        print(f"\n{task}: accuracy (n = {control[task]['n']})")
+        print(f"  {'':16} {'both':>7} {'majority':>9} {'words only':>11} {'face only':>10}  above majority")
+        for name, run in [*runs.items(), ("shuffled labels", control)]:
+            print(line(name, run[task]))
+        both = np.array([run[task]["accuracy"] for run in runs.values()])
+        print(f"  mean {both.mean():.3f}, lowest {both.min():.3f}, highest {both.max():.3f} over {len(seeds)} seeds")
+
+
+def line(name: str, score: dict[str, float]) -> str:
+    gain = 100 * (score["accuracy"] - score["baseline"])
+    hidden = f"{score['text_only']:11.3f} {score['face_only']:10.3f}"
+    return f"  {name:16} {score['accuracy']:7.3f} {score['baseline']:9.3f} {hidden}  {gain:+.1f} points"
+
+
+def scores(data: Path, amt: Path, work: Path, base: str, seed: int, name: str) -> dict[str, dict[str, float]]:
+    """Train both stages from a base model and return the metrics on the test sets."""
+    common = ["--amt", amt, "--validated", data / "validated"]
+    for stage, model in (("stage1", work / base), ("stage2", work / f"{name}-stage1")):
+        out = work / f"{name}-{stage}"
+        emoverse("train", "--stage", stage, "--model", model, *common, "--out", out, "--set", f"{stage}.seed={seed}")
+    emoverse("evaluate", "--model", work / f"{name}-stage2", *common, "--out", work / f"{name}-scores")
+    return dict(json.loads((work / f"{name}-scores" / "metrics.json").read_text("utf-8")))
+
+
+def shuffle(amt: Path, out: Path, seed: int) -> None:
+    """Publish a copy of an AMT dataset in which every train answer belongs to another row of its task and corpus."""
+    source = open_source(amt, made_by="build-amt")
+    with publish(
+        out, step="build-amt", name="shuffled", params={"seed": seed}, inputs={"amt": source}, code=["amt"]
+    ) as draft:
+        for path in sorted(amt.rglob("*.jsonl")):
+            target = draft.path / path.relative_to(amt)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            rows = [json.loads(text) for text in path.read_text("utf-8").splitlines()]
+            if path.parent == amt and path.name.startswith("stage"):
+                _shuffle_answers(rows, np.random.default_rng(seed))
+            target.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+        for name in ("audit.json", "baselines.json"):
+            (draft.path / name).write_bytes((amt / name).read_bytes())
+
+
+def _shuffle_answers(rows: list[dict[str, object]], rng: np.random.Generator) -> None:
+    groups = defaultdict(list)
+    for row in rows:
+        groups[(row["task"], row["corpus"])].append(row["messages"])
+    for _, messages in sorted(groups.items()):
+        answers = [one[-1]["content"] for one in messages]  # type: ignore[index]
+        for one, k in zip(messages, rng.permutation(len(answers)), strict=True):
+            one[-1]["content"] = answers[k]  # type: ignore[index]
+
+
+def emoverse(*words: object) -> None:
+    """Run a verb quietly; show what it said when it fails."""
+    done = subprocess.run([sys.executable, "-m", "emoverse.cli", *map(str, words)], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"emoverse {words[0]} failed:\n{done.stderr[-3000:]}")
+
+
+if __name__ == "__main__":
+    main()
