@@ -148,7 +148,7 @@ def real(folder: Path, scratch: Path) -> None:
     pairs = [sides(table) for table in tables]
     near = cpu(lambda: list(by_near_text([test for test, _ in pairs], [other for _, other in pairs], set())))
     mine, least = float(np.median(ours)), float(np.median(floors))
-    print(f"real annotations: {sum(table.table.num_rows for table in tables)} utterances, "
+    print(f"real annotations: {sum(len(table) for table in tables)} utterances, "
           f"{sum(len(rows) for name, rows in written.items() if name.endswith('.jsonl'))} rows")  # fmt: skip
     print(f"  build {mine:.2f} s, floor {least:.2f} s, ratio {mine / least:.2f} (goal: 4), "
           f"peak {memory:.0f} MB (goal: 1000)")  # fmt: skip

@@ -52,7 +52,7 @@ class _Mer:
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return the answer and the corpus's list of answers."""
-        return {"answer": answer, "answers": labels(corpus)}
+        return {"answer": answer, "answers": list(labels(corpus))}
 
     def parse(self, reply: str, gold: Gold) -> str | None:
         """Return the label the reply names."""

@@ -57,12 +57,12 @@ class _Msa:
             return _AT_ZERO  # a neutral polarity; "non-negative" is a custom of MOSEI's numbers only
         own_class = way == "own-class"
         right = "Negative." if found < 0 else "Neutral." if found == 0 and own_class else "Positive."
-        gold = {"answer": right, "answers": _THREE if own_class else _TWO, "zero": found == 0, "zeros": way}
+        gold = {"answer": right, "answers": list(_THREE if own_class else _TWO), "zero": found == 0, "zeros": way}
         return Question(prompt(scene.words(one), own_class=own_class), right, gold, found != 0 or way != "drop")
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return a published record's gold, which cannot tell a 0 from a positive value."""
-        return {"answer": answer, "answers": _TWO, "zero": False, "zeros": "drop"}
+        return {"answer": answer, "answers": list(_TWO), "zero": False, "zeros": "drop"}
 
     def parse(self, reply: str, gold: Gold) -> str | None:
         """Return the label the reply names."""
