@@ -141,7 +141,7 @@ class Builder:
 
     def _verdicts(self, name: str, chunk: Chunk, found: Answered) -> Verdicts:
         """Say of every row of a chunk whether it may be used, or why not; ``_FITS`` where nothing was asked."""
-        for one in {id(asked): asked for asked in found if isinstance(asked, LeftOut)}.values():
+        for one in {asked.reason: asked for asked in found if isinstance(asked, LeftOut)}.values():
             if one.reason not in self._left_out:
                 self._left_out[one.reason] = len(self._why)
                 self._why.append(one.reason)

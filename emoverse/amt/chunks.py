@@ -15,7 +15,7 @@ from emoverse.tasks import task
 from emoverse.tasks.base import LeftOut, Options, Question, Scene
 from emoverse.tasks.text import neutralise
 
-SIZE: Final = 8192
+SIZE: Final = 4096
 Mask = NDArray[np.bool_]
 Answered = Sequence[Question | LeftOut | None]
 """What a task said of each utterance of a chunk; None where it was not asked."""

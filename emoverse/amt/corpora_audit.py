@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,5 +68,4 @@ def _split(utterance_id: str) -> str:
 
 def _write_lines(path: Path, rows: Iterable[Any]) -> None:
     with path.open("wb") as handle:
-        for row in rows:
-            handle.write(orjson.dumps(asdict(row)) + b"\n")
+        handle.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)

@@ -55,7 +55,8 @@ class Rows:
     @property
     def references(self) -> list[str]:
         """Return the frames that each row shows."""
-        return [f"clip:{one.utterance_id}{self._tail}" for one in self.utterances]
+        tail = self._tail
+        return [f"clip:{one.utterance_id}{tail}" for one in self.utterances]
 
     def published(self) -> list[str]:
         """Return the records in the authors' form, the transcripts verbatim."""
