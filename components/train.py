@@ -13,6 +13,7 @@ def train(
     params: str,
     code: str,
     model: dsl.Input[dsl.Model],
+    base: dsl.Input[dsl.Model],
     amt: dsl.Input[dsl.Dataset],
     validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     trained: dsl.Output[dsl.Model],
@@ -24,6 +25,7 @@ def train(
         params: That section of params.yaml, as JSON.
         code: Digest of the step's code; other code is refused. Empty: the image's.
         model: The model to start from.
+        base: The base model, which a stage that goes on with an adapter needs.
         amt: The AMT dataset.
         validated: What validate left, of each corpus: the frames.
         trained: The merged model, the adapter, the log and the ledger of rows.
@@ -44,5 +46,6 @@ def train(
         [Path(one.path) for one in validated],
         out,
         parse(TrainParams, json.loads(params), place=stage),
+        base=Path(base.path),
     )
     trained.metadata.update(metadata_of(out))

@@ -8,6 +8,7 @@ from typing import Any, Final, List, NamedTuple  # noqa: UP035  (kfp reads list 
 
 from kfp import dsl
 
+from components import adopt as adopt_file
 from components import base_model as base_model_file
 from components import build_amt as build_amt_file
 from components import evaluate as evaluate_file
@@ -67,6 +68,9 @@ def pipeline(defaults: Arguments, image: str = IMAGE, *, revision: str = "") -> 
         code_evaluate: str = preset["code_evaluate"],
         code_export: str = preset["code_export"],
         code_report: str = preset["code_report"],
+        weights_md5: str = preset["weights_md5"],
+        weights_remote: str = preset["weights_remote"],
+        weights_root: str = preset["weights_root"],
     ) -> Results:
         with dsl.ParallelFor(corpora) as item:
             fetched = fetch_file.fetch(
@@ -88,12 +92,22 @@ def pipeline(defaults: Arguments, image: str = IMAGE, *, revision: str = "") -> 
 
         built = build_amt_file.build_amt(params=amt, code=code_build_amt, validated=validated())
         dataset = built.outputs["amt"]
-        base = base_model_file.base_model(params=base_model, media=media, code=code_base_model)
+        if defaults.weights:
+            weights = fetch_file.fetch(
+                corpus="weights", md5=weights_md5, remote=weights_remote, root=weights_root, volume=raw_volume
+            )
+            place(weights)
+            base = adopt_file.adopt(
+                weights_md5=weights_md5, media=media, code=code_base_model, weights=weights.outputs["raw"]
+            )
+        else:
+            base = base_model_file.base_model(params=base_model, media=media, code=code_base_model)
         first = train_file.train(
             stage="stage1",
             params=stage1,
             code=code_train,
             model=base.outputs["model"],
+            base=base.outputs["model"],
             amt=dataset,
             validated=validated(),
         ).set_display_name("train stage1")
@@ -102,6 +116,7 @@ def pipeline(defaults: Arguments, image: str = IMAGE, *, revision: str = "") -> 
             params=stage2,
             code=code_train,
             model=first.outputs["trained"],
+            base=base.outputs["model"],
             amt=dataset,
             validated=validated(),
         ).set_display_name("train stage2")

@@ -18,6 +18,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("--stage", required=True, choices=("stage1", "stage2"))
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="output of base-model or of a stage")
+    parser.add_argument("--base", type=Path, metavar="DIR", help="the base model, for a stage with start: adapter")
     parser.add_argument("--amt", type=Path, required=True, metavar="DIR", help="output of build-amt")
     parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="outputs of validate")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -34,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
 
     try:
         validated, stage = validated_of(args, params), getattr(params, args.stage)
-        train(args.stage, args.model, args.amt, validated, args.out, stage, args.tensorboard)
+        train(args.stage, args.model, args.amt, validated, args.out, stage, args.tensorboard, args.base)
     except PreemptedError as stop:
         print(f"emoverse: {stop}", file=sys.stderr)
         sys.exit(PREEMPTED)
