@@ -119,7 +119,9 @@ def flops(shapes: Shapes, params: TrainParams, rows: Sequence[Row]) -> int:
     adapters = 0 if params.tuner == "full" else 6 * trainable(shapes, params)
     heads = 2 * shapes.query_width * int(text["num_hidden_layers"])
     head = 2 * int(text["hidden_size"]) * int(text["vocab_size"])
-    patch = 2 * tower + 4 * shapes.patches * int(vision["hidden_size"]) * int(vision["num_hidden_layers"])
+    patch = 2 * (tower + shapes.patch_weights) + 4 * shapes.patches * int(vision["hidden_size"]) * int(
+        vision["num_hidden_layers"]
+    )
     total = 0
     for row in rows:
         total += (

@@ -46,6 +46,11 @@ class Shapes:
         found = self.part(room).items()
         return {n: s for n, s in found if n.endswith(".weight") and len(s) == 2 and not any(a in n for a in aside)}
 
+    @property
+    def patch_weights(self) -> int:
+        """Numbers in the convolution that every patch of a frame goes through first."""
+        return count(shape for shape in self.part("vision").values() if len(shape) == 4)
+
 
 def count(shapes: Iterable[tuple[int, ...]]) -> int:
     """Return how many numbers tensors of these shapes hold."""
