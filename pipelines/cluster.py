@@ -67,7 +67,7 @@ class Secret:
 
 @_frozen
 class Retries:
-    """How often a step is tried again when its pod goes away, waiting ``wait`` seconds, then ``factor`` times as long."""
+    """How often a step is tried again when its pod goes away: after ``wait`` seconds, then ``factor`` times that."""
 
     count: int = Field(default=3, ge=0)
     wait: int = Field(default=60, ge=0)

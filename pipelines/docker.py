@@ -58,6 +58,4 @@ def runner(root: Path, raw: Iterable[Path], env: Mapping[str, str]) -> Any:
             os.chown(folder, uid, gid)
     mounts = [Mount(target=str(one), source=str(one), type="bind", read_only=True) for one in raw]
     told = {key: os.environ[key] for key in TOLD if key in os.environ}
-    return local.DockerRunner(
-        user=f"{uid}:{gid}", mounts=mounts, environment={**told, **env}, shm_size="2g"
-    )
+    return local.DockerRunner(user=f"{uid}:{gid}", mounts=mounts, environment={**told, **env}, shm_size="2g")

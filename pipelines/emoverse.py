@@ -5,7 +5,7 @@ parameter of its step: its sections of params.yaml, the MD5 of the raw corpus, t
 """
 
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from kfp import dsl
 
@@ -45,7 +45,7 @@ def pipeline(defaults: Arguments, options: Options | None = None) -> Any:
     ) -> Results:
         given = SimpleNamespace(**locals())
         if options.local:
-            return wire(given, options, placing, apart)
+            return cast(Results, wire(given, options, placing, apart))
         with dsl.ExitHandler(_ending(options, placing), name="emoverse run"):
             wire(given, options, placing, apart)
         return None  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Run the pipeline on this machine by Kubeflow's own local runner, each step a process or a container, with its cache."""
+"""Run the pipeline on this machine by Kubeflow's own local runner and cache, each step a process or a container."""
 
 from __future__ import annotations
 

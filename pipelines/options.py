@@ -42,4 +42,6 @@ class Options:
         if self.shards < 1:
             raise UserError(f"{self.shards} is no number of shards", place="--shards", remedy="give 1 or more")
         if len(set(self.seeds)) != len(self.seeds) or len(self.seeds) == 1:
-            raise UserError("a sweep needs two or more different seeds", place="--seeds", remedy="such as --seeds 1 2 3")
+            raise UserError(
+                "a sweep needs two or more different seeds", place="--seeds", remedy="such as --seeds 1 2 3"
+            )

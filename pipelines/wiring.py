@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, List, NamedTuple  # noqa: UP035  (kfp reads list types from typing)
+from typing import Any, List, NamedTuple, cast  # noqa: UP035  (kfp reads list types from typing)
 
 from kfp import dsl
 
@@ -126,7 +126,7 @@ def validation_apart(options: Options, placing: Placing) -> Any:
         code_validate: str,
     ) -> List[dsl.Dataset]:  # noqa: UP006
         inner = SimpleNamespace(**locals())
-        return dsl.Collected(_validated(inner, options, placing).outputs["validated"])  # type: ignore[return-value]
+        return cast(Any, dsl.Collected(_validated(inner, options, placing).outputs["validated"]))  # type: ignore[no-any-return]
 
     return validated
 

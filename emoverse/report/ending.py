@@ -28,9 +28,7 @@ def tell(run: str, *, state: str, task: str, problem: str, publish: str = "") ->
     if publish:
         folder = _folder(run, publish)
         reported = (folder / PAGE).is_file()
-        write_json(
-            folder / STATUS, {"run": run, "state": state, "task": task, "problem": problem, "report": reported}
-        )
+        write_json(folder / STATUS, {"run": run, "state": state, "task": task, "problem": problem, "report": reported})
         lines.append(f"Report: `{folder / PAGE}`" if reported else f"No report was written to `{folder}`.")
     return "\n".join(lines).rstrip() + "\n"
 

@@ -51,7 +51,9 @@ def over_seeds(scores: Sequence[Path]) -> list[OverSeeds]:
     for (task, _), by_seed in found.items():
         if by_seed.keys() != folders.keys():
             missing = sorted(folders.keys() - by_seed.keys())
-            raise UserError(f"no score of {task} for seeds {missing}", place="scores", remedy="score the same test sets")
+            raise UserError(
+                f"no score of {task} for seeds {missing}", place="scores", remedy="score the same test sets"
+            )
     return [OverSeeds(task, metric, by_seed) for (task, metric), by_seed in found.items()]
 
 

@@ -27,8 +27,8 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
 
     That is ``scores/<task>.json`` (headline, interval, baseline, controls), ``loss/<stage>.csv`` (step, loss) and
     ``confusion.csv`` (actual, predicted: emotions of all corpora). ``stages`` are the folders of the base model and
-    both stages, or of stage 2 alone where it started from a given model, the base. The page needs nothing but itself: no network, no other file. Raises UserError for an unfinished input
-    or the output of another step.
+    both stages, or of stage 2 alone where it started from a given model, the base. The page needs nothing but itself:
+    no network, no other file. Raises UserError for an unfinished input or the output of another step.
     """
     base, *trained = stages
     names = NAMES if len(stages) == len(NAMES) else (NAMES[0], NAMES[-1])
