@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import TRAIN
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=TRAIN, install_kfp_package=False)
 def adopt(
     weights_md5: str, media: str, code: str, weights: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]
 ) -> None:
