@@ -24,7 +24,7 @@ def validate(
         media: Section media of params.yaml, as JSON.
         validation: Section validation of params.yaml, as JSON.
         code: Digest of the step's code; other code is refused. Empty: the image's.
-        raw: The raw corpus folder.
+        raw: What fetch left.
         validated: Utterances, frames, quarantine.
         page: What the checks found.
     """
@@ -32,6 +32,7 @@ def validate(
     import shutil
     from pathlib import Path
 
+    from emoverse.fetching.step import raw_folder
     from emoverse.lineage import check_code, metadata_of
     from emoverse.params import MediaParams, ValidationParams, parse
     from emoverse.validation import step
@@ -40,7 +41,7 @@ def validate(
     out = Path(validated.path)
     step.validate(
         corpus,
-        Path(raw.path),
+        raw_folder(Path(raw.path)),
         out,
         parse(MediaParams, json.loads(media), place="media"),
         parse(ValidationParams, json.loads(validation), place="validation"),

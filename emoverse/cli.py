@@ -23,6 +23,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "predict": ("emoverse.verbs.predict", "ask an exported model about your own clip or dialogue"),
     "report": ("emoverse.verbs.report", "write one self-contained page over all results"),
     "lineage": ("emoverse.verbs.lineage", "print what an output was made from, back to the raw data"),
+    "budget": ("emoverse.verbs.budget", "count the rows that are too long for a model"),
     "published": ("emoverse.verbs.published", "write a test set exactly as the authors published it"),
     "audit": ("emoverse.verbs.audit", "look for leakage and label conflicts in annotation files"),
     "score": ("emoverse.verbs.score", "score a predictions file"),

@@ -44,12 +44,8 @@ def digest_of_value(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode("utf-8")).hexdigest()
 
 
-def digest_of_raw(root: Path) -> tuple[str, str]:
-    """Return ``(folder digest, DVC md5)`` of a raw folder, reading each byte once.
-
-    The second is what ``dvc add`` writes to the ``.dvc`` file: the MD5 of DVC's ``.dir`` listing. So a manifest can
-    name the DVC-tracked version of its input with no DVC at hand, and the same on a cluster as on one machine.
-    """
+def raw_sums(root: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Map each file below a raw folder to its SHA-256, and to its MD5, reading each byte once."""
     sha: dict[str, str] = {}
     md5: dict[str, str] = {}
     for name in files_below(root):
@@ -59,6 +55,16 @@ def digest_of_raw(root: Path) -> tuple[str, str]:
                 one.update(block)
                 two.update(block)
         sha[name], md5[name] = one.hexdigest(), two.hexdigest()
+    return sha, md5
+
+
+def digest_of_raw(root: Path) -> tuple[str, str]:
+    """Return ``(folder digest, DVC md5)`` of a raw folder, reading each byte once.
+
+    The second is what ``dvc add`` writes to the ``.dvc`` file: the MD5 of DVC's ``.dir`` listing. So a manifest can
+    name the DVC-tracked version of its input with no DVC at hand, and the same on a cluster as on one machine.
+    """
+    sha, md5 = raw_sums(root)
     return digest_of_files(sha), dvc_dir_md5(md5)
 
 

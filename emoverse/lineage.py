@@ -17,6 +17,8 @@ from emoverse.manifest import read_manifest
 from emoverse.steps import CODE
 
 SHORT = 12  # characters of a digest a person compares
+# Variables that tell a step which git commit submitted its run, and the image it runs in.
+REVISION, IMAGE_NAME = "EMOVERSE_REVISION", "EMOVERSE_IMAGE"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,12 @@ def check_code(step: str, asked: str) -> None:
         raise UserError(problem, place=step, remedy="build the image from the revision that submits the run")
 
 
+def made_with() -> dict[str, str]:
+    """Return the git revision and the image of the run this process is a step of, as far as it was told."""
+    told = {"revision": os.environ.get(REVISION, ""), "image": os.environ.get(IMAGE_NAME, "")}
+    return {key: value for key, value in told.items() if value}
+
+
 def metadata_of(folder: Path, *, raw: str | None = None) -> dict[str, Any]:
     """Return what a Kubeflow artifact says about itself: digests, parameters, rows, and the ancestry, a line each.
 
@@ -109,6 +117,7 @@ def metadata_of(folder: Path, *, raw: str | None = None) -> dict[str, Any]:
         **{key: manifest[key] for key in keys},
         "raw": top.raw,
         "made_from": [f"{n.step} {n.name} {n.digest}" for n in top.walk() if n is not top],
+        **made_with(),
     }
 
 

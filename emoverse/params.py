@@ -70,7 +70,7 @@ class AmtParams:
     zero_sentiment: Literal["drop", "positive", "own-class"]
     mosei_media: Literal["image", "video"]
     leakage: Literal["fail", "drop", "report"]
-    ecpe_gold_emotions: bool
+    ecpe_gold_emotions: bool | Literal["both"]
     reasons: str
     system: str
     modality_dropout: float = Share

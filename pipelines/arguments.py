@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 from emoverse.digests import canonical, code_digest
+from emoverse.fetching.resolve import Remotes
+from emoverse.fetching.settings import public, travels
 from emoverse.lineage import dvc_md5_in
 from emoverse.manifest import open_raw
 from emoverse.params import Params, plain
@@ -19,7 +21,7 @@ SECTIONS: Final = tuple(name for name in get_type_hints(Params) if name != "corp
 
 @dataclass(frozen=True)
 class Arguments:
-    """The pipeline's arguments: corpora (``corpus``, ``root``, ``md5``), sections as JSON text, code digest per step.
+    """The pipeline's arguments: corpora (as ``fetch`` takes them), sections as JSON text, code digest per step.
 
     Sections travel as text because Kubeflow's own dictionaries turn whole numbers into floats.
     """
@@ -37,14 +39,14 @@ class Arguments:
 def presets(params: Params, base: Path) -> Arguments:
     """Return what a compiled pipeline presets: corpora as their ``.dvc`` files below ``base`` say, any code.
 
-    A corpus without a ``.dvc`` file has an empty MD5, which the pipeline refuses until the run is given the real one.
+    A remote that is a folder of this machine is left out: a pod would not find it. A corpus without a ``.dvc`` file has
+    an empty MD5, which the pipeline refuses until the run is given the real one.
     """
-    corpora = []
-    for name, one in params.corpora.items():
-        tracked = base / (one.root + ".dvc")
-        md5 = dvc_md5_in(tracked) if tracked.is_file() else ""
-        corpora.append({"corpus": name, "root": one.root, "md5": md5})
-    return Arguments(corpora, _sections(params), dict.fromkeys(STEPS, ""))
+    return Arguments(
+        [_preset(name, one.root, base) for name, one in params.corpora.items()],
+        _sections(params),
+        dict.fromkeys(STEPS, ""),
+    )
 
 
 def measured(params: Params, base: Path) -> Arguments:
@@ -56,8 +58,19 @@ def measured(params: Params, base: Path) -> Arguments:
     for name, one in params.corpora.items():
         root = (base / one.root).absolute()
         source = open_raw(root, name=name)
-        corpora.append({"corpus": name, "root": str(root), "md5": source.ancestry[source.digest]["dvc_md5"]})
+        corpora.append(
+            {"corpus": name, "root": str(root), "md5": source.ancestry[source.digest]["dvc_md5"], "remote": ""}
+        )
     return Arguments(corpora, _sections(params), {step: code_digest(CODE[step]) for step in STEPS})
+
+
+def _preset(name: str, root: str, base: Path) -> dict[str, str]:
+    tracked = base / (root + ".dvc")
+    found = {"corpus": name, "root": root, "md5": dvc_md5_in(tracked) if tracked.is_file() else "", "remote": ""}
+    if found["md5"] and (base / ".dvc").is_dir():
+        config = Remotes(base).named("", root)
+        found["remote"] = public(config, place=root) if travels(config) else ""
+    return found
 
 
 def _sections(params: Params) -> dict[str, str]:

@@ -12,10 +12,12 @@ from components import base_model as base_model_file
 from components import build_amt as build_amt_file
 from components import evaluate as evaluate_file
 from components import export as export_file
+from components import fetch as fetch_file
 from components import report as report_file
 from components import train as train_file
 from components import validate as validate_file
 from components.image import IMAGE
+from emoverse.lineage import IMAGE_NAME, REVISION
 from pipelines.arguments import Arguments
 
 NAME: Final = "emoverse"
@@ -34,13 +36,22 @@ class Results(NamedTuple):
     report: dsl.Artifact
 
 
-def pipeline(defaults: Arguments, image: str = IMAGE) -> Any:
-    """Return the pipeline, its parameters preset to ``defaults`` and its steps run in ``image``."""
+def pipeline(defaults: Arguments, image: str = IMAGE, *, revision: str = "") -> Any:
+    """Return the pipeline, its parameters preset to ``defaults`` and its steps run in ``image``.
+
+    ``revision`` is the git commit that submits it; each artifact's metadata names it and the image.
+    """
     preset = defaults.as_keywords()
+
+    def place(task: dsl.PipelineTask) -> None:
+        task.set_container_image(image)
+        if revision:  # as a variable: a parameter would make Kubeflow's cache run everything again at each commit
+            task.set_env_variable(REVISION, revision).set_env_variable(IMAGE_NAME, image)
 
     @dsl.pipeline(name=NAME, description="From raw emotional videos to a trained, scored, exported model")
     def emoverse(
         corpora: list = preset["corpora"],  # type: ignore[type-arg]
+        raw_volume: str = "",
         media: str = preset["media"],
         validation: str = preset["validation"],
         amt: str = preset["amt"],
@@ -58,11 +69,8 @@ def pipeline(defaults: Arguments, image: str = IMAGE) -> Any:
         code_report: str = preset["code_report"],
     ) -> Results:
         with dsl.ParallelFor(corpora) as item:
-            raw = dsl.importer(
-                artifact_uri=item.root,
-                artifact_class=dsl.Dataset,
-                reimport=False,
-                metadata={"corpus": item.corpus, "dvc_md5": item.md5},
+            fetched = fetch_file.fetch(
+                corpus=item.corpus, md5=item.md5, remote=item.remote, root=item.root, volume=raw_volume
             )
             checked = validate_file.validate(
                 corpus=item.corpus,
@@ -70,9 +78,10 @@ def pipeline(defaults: Arguments, image: str = IMAGE) -> Any:
                 media=media,
                 validation=validation,
                 code=code_validate,
-                raw=raw.output,
+                raw=fetched.outputs["raw"],
             )
-            checked.set_container_image(image)
+            place(fetched)
+            place(checked)
 
         def validated() -> dsl.Collected:
             return dsl.Collected(checked.outputs["validated"])  # a fresh one each time: kfp's compiler writes into it
@@ -119,7 +128,7 @@ def pipeline(defaults: Arguments, image: str = IMAGE) -> Any:
             onnx=exported.outputs["onnx"],
         )
         for task in (built, base, first, second, scored, exported, reported):
-            task.set_container_image(image)
+            place(task)
         return Results(
             validated=validated(),
             amt_dataset=dataset,

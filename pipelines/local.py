@@ -16,6 +16,7 @@ from kfp import local
 
 import emoverse
 from emoverse.errors import UserError
+from emoverse.lineage import REVISION, revision
 from emoverse.manifest import read_manifest
 from emoverse.params import Params
 from pipelines.arguments import measured
@@ -50,7 +51,7 @@ def run(params: Params, *, base: Path, root: Path) -> list[Outcome]:
     arguments = measured(params, base)
     root = root.absolute()
     before = _runs(root)
-    with session(root):
+    with session(root, revision(base)):
         task = pipeline(arguments)(**arguments.as_keywords())
     outcomes = [_outcome(name, folder, before) for name, folder in _folders(task.outputs).items()]
     _link(root / "latest", outcomes)
@@ -58,8 +59,11 @@ def run(params: Params, *, base: Path, root: Path) -> list[Outcome]:
 
 
 @contextmanager
-def session(root: Path) -> Iterator[None]:
-    """Let kfp pipelines called in the body run on this machine; raise UserError when a step of theirs fails."""
+def session(root: Path, commit: str = "") -> Iterator[None]:
+    """Let kfp pipelines called in the body run on this machine; raise UserError when a step of theirs fails.
+
+    ``commit`` is the git revision that the artifacts' metadata shall name.
+    """
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
         pipeline_root=str(root),
@@ -67,7 +71,7 @@ def session(root: Path) -> Iterator[None]:
         enable_caching=True,
         cache_root=str(root / "cache"),
     )
-    with _importable(), warnings.catch_warnings():
+    with _told(commit), warnings.catch_warnings():
         # A task's display name is for the Kubeflow UI; kfp warns at each task that a local run does not show it.
         warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
         try:
@@ -105,15 +109,14 @@ def _link(latest: Path, outcomes: list[Outcome]) -> None:
 
 
 @contextmanager
-def _importable() -> Iterator[None]:
-    """Let the steps' processes import this package from where we did, installed or not."""
-    old = os.environ.get("PYTHONPATH")
+def _told(commit: str) -> Iterator[None]:
+    """Let the steps' processes import this package from where we did, installed or not, and know the revision."""
     here = str(Path(emoverse.__file__).parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join(p for p in (here, old) if p)
+    path = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH")) if p)
+    before = dict(os.environ)
+    os.environ.update({"PYTHONPATH": path, REVISION: commit})
     try:
         yield
     finally:
-        if old is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = old
+        os.environ.clear()
+        os.environ.update(before)

@@ -14,7 +14,7 @@ from emoverse.amt.reasons import Reasons
 from emoverse.amt.tables import CorpusTable
 from emoverse.corpora.base import Utterance
 from emoverse.params import AmtParams
-from emoverse.tasks import task
+from emoverse.tasks import conditions, task
 from emoverse.tasks.base import Gold, LeftOut, Options, Question, Scene
 from emoverse.tasks.text import mute, neutralise
 
@@ -44,7 +44,7 @@ class Builder:
         self._params, self._stages, self._reasons, self._outputs = params, stages, reasons, outputs
         self._tested = held_out or stages
         self._leaked = leaked if params.leakage == "drop" else frozenset()
-        self._options = Options(zero_sentiment=params.zero_sentiment, ecpe_gold_emotions=params.ecpe_gold_emotions)
+        self._options = Options(zero_sentiment=params.zero_sentiment)
         self.candidates = 0
         self.kept = 0
         self.dropped: Counter[str] = Counter()
@@ -60,7 +60,8 @@ class Builder:
         """Write all rows of one corpus."""
         used = [stage for stage in self._stages if table.name in stage.corpora]
         tested = [stage for stage in self._tested if table.name in stage.corpora]
-        asked = sorted({name for stage in tested for name, weight in stage.weights.items() if weight > 0})
+        wanted = {name for stage in tested for name, weight in stage.weights.items() if weight > 0}
+        asked = sorted({condition for name in wanted for condition in conditions(name)})
         for dialogue, units in table.dialogues():
             talk = Talk(dialogue, self._leaked if dialogue[0].split != "test" else frozenset())
             self.placeholders += sorted(talk.unsafe)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Literal
+from typing import Final, Literal, TypeVar
 
 from emoverse.corpora import readers
 from emoverse.errors import UserError, did_you_mean
@@ -87,6 +87,17 @@ class Stage:
         )
 
 
+_ECPE: Final = {True: ("ecpe",), False: ("ecpe_semeval",), "both": ("ecpe", "ecpe_semeval")}
+"""The conditions of ECPE that ``amt.ecpe_gold_emotions`` trains; test sets are written for all of them."""
+Number = TypeVar("Number", int, float)
+
+
+def _by_condition(named: Mapping[str, Number], params: AmtParams) -> dict[str, Number]:
+    """Return weights or caps by the conditions that are trained."""
+    chosen = {"ecpe": _ECPE[params.ecpe_gold_emotions]}
+    return {one: value for name, value in named.items() for one in chosen.get(name, (name,))}
+
+
 def stages(params: AmtParams, corpora: Sequence[str]) -> tuple[Stage, ...]:
     """Return the two stages; raise UserError for a task or corpus that nobody knows, or whose folder was not given."""
     found = []
@@ -102,6 +113,6 @@ def stages(params: AmtParams, corpora: Sequence[str]) -> tuple[Stage, ...]:
                 raise UserError(f"unknown corpus {corpus!r}", place=f"amt.{name}.corpora", remedy=hint)
             remedy = f"give --validated its folder too, or remove it from amt.{name}.corpora"
             raise UserError(f"the mixture wants {corpus!r}, which was not given", place=f"amt.{name}", remedy=remedy)
-        weights, caps = dict(section.tasks), dict(section.caps)
+        weights, caps = _by_condition(section.tasks, params), _by_condition(section.caps, params)
         found.append(Stage(name, tuple(section.corpora), weights, params.seed, params.per_clip, caps))
     return tuple(found)

@@ -28,10 +28,10 @@ def media_path(one: Utterance, *, still: bool) -> str:
 
 
 def record(task: str, query: str, response: str, media: str, *, still: bool) -> str:
-    """Return one record's JSON, indented as an element of the list; ECPE's keys begin with the video."""
+    """Return one record's JSON, indented as an element of the list; the keys of ECPE begin with the video."""
     parts = [f'        "query": {_quoted(query)}', f'        "response": {_quoted(response)}']
     clip = f'        "{"images" if still else "videos"}": [\n            {_quoted(media)}\n        ]'
-    parts.insert(0 if task == "ecpe" else 2, clip)
+    parts.insert(0 if task.startswith("ecpe") else 2, clip)
     return "    {\n" + ",\n".join(parts) + "\n    }"
 
 

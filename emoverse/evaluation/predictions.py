@@ -114,7 +114,7 @@ def _corpus(task: str, rows: Sequence[Row]) -> str:
     if len(named) == 1:
         return named.pop()
     happy = any(row.get(key) == "Happy." for row in rows for key in _LABEL_KEYS)
-    return "mosei" if happy or task == "msa" else "ecf" if task == "ecpe" else "meld"
+    return "mosei" if happy or task == "msa" else "ecf" if task.startswith("ecpe") else "meld"
 
 
 def _records(path: Path) -> Iterator[tuple[int, Row]]:

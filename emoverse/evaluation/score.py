@@ -58,7 +58,7 @@ def score_file(
 
 
 def _corpus_of(task: str) -> str:
-    return "ecf" if task == "ecpe" else ""
+    return "ecf" if task.startswith("ecpe") else ""
 
 
 def compare_files(

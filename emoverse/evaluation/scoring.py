@@ -16,12 +16,11 @@ from emoverse.tasks.base import Confusion, Scorer
 
 Golds = Sequence[Mapping[str, Any]]
 # What issue trackers and the shared task call the two ways of scoring cause pairs; a bare "f1" would not say which.
-_PUBLIC: Final = {
-    "ecpe": {
-        **{name: f"authors_{name}" for name in ("precision", "recall", "f1", "weighted_f1")},
-        **{f"official_{name}": f"official_micro_{name}" for name in ("precision", "recall", "f1")},
-    }
+_PAIRS: Final = {
+    **{name: f"authors_{name}" for name in ("precision", "recall", "f1", "weighted_f1")},
+    **{f"official_{name}": f"official_micro_{name}" for name in ("precision", "recall", "f1")},
 }
+_PUBLIC: Final = {"ecpe": _PAIRS, "ecpe_semeval": _PAIRS}
 
 
 @dataclass(frozen=True)

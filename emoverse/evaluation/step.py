@@ -79,7 +79,7 @@ def _write(folder: Path, measured: Sequence[Measured]) -> None:
 def _line(part: Measured, seconds: float) -> str:
     scores = part.scores
     low, high = scores.interval()
-    words = [f"{part.one.name:<12} n {scores.n:>5}  {scores.headline} {scores.values[scores.headline]:.3f}"]
+    words = [f"{part.one.name:<16} n {scores.n:>5}  {scores.headline} {scores.values[scores.headline]:.3f}"]
     words += [f"[{low:.3f}, {high:.3f}]", f"baseline {part.baseline:.3f}"]
     words += [f"{name} {one.values[scores.headline]:.3f}" for name, one in part.controls.items()]
     if scores.unparsable:

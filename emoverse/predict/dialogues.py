@@ -99,7 +99,8 @@ def ask_dialogue(predictor: Predictor, path: Path) -> DialoguePrediction:
 
     Raises UserError when the file is unfit, when an utterance's clip is needed and missing, or cannot be used.
     """
-    how = predictor.exported.asked("ecpe")
+    known = predictor.exported.asking
+    how = known["ecpe_semeval"] if "ecpe" not in known and "ecpe_semeval" in known else predictor.exported.asked("ecpe")
     lines = read_dialogue(path)
     clips = _Clips(predictor, path, lines)
     printed = task("ecpe").gold("", corpus=how.corpus, query=how.example)["emotion"] is not None

@@ -16,7 +16,8 @@ from emoverse.tasks.base import UNPARSABLE
 
 CONTROLS: Final = ("text_only", "face_only")
 _NOT_SCORES: Final = ("n", "scored", "unparsable", "headline", "low", "high", "baseline", *CONTROLS)
-_FIRST: Final = ("mer", "msa", "fer", "eri", "ecpe")  # what most people look for first; any other task comes after
+# What most people look for first; any other task comes after.
+_FIRST: Final = ("mer", "msa", "fer", "eri", "ecpe", "ecpe_semeval")
 
 
 @dataclass(frozen=True)

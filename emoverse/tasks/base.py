@@ -34,7 +34,6 @@ class Options:
     """The choices of ``params.yaml`` that change a question or its answer."""
 
     zero_sentiment: Literal["drop", "positive", "own-class"] = "drop"
-    ecpe_gold_emotions: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 """Ask which utterances caused the target's emotion (emotion-cause pair extraction), as in SemEval-2024 task 3.
 
-The prompt is the authors', to the letter. It prints every utterance's gold emotion, and its candidates leave out the
-target and what follows, although half the gold causes are the target itself. Without gold emotions the question is
-that of SemEval's subtask 2. An answer is ``"3_joy,1;3_joy,3"``: target_emotion,cause, pairs in the file's order.
+The prompt of ``ecpe`` is the authors', to the letter. It prints every utterance's gold emotion, and its candidates
+leave out the target and what follows, although half the gold causes are the target itself. ``ecpe_semeval`` asks what
+SemEval's subtask 2 asks: no emotion is given, and every utterance is a target, neutral ones included, whose answer is
+empty. An answer is ``"3_joy,1;3_joy,3"``: target_emotion,cause, pairs in the file's order.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ _TASK: Final = (
     "Your task is to identify the indices of the candidate utterances "
     "that elicited the emotion in the target utterance.\n"
 )
+_UNTOLD: Final = (
+    "The emotion of the target utterance is one of anger, disgust, fear, joy, sadness or surprise; "
+    "if it has none, return nothing.\n"
+)
 _LAST: Final = (
     'You need to return the answer as, for example, "3_surprise,1", \n'
     "which means that the emotion of surprise in the third sentence is related to the first sentence, \n"
@@ -49,7 +54,7 @@ def line(utterance: Utterance, *, emotions: bool, verbatim: bool = False) -> str
 
 def prompt(lines: Sequence[str], target: int, *, emotions: bool = True) -> str:
     """Return the prompt for the ``target``-th line (from 0) of a conversation."""
-    head = f"{_FIRST}{_LABELS if emotions else ''}{_TASK}"
+    head = f"{_FIRST}{_LABELS}{_TASK}" if emotions else f"{_FIRST}{_TASK}{_UNTOLD}"
     every, before = "\n".join(lines), "\n".join(lines[:target])
     asked = f"Input conversation:{every}\nCandidate utterances:{before}\nTarget utterance:{lines[target]}\n"
     return f"{head}{asked}{_LAST}"
@@ -57,31 +62,35 @@ def prompt(lines: Sequence[str], target: int, *, emotions: bool = True) -> str:
 
 def answer(utterance: Utterance) -> str:
     """Return the target's pairs joined by ``;`` in the file's order, empty when it has none."""
-    return ";".join(f"{utterance.position}_{utterance.emotion},{cause}" for cause in utterance.causes or ())
+    causes = utterance.causes if utterance.causes and utterance.emotion != "neutral" else ()
+    return ";".join(f"{utterance.position}_{utterance.emotion},{cause}" for cause in causes)
 
 
 class _Ecpe:
+    """Give the emotions, as the authors do."""
+
     name = "ecpe"
     title = "emotion-cause pairs"
     headline = "f1"
+    emotions = True
     media: Literal["clip", "peak"] = "clip"
     shows: Literal["utterance", "dialogue"] = "dialogue"
 
     def ask(self, scene: Scene) -> Question | LeftOut:
-        """Make the question of an emotional utterance in an annotated dialogue."""
+        """Make the question of an utterance in an annotated dialogue; where emotions are given, of an emotional one."""
         one, dialogue = scene.utterance, scene.dialogue
         if one.causes is None or one.emotion is None:
             return LeftOut("no-cause-pairs")
-        if one.emotion == "neutral":
+        if one.emotion == "neutral" and self.emotions:
             return LeftOut("neutral-target")
         known = {other.position: i for i, other in enumerate(dialogue)}
         if not known.keys() >= set(one.causes):
             return LeftOut("cause-quarantined", "mend the clip or row that quarantine.parquet names")
-        emotions, target = scene.options.ecpe_gold_emotions, known[one.position]
-        lines = [line(other, emotions=emotions, verbatim=scene.verbatim) for other in dialogue]
+        target = known[one.position]
+        lines = [line(other, emotions=self.emotions, verbatim=scene.verbatim) for other in dialogue]
         previous = dialogue[target - 1].position if target else None
         gold = {"answer": answer(one), "answers": None, "target": one.position, "emotion": one.emotion}
-        text = prompt(lines, target, emotions=emotions)
+        text = prompt(lines, target, emotions=self.emotions)
         return Question(text=text, answer=str(gold["answer"]), gold={**gold, "previous": previous})
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
@@ -108,13 +117,38 @@ class _Ecpe:
 
     def baselines(self, golds: Sequence[Gold], trained: Counter[str]) -> dict[str, list[str]]:
         """Give the target itself as its cause, and the previous utterance and the target."""
-        alone = [_reply(gold, (gold["target"],)) for gold in golds]
-        both = [_reply(gold, (gold["previous"], gold["target"])) for gold in golds]
+        alone = [_reply(gold, gold["emotion"], (gold["target"],)) for gold in golds]
+        both = [_reply(gold, gold["emotion"], (gold["previous"], gold["target"])) for gold in golds]
         return {"target itself": alone, "previous + target": both}
 
 
-def _reply(gold: Gold, causes: Sequence[int | None]) -> str:
-    return ";".join(f"{gold['target']}_{gold['emotion']},{cause}" for cause in causes if cause is not None)
+class _SemEval(_Ecpe):
+    """Give no emotion, as SemEval's subtask 2; its leaderboard goes by the weighted F1."""
+
+    name = "ecpe_semeval"
+    title = "emotion-cause pairs, emotions not given"
+    headline = "official_weighted_f1"
+    emotions = False
+
+    def baselines(self, golds: Sequence[Gold], trained: Counter[str]) -> dict[str, list[str]]:
+        """Say that every target has the commonest emotion, with itself, or the previous one and itself, as causes."""
+        emotion = _commonest(trained) or _commonest(Counter(str(gold["answer"]) for gold in golds)) or EMOTIONS[0]
+        alone = [_reply(gold, emotion, (gold["target"],)) for gold in golds]
+        both = [_reply(gold, emotion, (gold["previous"], gold["target"])) for gold in golds]
+        return {"commonest emotion, target itself": alone, "commonest emotion, previous + target": both}
+
+
+def _reply(gold: Gold, emotion: str, causes: Sequence[int | None]) -> str:
+    return ";".join(f"{gold['target']}_{emotion},{cause}" for cause in causes if cause is not None)
+
+
+def _commonest(answers: Counter[str]) -> str:
+    """Return the emotion of most targets, the first by code point among equals; empty when no target has one."""
+    seen: Counter[str] = Counter()
+    for text, count in answers.items():
+        if pairs := parse_pairs(text):
+            seen[pairs[0][1]] += count
+    return min(seen, key=lambda emotion: (-seen[emotion], emotion), default="")
 
 
 @lru_cache(maxsize=1 << 14)  # a file repeats few answers, and gold, reply and baselines are each read several times
@@ -214,3 +248,4 @@ def _column(emotion: str) -> int:
 
 
 TASK = _Ecpe()
+CONDITIONS = (_SemEval(),)

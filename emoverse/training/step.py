@@ -19,11 +19,20 @@ from emoverse.training.merge import check_model_folder, write_model
 from emoverse.training.rows import check_lengths, read_rows
 
 
-def train(stage: str, model: Path, amt: Path, validated: Sequence[Path], out: Path, params: TrainParams) -> None:
+def train(
+    stage: str,
+    model: Path,
+    amt: Path,
+    validated: Sequence[Path],
+    out: Path,
+    params: TrainParams,
+    tensorboard: Path | None = None,
+) -> None:
     """Train ``stage1`` or ``stage2`` of ``amt`` on the model of the step folder ``model``; publish ``out``.
 
     ``validated`` are the folders the rows' frames lie in. Every row is checked before training starts; unfinished
-    training stays in a scratch folder and the next run goes on from there. Raises UserError for bad rows, a model
+    training stays in a scratch folder and the next run goes on from there. ``tensorboard`` is a folder for event files,
+    below which each stage has its own. Raises UserError for bad rows, a model
     folder with code or pickles, a loss that is not finite; PreemptedError after SIGTERM.
     """
     inputs = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
@@ -43,13 +52,14 @@ def train(stage: str, model: Path, amt: Path, validated: Sequence[Path], out: Pa
                  libraries=LIBRARIES) as draft:  # fmt: skip
         from emoverse.training.session import train_rows
 
-        done = train_rows(rows, lengths, weights, frames, params, scratch)
+        done = train_rows(rows, lengths, weights, frames, params, scratch, stage, tensorboard and tensorboard / stage)
         write_model(weights, done.checkpoint, params, draft.path / "model", draft.path / "adapter")
         with (draft.path / "log.jsonl").open("w", encoding="utf-8") as log:
             log.writelines(json.dumps(entry, sort_keys=True) + "\n" for entry in done.log)
         dropped = _account(rows, done.seen, params, draft.path / "rows.json")
         draft.count(rows_in=len(rows), rows_out=len(rows) - len(dropped), dropped={"epochs-below-one": len(dropped)})
         draft.seeds = {"train": params.seed}
+        draft.run = {"training": done.speed}
         draft.facts = {"steps": done.steps, "longest_row": max(lengths), "final_loss": done.log[-1]["loss"]}
     shutil.rmtree(scratch, ignore_errors=True)
 

@@ -114,8 +114,8 @@ AMT: Final = (
         _SET,
         "task",
         "bad-task",
-        "The task is msa, mer, fer, eri or ecpe.",
-        value_set=["msa", "mer", "fer", "eri", "ecpe"],
+        "The task is msa, mer, fer, eri or ecpe, the last with emotions given or (ecpe_semeval) not.",
+        value_set=["msa", "mer", "fer", "eri", "ecpe", "ecpe_semeval"],
     ),
     _check(
         _REGEX,

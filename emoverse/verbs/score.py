@@ -10,7 +10,7 @@ from pathlib import Path
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.jsonl", help="rows with response and labels")
-    parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri or ecpe")
+    parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri, ecpe or ecpe_semeval")
     parser.add_argument("--gold", type=Path, metavar="FILE", help="the test set; refuse missing, extra or changed rows")
     parser.add_argument("--corpus", default="", metavar="NAME", help="whose labels, where the rows do not say")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples for the intervals")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--amt", type=Path, required=True, metavar="DIR", help="output of build-amt")
     parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="outputs of validate")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", default=os.environ.get("EMOVERSE_TENSORBOARD"),
+                        help="write event files there, too (default: $EMOVERSE_TENSORBOARD)")  # fmt: skip
     add_params(parser)
 
 
@@ -30,7 +33,8 @@ def main(args: argparse.Namespace) -> None:
     from emoverse.training.watch import PreemptedError
 
     try:
-        train(args.stage, args.model, args.amt, validated_of(args, params), args.out, getattr(params, args.stage))
+        validated, stage = validated_of(args, params), getattr(params, args.stage)
+        train(args.stage, args.model, args.amt, validated, args.out, stage, args.tensorboard)
     except PreemptedError as stop:
         print(f"emoverse: {stop}", file=sys.stderr)
         sys.exit(PREEMPTED)

@@ -18,7 +18,7 @@ from emoverse.media.shards import ShardWriter
 from emoverse.models.tiny import build_model, build_processor, save_folder
 from emoverse.models.tokenizer import train_tokenizer
 from emoverse.params import EvaluateParams, ExportParams, MediaParams, plain
-from emoverse.tasks import tasks
+from emoverse.tasks import task as task_named
 from emoverse.tasks.base import Question, Scene
 
 MEDIA = MediaParams(frames=2, size=32, timeout=20.0)
@@ -108,7 +108,7 @@ test_row.__test__ = False  # type: ignore[attr-defined]  # a factory, though its
 
 def rows_of(task: str, table: Sequence[Utterance]) -> list[dict[str, Any]]:
     """Ask one task about every utterance that it can be asked about."""
-    one, found = tasks()[task], []
+    one, found = task_named(task), []
     for utterance in table:
         dialogue = [other for other in table if other.dialogue_id == utterance.dialogue_id]
         question = one.ask(Scene(utterance=utterance, dialogue=dialogue))
@@ -117,14 +117,14 @@ def rows_of(task: str, table: Sequence[Utterance]) -> list[dict[str, Any]]:
     return found
 
 
-def make_amt(folder: Path, sets: dict[str, list[dict[str, Any]]]) -> Path:
-    """Publish test files by name (``meld-mer``) and empty stages, as build-amt leaves them."""
+def make_amt(folder: Path, sets: dict[str, list[dict[str, Any]]], stage_rows: Sequence[dict[str, Any]] = ()) -> Path:
+    """Publish test files by name (``meld-mer``) and both stages with the same rows, as build-amt leaves them."""
     with publish(folder, step="build-amt", params={}, inputs={}, code=()) as draft:
         (draft.path / "test").mkdir()
         for name, rows in sets.items():
             write_rows(draft.path / "test" / f"{name}.jsonl", rows)
         for stage in ("stage1", "stage2"):
-            write_rows(draft.path / f"{stage}.jsonl", [])
+            write_rows(draft.path / f"{stage}.jsonl", stage_rows)
         whole = all("gold" in row for rows in sets.values() for row in rows)  # a test may want broken rows
         write_json(draft.path / "baselines.json", baselines(draft.path, {}) if whole else {})
     return folder
@@ -149,6 +149,7 @@ def make_house(folder: Path, *, utterances_per_corpus: int = 12) -> dict[str, Pa
     """Publish a model, two validated corpora and their test sets; return the folders by name."""
     meld, ecf = utterances("meld", utterances_per_corpus), utterances("ecf", utterances_per_corpus)
     sets = {"meld-mer": rows_of("mer", meld), "meld-msa": rows_of("msa", meld), "ecf-ecpe": rows_of("ecpe", ecf)}
+    sets["ecf-ecpe_semeval"] = rows_of("ecpe_semeval", ecf[:3])
     return {
         "model": make_model(folder / "model"),
         "amt": make_amt(folder / "amt", sets),

@@ -116,6 +116,21 @@ def test_test_and_validation_files_have_every_row_with_its_gold(amt: Path) -> No
     assert zeros, "sentiment 0 is scored both ways, so the test file keeps it"
 
 
+def test_cause_pairs_are_tested_with_and_without_gold_emotions_whichever_is_trained(amt: Path, tmp_path: Path) -> None:
+    spoken = [one for one in corpus("ecf") if one.split == "test"]
+    told, untold = rows(amt / "test/ecf-ecpe.jsonl"), rows(amt / "test/ecf-ecpe_semeval.jsonl")
+    assert [row["utterance_id"] for row in told] == [one.utterance_id for one in spoken if one.emotion != "neutral"]
+    assert [row["utterance_id"] for row in untold] == [one.utterance_id for one in spoken]
+    assert {row["task"] for row in rows(amt / "stage2.jsonl")} & {"ecpe", "ecpe_semeval"} == {"ecpe"}
+    folder = validated(tmp_path / "ecf", corpus("ecf"))
+    for choice, expected in ((False, {"ecpe_semeval"}), ("both", {"ecpe", "ecpe_semeval"})):
+        params = replace(_mixture(PARAMS, {"ecpe": 1.0}, ("ecf",)), ecpe_gold_emotions=choice)
+        build_amt([folder], tmp_path / str(choice), params)
+        assert {row["task"] for row in rows(tmp_path / str(choice) / "stage2.jsonl")} == expected
+        written = sorted(path.name for path in (tmp_path / str(choice) / "test").iterdir())
+        assert written == ["ecf-ecpe.jsonl", "ecf-ecpe_semeval.jsonl"]
+
+
 def test_the_published_form_lies_beside_and_agrees(amt: Path) -> None:
     plain = [row for row in rows(amt / "stage2.jsonl") if "~" not in row["channel"]]
     published = json.loads((amt / "published/stage2.json").read_text("utf-8"))

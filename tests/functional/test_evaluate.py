@@ -49,7 +49,7 @@ def test_every_test_row_has_a_prediction_in_its_place(house, scores):
         asked = [json.loads(line)["channel"] for line in path.read_text("utf-8").splitlines()]
         assert [row["channel"] for row in predictions(scores, path.stem)] == asked
     rows = read_manifest(scores, made_by="evaluate")["rows"]
-    assert rows == {"in": 32, "out": 32, "dropped": {}}
+    assert rows == {"in": 34, "out": 34, "dropped": {}}
 
 
 def test_a_closed_reply_is_the_greedy_one_where_that_is_allowed_and_else_the_likeliest(scores):
@@ -70,6 +70,9 @@ def test_metrics_count_what_the_predictions_say(scores):
     assert tree["mer"]["low"] <= right <= tree["mer"]["high"]
     assert set(tree["mer"]) >= {"weighted_f1", "macro_f1", "baseline", "text_only", "face_only", "n", "unparsable"}
     assert tree["ecpe"]["unparsable"] == len(predictions(scores, "ecf-ecpe"))  # random weights write no pairs
+    # the two conditions of one question are never pooled
+    assert (tree["ecpe"]["n"], tree["ecpe_semeval"]["n"], tree["tests"]["ecf-ecpe_semeval"]["n"]) == (10, 2, 2)
+    assert tree["ecpe_semeval"]["official_weighted_f1"] == 0.0
 
 
 def test_plots_are_tables_dvc_can_draw(scores):
@@ -108,7 +111,7 @@ def test_a_folder_without_a_model_is_refused_before_anything_is_written(house, t
 def test_every_test_row_about_an_unknown_clip_is_named_before_the_model_is_asked(house, tmp_path, capsys):
     with pytest.raises(RowErrors, match="'clip:ecf/test/dia0_utt1'") as caught:
         evaluate(house["model"], house["amt"], [house["meld"]], tmp_path / "out", PARAMS)
-    assert len(caught.value.problems) == 10
+    assert len(caught.value.problems) == 12
     assert capsys.readouterr().out == ""
 
 

@@ -39,7 +39,7 @@ def test_an_export_holds_all_that_a_caller_needs(house):
         "tokenizer.json", "settings.json", "parity.json", "prompts.json", "MODEL_CARD.md", "manifest.json"
     }  # fmt: skip
     report = json.loads((house["onnx"] / "parity.json").read_text("utf-8"))
-    assert report["rows"] == 12
+    assert report["rows"] == 14
     assert report["largest_absolute"] < 1e-4
     assert report["greedy_equal"] == report["answers_equal"] == 1.0
     prompts = json.loads((house["onnx"] / "prompts.json").read_text("utf-8"))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from kfp import dsl
 
+from components.fetch import fetch
 from components.validate import validate as component
 from emoverse.digests import canonical, code_digest
 from emoverse.errors import UserError
@@ -24,8 +25,8 @@ Run = Callable[..., dsl.Artifact]
 
 @dsl.pipeline(name="one-corpus")
 def one_corpus(root: str, md5: str, media: str, validation: str, code: str) -> dsl.Dataset:
-    raw = dsl.importer(artifact_uri=root, artifact_class=dsl.Dataset, reimport=False)
-    done = component(corpus="meld", raw_md5=md5, media=media, validation=validation, code=code, raw=raw.output)
+    raw = fetch(corpus="meld", md5=md5, remote="", root=root, volume="").outputs["raw"]
+    done = component(corpus="meld", raw_md5=md5, media=media, validation=validation, code=code, raw=raw)
     return done.outputs["validated"]
 
 

@@ -60,8 +60,14 @@ def test_two_trainings_give_the_same_bytes_and_hold_no_path_and_no_time(
     assert all(set(entry) <= {"loss", "grad_norm", "learning_rate", "epoch", "step"} for entry in log_of(first))
 
 
-def test_every_row_is_trained_once_an_epoch_and_the_ledger_says_so(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_every_row_is_trained_once_an_epoch_and_the_ledger_says_so(
+    run: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     out = run("out", train_params(epochs=3.0))
+    assert "stage1: step 9/9  loss " in capfd.readouterr().err
+    training = json.loads((tmp_path / "out.run.json").read_text("utf-8"))["training"]
+    assert (training["steps"], training["rows"]) == (9, 36)
+    assert training["tokens"] > 36 * 20
     ledger = json.loads((out / "rows.json").read_text("utf-8"))
     assert ledger["in"] == 12
     assert ledger["dropped"] == []

@@ -113,3 +113,5 @@ def test_a_published_figure_compares_only_on_as_many_records():
     assert not whole["official_weighted_f1"]["comparable"]
     assert not any(one["comparable"] for one in beside("ecf", "ecpe", mine, 20))
     assert beside("meld", "mer", {"accuracy": 0.5}, 2610) == []
+    (leaderboard,) = beside("ecf", "ecpe_semeval", mine, 3101)
+    assert leaderboard["comparable"]

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoverse.corpora.base import Utterance
-from emoverse.tasks import task
-from emoverse.tasks.base import LeftOut, Options, Question, Scene
+from emoverse.tasks import conditions, task, tasks
+from emoverse.tasks.base import LeftOut, Question, Scene, Task
 from emoverse.tasks.ecpe import EMOTIONS, parse_pairs
 from tests.factories.amt import utterance
 
-ECPE = task("ecpe")
+ECPE, SEMEVAL = task("ecpe"), task("ecpe_semeval")
 
 
 def talk() -> list[Utterance]:
@@ -23,10 +23,10 @@ def talk() -> list[Utterance]:
     ]
 
 
-def asked(position: int, dialogue: Sequence[Utterance] | None = None, **options: bool) -> Question | LeftOut:
+def asked(position: int, dialogue: Sequence[Utterance] | None = None, condition: Task = ECPE) -> Question | LeftOut:
     rows = dialogue or talk()
     one = next(row for row in rows if row.position == position)
-    return ECPE.ask(Scene(utterance=one, dialogue=rows, options=Options(**options)))  # type: ignore[arg-type]
+    return condition.ask(Scene(utterance=one, dialogue=rows))
 
 
 def test_the_prompt_lists_the_conversation_and_only_what_came_before() -> None:
@@ -42,11 +42,45 @@ def test_the_prompt_lists_the_conversation_and_only_what_came_before() -> None:
 
 
 def test_without_gold_emotions_no_emotion_is_shown() -> None:
-    found = asked(2, ecpe_gold_emotions=False)
+    found = asked(2, condition=SEMEVAL)
     assert isinstance(found, Question)
     assert "Input conversation:1. Ann: Line" in found.text
+    assert "\nTarget utterance:2. Ann: Line" in found.text
     for word in ("1_neutral", "2_joy", "emotion label for each"):
         assert word not in found.text
+    assert found.answer == "2_joy,1;2_joy,2"
+
+
+def test_without_gold_emotions_a_neutral_utterance_is_asked_too_and_has_no_pair() -> None:
+    dialogue = [utterance(corpus="ecf", position=1, emotion="neutral", causes=(1,))]
+    for rows in (dialogue, talk()):
+        found = asked(1, rows, SEMEVAL)
+        assert isinstance(found, Question)
+        assert found.answer == ""
+        assert SEMEVAL.parse("", found.gold) == ()
+
+
+def test_both_conditions_are_one_task_of_five() -> None:
+    assert conditions("ecpe") == conditions("ecpe_semeval") == ("ecpe", "ecpe_semeval")
+    assert conditions("mer") == ("mer",)
+    assert "ecpe_semeval" not in tasks()
+
+
+def test_a_pair_for_a_neutral_target_costs_precision_only_where_neutral_ones_are_asked() -> None:
+    golds = [found.gold for n in (1, 2, 3) if isinstance(found := asked(n, condition=SEMEVAL), Question)]
+    right = [str(gold["answer"]) for gold in golds]
+    scorer = SEMEVAL.scorer(golds)
+    assert scorer.scores(scorer.counts(right).sum(0))["official_f1"] == 1.0
+    spoiled = scorer.scores(scorer.counts(["1_joy,1", *right[1:]]).sum(0))
+    assert (spoiled["official_recall"], spoiled["official_precision"]) == (1.0, 0.8)
+
+
+def test_the_trivial_rules_without_gold_emotions_know_no_emotion_but_the_commonest_trained() -> None:
+    golds = [found.gold for n in (1, 2) if isinstance(found := asked(n, condition=SEMEVAL), Question)]
+    trained = Counter({"2_fear,1": 2, "": 9, "4_anger,4;4_anger,3": 3, "5_fear,1": 1})
+    made = SEMEVAL.baselines(golds, trained)
+    assert made["commonest emotion, previous + target"] == ["1_anger,1", "2_anger,1;2_anger,2"]
+    assert SEMEVAL.baselines(golds, Counter())["commonest emotion, target itself"] == ["1_joy,1", "2_joy,2"]
 
 
 def test_targets_without_an_emotion_annotation_or_a_surviving_cause_are_left_out() -> None:

@@ -1,0 +1,26 @@
+"""The component of ``fetch``, once per corpus."""
+
+from kfp import dsl
+
+from components.image import IMAGE
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def fetch(corpus: str, md5: str, remote: str, root: str, volume: str, raw: dsl.Output[dsl.Dataset]) -> None:
+    """Bring one raw corpus to where validate can read it; refuse any content but the one that was asked for.
+
+    Args:
+        corpus: Name of the corpus, a module of emoverse.corpora.
+        md5: The MD5 that DVC knows the raw folder by.
+        remote: Public settings of the DVC remote that holds it, as JSON. Empty: it lies in the volume or at root.
+        root: A folder that holds it already, where no remote and no volume is given.
+        volume: A mounted folder to keep it in, by its MD5. Empty: it travels as the artifact.
+        raw: The corpus, or a note of the folder it lies in.
+    """
+    from pathlib import Path
+
+    from emoverse.fetching import step
+    from emoverse.lineage import made_with
+
+    facts = step.fetch(corpus, md5, Path(raw.path), remote=remote, root=root, volume=volume)
+    raw.metadata.update({**facts, **made_with()})
