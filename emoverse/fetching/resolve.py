@@ -35,6 +35,7 @@ def resolve(path: str, *, repository: Path = Path(), revision: str = "", remote:
     """
     from dvc.exceptions import DvcException, OutputNotFoundError
     from dvc.repo import Repo
+    from dvc.scm import RevError
     from scmrepo.exceptions import SCMError
 
     remotes = Remotes(repository)
@@ -45,7 +46,7 @@ def resolve(path: str, *, repository: Path = Path(), revision: str = "", remote:
         remedy = "run `dvc add` and commit the .dvc file, or give a folder that one names"
         at = f" at {revision}" if revision else ""
         raise UserError(f"no .dvc file names it{at}", place=path, remedy=remedy) from None
-    except SCMError as error:
+    except (RevError, SCMError) as error:
         remedy = "name a commit, tag or branch"
         raise UserError(f"git does not know it: {error}", place=revision or str(repository), remedy=remedy) from None
     except DvcException as error:
