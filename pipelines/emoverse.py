@@ -36,15 +36,18 @@ class Results(NamedTuple):
     report: dsl.Artifact
 
 
-def pipeline(defaults: Arguments, image: str = IMAGE, *, revision: str = "") -> Any:
+def pipeline(defaults: Arguments, image: str = IMAGE, *, revision: str = "", cache: bool = True) -> Any:
     """Return the pipeline, its parameters preset to ``defaults`` and its steps run in ``image``.
 
-    ``revision`` is the git commit that submits it; each artifact's metadata names it and the image.
+    ``revision`` is the git commit that submits it; each artifact's metadata names it and the image. Without ``cache``
+    no step is taken from Kubeflow's cache.
     """
     preset = defaults.as_keywords()
 
     def place(task: dsl.PipelineTask) -> None:
         task.set_container_image(image)
+        if not cache:  # the client's own switch misses the tasks inside a loop
+            task.set_caching_options(False)
         if revision:  # as a variable: a parameter would make Kubeflow's cache run everything again at each commit
             task.set_env_variable(REVISION, revision).set_env_variable(IMAGE_NAME, image)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from emoverse.errors import UserError
 from emoverse.fetching.settings import public
-from emoverse.fetching.store import SUFFIX
+from emoverse.fetching.store import SUFFIX, Store
 
 
 @dataclass(frozen=True)
@@ -86,3 +86,15 @@ def _md5_of(out: Any, path: str) -> str:
     else:
         return md5
     raise UserError(problem, place=path, remedy=remedy)
+
+
+def check_held(tracked: Tracked) -> int:
+    """Return how many files the remote holds of a tracked folder; raise UserError when it is not all of them."""
+    store = Store(tracked.config)
+    listing = store.listing(tracked.md5)
+    missing = store.missing(listing)
+    if missing:
+        problem = f"{store.url} lacks {len(missing)} of its {len(listing)} files, such as {missing[0]}"
+        remedy = f"run `dvc push {tracked.path}` where the corpus is whole"
+        raise UserError(problem, place=tracked.path, remedy=remedy)
+    return len(listing)
