@@ -22,6 +22,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "export": ("emoverse.verbs.export", "write a model as ONNX graphs, checked against torch"),
     "report": ("emoverse.verbs.report", "write one self-contained page over all results"),
     "lineage": ("emoverse.verbs.lineage", "print what an output was made from, back to the raw data"),
+    "budget": ("emoverse.verbs.budget", "count the rows that are too long for a model"),
     "published": ("emoverse.verbs.published", "write a test set exactly as the authors published it"),
     "audit": ("emoverse.verbs.audit", "look for leakage and label conflicts in annotation files"),
     "score": ("emoverse.verbs.score", "score a predictions file"),

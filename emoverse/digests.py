@@ -46,16 +46,7 @@ def digest_of_value(value: Any) -> str:
 
 def raw_sums(root: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Map each file below a raw folder to its SHA-256, and to its MD5, reading each byte once."""
-    sha: dict[str, str] = {}
-    md5: dict[str, str] = {}
-    for name in files_below(root):
-        one, two = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-        with (root / name).open("rb") as handle:
-            while block := handle.read(_BLOCK):
-                one.update(block)
-                two.update(block)
-        sha[name], md5[name] = one.hexdigest(), two.hexdigest()
-    return sha, md5
+    return _apart({name: sha256_and_md5(root / name) for name in files_below(root)})
 
 
 def digest_of_raw(root: Path) -> tuple[str, str]:
@@ -66,6 +57,26 @@ def digest_of_raw(root: Path) -> tuple[str, str]:
     """
     sha, md5 = raw_sums(root)
     return digest_of_files(sha), dvc_dir_md5(md5)
+
+
+def digest_of_pairs(pairs: Mapping[str, tuple[str, str]]) -> tuple[str, str]:
+    """Return what ``digest_of_raw`` does, from the (SHA-256, MD5) of each file."""
+    sha, md5 = _apart(pairs)
+    return digest_of_files(sha), dvc_dir_md5(md5)
+
+
+def _apart(pairs: Mapping[str, tuple[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
+    return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
+
+
+def sha256_and_md5(path: Path) -> tuple[str, str]:
+    """Return both digests of a file's bytes, in hexadecimal, reading it once."""
+    one, two = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as handle:
+        while block := handle.read(_BLOCK):
+            one.update(block)
+            two.update(block)
+    return one.hexdigest(), two.hexdigest()
 
 
 def dvc_dir_md5(md5_of: Mapping[str, str]) -> str:

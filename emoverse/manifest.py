@@ -104,8 +104,13 @@ def open_raw(folder: Path, *, name: str) -> Source:
     if not folder.is_dir() or not any(folder.iterdir()):
         remedy = "run `dvc pull`, or set its root in params.yaml"
         raise UserError(f"the raw corpus {name!r} is not here", place=str(folder), remedy=remedy)
-    digest, md5 = digest_of_raw(folder)
-    return Source(folder, digest, {digest: {"step": "raw", "name": name, "dvc_md5": md5}}, {})
+    return raw_source(folder, digest_of_raw(folder), name=name)
+
+
+def raw_source(folder: Path, digests: tuple[str, str], *, name: str, step: str = "raw") -> Source:
+    """Return a raw corpus as an input, from its ``(folder digest, DVC md5)``."""
+    digest, md5 = digests
+    return Source(folder, digest, {digest: {"step": step, "name": name, "dvc_md5": md5}}, {})
 
 
 @contextmanager

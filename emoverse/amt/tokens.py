@@ -1,13 +1,15 @@
-"""Count how many rows are too long for the model, per task, before any GPU time is spent.
+"""Count how many rows are too long for a model, per task, before any GPU time is spent.
 
 ms-swift deletes over-long rows without a word: with ``max_length`` 2048 and eight frames of 256 tokens it deletes every
-video. The tokenizer lives with the trainer, which hands its own count in.
+video. The lengths are those the trainer sees (a test compares the two): the model's own tokenizer, chat format and
+tokens a frame, question and answer. Neither torch nor a GPU is needed.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,23 +17,31 @@ import numpy as np
 import orjson
 
 from emoverse.errors import UserError
+from emoverse.inference.encode import Encoder
+from emoverse.inference.settings import settings_of_model
 
-CountTokens = Callable[[Mapping[str, Any]], int]
-"""Count the tokens of one AMT row, image tokens included."""
+_BATCH: Final = 2048
 _SHOWN: Final = 5
 
 
-def token_budget(path: Path, count_tokens: CountTokens, max_length: int) -> dict[str, Any]:
-    """Return per task how many rows there are, their median and longest length, and the ids of over-long ones."""
-    lengths: dict[str, list[int]] = defaultdict(list)
-    over: dict[str, list[str]] = defaultdict(list)
-    with path.open("rb") as handle:
-        for line in handle:
-            row = orjson.loads(line)
-            length = count_tokens(row)
-            lengths[row["task"]].append(length)
-            if length > max_length:
-                over[row["task"]].append(row["channel"])
+def token_budget(rows: Sequence[Path], model: Path, frames: int, max_length: int) -> dict[str, Any]:
+    """Return per task how many rows there are, their median and longest length, and the ids of over-long ones.
+
+    ``rows`` are JSONL files of AMT, ``model`` a transformers-native folder (``model/`` of a step's output); ``frames``
+    is how many a video shows, a still shows one. The result is ``{"max_length": n, "tasks": {"mer":
+    {"rows": n, "median": tokens, "longest": tokens, "over": n, "over_rows": [channel, ...]}}}``. Raises UserError for a
+    missing file, an incomplete model, or words that hold one of the model's own tokens.
+    """
+    encoder = Encoder(model, settings_of_model(model))
+    lengths: defaultdict[str, list[int]] = defaultdict(list)
+    over: defaultdict[str, list[str]] = defaultdict(list)
+    for path in rows:
+        left = _read(path)
+        while batch := list(islice(left, _BATCH)):
+            for row, length in zip(batch, _lengths(batch, encoder, frames), strict=True):
+                lengths[row["task"]].append(length)
+                if length > max_length:
+                    over[row["task"]].append(row["channel"])
     tasks = {
         name: {
             "rows": len(found),
@@ -55,3 +65,17 @@ def check_budget(budget: Mapping[str, Any], *, place: str) -> None:
     longest = max(one["longest"] for one in tasks.values())
     problem = f"rows longer than {budget['max_length']} tokens: {counts}; the first are {', '.join(first)}"
     raise UserError(problem, place=place, remedy=f"raise max_length to {longest}, or give fewer or smaller frames")
+
+
+def _lengths(rows: Sequence[Mapping[str, Any]], encoder: Encoder, frames: int) -> list[int]:
+    """Return each row's tokens: its prompt with image tokens, its answer, and the token that ends it."""
+    prompts = encoder.prompt_ids(rows, [frames if row["videos"] else 1 for row in rows])
+    answers = [encoder.answer_ids(row["messages"][-1]["content"]) for row in rows]
+    return [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def _read(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        raise UserError("no such file", place=str(path), remedy="run `emoverse build-amt` first")
+    with path.open("rb") as handle:
+        yield from map(orjson.loads, handle)

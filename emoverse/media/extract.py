@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from emoverse.media.pool import Lost, Pool
 from emoverse.media.probe import Probe
@@ -60,9 +60,9 @@ def extract(
     ):
         for task, answer in zip(todo, pool.map(todo), strict=True):
             done = _second_try(task, answer) if isinstance(answer, Lost) else answer
-            names = [f"{task.clip_id}.{f.kind}{f.number}.{task.params.encoding}" for f in done.frames]
-            slots = writer.add([(name, f.blob) for name, f in zip(names, done.frames, strict=True)]) if names else []
-            journal.write(_line(task, done, slots, writer.end))
+            blobs = [(member(task, f.kind, f.number), f.blob) for f in done.frames]
+            slots = writer.add(blobs) if blobs else []
+            journal.write(line_of(_record_of(task, done, slots, writer.end)))
             journal.flush()  # a killed process loses nothing it has handed to the system
             step()
     writer.close()
@@ -95,7 +95,7 @@ def _second_try(task: Task, lost: Lost) -> Done:
 
 def _resume(tasks: Sequence[Task], folder: Path, fingerprint: str) -> tuple[ShardWriter, int]:
     """Return a writer that goes on after the last finished clip, and the number of finished clips."""
-    head = json.dumps({"fingerprint": fingerprint}) + "\n"
+    head = _head(fingerprint)
     path = folder / JOURNAL
     finished, clips, size = 0, 0, len(head.encode())
     last: Record | None = None
@@ -116,16 +116,12 @@ def _resume(tasks: Sequence[Task], folder: Path, fingerprint: str) -> tuple[Shar
     except FileNotFoundError:
         usable = False
     if last is not None and not _holds(folder, last):
-        usable, finished, size, last = (
-            False,
-            0,
-            len(head.encode()),
-            None,
-        )  # the power went, and unwritten blocks with it
+        # The power went, and unwritten blocks with it.
+        usable, finished, size, last = False, 0, len(head.encode()), None
     if not usable:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        path.write_text(head, "utf-8")
+        begin(folder, fingerprint).close()
     with path.open("r+b") as journal:
         journal.truncate(size)
     if last is None:
@@ -138,15 +134,42 @@ def _holds(folder: Path, last: Record) -> bool:
     return shard.is_file() and shard.stat().st_size >= last.end
 
 
-def _line(task: Task, done: Done, slots: list[Slot], end: int) -> str:
+def begin(folder: Path, fingerprint: str) -> TextIO:
+    """Start an empty journal below ``folder``, which is there; return it, open for appending."""
+    journal = (folder / JOURNAL).open("w", encoding="utf-8", newline="\n")
+    journal.write(_head(fingerprint))
+    return journal
+
+
+def _head(fingerprint: str) -> str:
+    return json.dumps({"fingerprint": fingerprint}) + "\n"
+
+
+def member(task: Task, kind: str, number: int) -> str:
+    """Return the name of a frame in its shard."""
+    return f"{task.clip_id}.{kind}{number}.{task.params.encoding}"
+
+
+def _record_of(task: Task, done: Done, slots: list[Slot], end: int) -> Record:
+    places: list[tuple[str, int, int, Slot]] = [
+        (f.kind, f.number, f.frame, slot) for f, slot in zip(done.frames, slots, strict=True)
+    ]
+    return Record(
+        clip_id=task.clip_id, probe=done.probe, slots=places, peak=done.peak, note=done.note, failure=done.failure,
+        end=end,
+    )  # fmt: skip
+
+
+def line_of(record: Record) -> str:
+    """Return a record as its line of the journal."""
     value = {
-        "clip_id": task.clip_id,
-        "probe": asdict(done.probe) if done.probe else None,
-        "slots": [[f.kind, f.number, f.frame, *_plain(s)] for f, s in zip(done.frames, slots, strict=True)],
-        "peak": done.peak,
-        "note": done.note,
-        "failure": done.failure,
-        "end": end,
+        "clip_id": record.clip_id,
+        "probe": asdict(record.probe) if record.probe else None,
+        "slots": [[kind, number, frame, *_plain(slot)] for kind, number, frame, slot in record.slots],
+        "peak": record.peak,
+        "note": record.note,
+        "failure": record.failure,
+        "end": record.end,
     }
     return json.dumps(value, ensure_ascii=False) + "\n"
 

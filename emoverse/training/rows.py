@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.errors import RowErrors, UserError
+from emoverse.inference.encode import Encoder
+from emoverse.inference.settings import settings_of_model
+from emoverse.media.frames import FrameStore
 
 MEDIA_TAGS: Final = {"videos": "<video>", "images": "<image>"}
 # In a user's words any of these would add media or change roles: ms-swift and the tokenizer act on them.
@@ -65,31 +68,36 @@ def _problems(row: Any) -> list[str]:
     return found
 
 
-def original_format(row: dict[str, Any], image_tokens: int, n_frames: int) -> str:
-    """Write a row as InternVL2's own code does: the text whose ids the trainer must feed.
+def check_media(rows: Sequence[dict[str, Any]], frames: FrameStore) -> None:
+    """Raise RowErrors naming each row whose clip nobody validated: ms-swift would say so only when it gets there."""
+    wanted = [(row["channel"], reference) for row in rows for reference in (*row["videos"], *row["images"])]
+    missing = [f"{name}: {reference} is not among the frames" for name, reference in wanted if reference not in frames]
+    if missing:
+        raise RowErrors(missing, remedy="give --validated every corpus of the stage, from the run that build-amt read")
 
-    ``image_tokens`` a frame; ``n_frames`` a video. Source: OpenGVLab/InternVL, conversation.py (Hermes-2, style MPT)
-    and `chat` of modeling_internvl_chat.py.
-    """
-    system, question, answer = (message["content"] for message in row["messages"])
-    context = "<img>" + "<IMG_CONTEXT>" * image_tokens + "</img>\n"
-    if row["videos"]:
-        shown = "".join(f"Frame{i + 1}: {context}" for i in range(n_frames))
-        question = shown + question.removeprefix(MEDIA_TAGS["videos"])
-    else:
-        question = context + question.removeprefix(MEDIA_TAGS["images"])
-    turns = (("system", system), ("user", question), ("assistant", answer))
-    return "".join(f"<|im_start|>{role}\n{words}<|im_end|>" for role, words in turns)
+
+def frames_of_a_video(rows: Sequence[dict[str, Any]], frames: FrameStore) -> int:
+    """Return how many frames a video of these rows has; 1 where they show stills alone."""
+    for row in rows:
+        if row["videos"]:
+            return len(frames[row["videos"][0]])
+    return 1
 
 
 def check_lengths(rows: Sequence[dict[str, Any]], model: Path, n_frames: int, max_length: int) -> list[int]:
-    """Return each row's tokens, image tokens included; raise RowErrors naming each row above ``max_length``."""
-    from transformers import PreTrainedTokenizerFast
+    """Return each row's tokens, image tokens included, as the model in folder ``model`` is fed it.
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(model, local_files_only=True)
-    image_tokens = int(json.loads((model / "config.json").read_text("utf-8"))["image_seq_length"])
-    texts = [original_format(row, image_tokens, n_frames) for row in rows]
-    lengths = [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    Raises RowErrors naming each row above ``max_length``, and each whose words hold a token of this model.
+    """
+    encoder = Encoder(model, settings_of_model(model))
+    frames = [n_frames if row["videos"] else 1 for row in rows]
+    wrong = [problem for row, count in zip(rows, frames, strict=True) if (problem := _refused(encoder, row, count))]
+    if wrong:
+        raise RowErrors(wrong, remedy="run `emoverse build-amt` again")
+    answers = {row["messages"][-1]["content"] for row in rows}
+    told = {answer: len(encoder.answer_ids(answer)) for answer in answers}
+    asked = [len(ids) for ids in encoder.prompt_ids(rows, frames)]
+    lengths = [length + told[row["messages"][-1]["content"]] for row, length in zip(rows, asked, strict=True)]
     long = [
         f"{row['channel']}: {length} tokens, image tokens included, are more than max_length {max_length}"
         for row, length in zip(rows, lengths, strict=True)
@@ -98,3 +106,12 @@ def check_lengths(rows: Sequence[dict[str, Any]], model: Path, n_frames: int, ma
     if long:
         raise RowErrors(long, remedy=f"set max_length to {max(lengths)} or more in params.yaml")
     return lengths
+
+
+def _refused(encoder: Encoder, row: dict[str, Any], frames: int) -> str:
+    try:
+        encoder.prompt(row, frames)
+        encoder.answer_ids(row["messages"][-1]["content"])
+    except UserError as error:
+        return f"{row['channel']}: {error.problem}"
+    return ""

@@ -18,12 +18,16 @@ LOG_POINTS = 200
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished training left: its last checkpoint, its log, how often each row was seen, steps."""
+    """What a finished training left: its last checkpoint, its log, how often each row was seen, steps.
+
+    ``speed`` is of this run alone, which may have gone on from a checkpoint (`Display.speed`).
+    """
 
     checkpoint: Path
     log: list[dict[str, float]]
     seen: Mapping[str, int]
     steps: int
+    speed: dict[str, float]
 
 
 def train_rows(
@@ -33,20 +37,28 @@ def train_rows(
     frames: FrameStore,
     params: TrainParams,
     scratch: Path,
+    label: str = "train",
+    tensorboard: Path | None = None,
 ) -> Trained:
     """Train on rows (``lengths`` tokens each) in ``scratch``, going on from the last complete checkpoint there.
 
+    ``label`` goes before the progress; ``tensorboard`` is a folder for event files, or None.
     Raises PreemptedError after SIGTERM (a checkpoint is saved), UserError for a loss or gradient that is not finite.
     """
     for name in _OFFLINE:
         os.environ[name] = "1"
+    # ms-swift prints its arguments and the whole model, and warns of remote code that no folder we accept can have
+    os.environ.setdefault("LOG_LEVEL", "ERROR")
     import torch
     from datasets import Dataset
+    from swift.model.register import ModelLoader
     from swift.pipelines import SwiftSft
+    from transformers import PrinterCallback
 
     from emoverse.training.arguments import swift_arguments
     from emoverse.training.batches import grouped_by_length
     from emoverse.training.checkpoints import last_complete
+    from emoverse.training.display import Display
     from emoverse.training.template import use_frames
     from emoverse.training.watch import Ledger, PreemptedError, Watch, on_sigterm
 
@@ -56,6 +68,7 @@ def train_rows(
         print(f"train: {sentence}", flush=True)
     if resume:
         print(f"train: going on from {resume.name}", flush=True)
+    ModelLoader.default_trust_remote_code = False
     use_frames(frames)
     steps = math.ceil(math.ceil(len(rows) / params.batch_size) / params.accumulation) * params.epochs
     arguments = swift_arguments(
@@ -67,6 +80,8 @@ def train_rows(
         log_every=max(1, round(steps / LOG_POINTS)),
         cpu=not torch.cuda.is_available(),
     )
+    arguments += ["--disable_tqdm", "true"]
+    display = Display(label, {row["channel"]: length for row, length in zip(rows, lengths, strict=True)}, tensorboard)
     ledger = Ledger(scratch / "ledger.jsonl", int(resume.name.rpartition("-")[2]) if resume else 0)
 
     class Session(SwiftSft):  # type: ignore[misc]
@@ -78,9 +93,11 @@ def train_rows(
 
         def train(self, trainer: Any) -> Any:
             self.trainer = trainer
-            self.watch = Watch(trainer, ledger)
+            self.watch = Watch(trainer, ledger, display.saw)
+            trainer.remove_callback(PrinterCallback)
             trainer.add_callback(self.watch)
-            with on_sigterm(self.watch), grouped_by_length():
+            trainer.add_callback(display)
+            with display, on_sigterm(self.watch), grouped_by_length():
                 return super().train(trainer)
 
     session = Session(arguments)
@@ -93,7 +110,7 @@ def train_rows(
     checkpoint, _ = last_complete(scratch)
     if checkpoint is None:
         raise ValueError(f"training ended without a complete checkpoint in {scratch}")
-    return Trained(checkpoint, log, ledger.counts(), int(state.global_step))
+    return Trained(checkpoint, log, ledger.counts(), int(state.global_step), display.speed())
 
 
 def _standard(row: dict[str, Any], length: int) -> dict[str, Any]:

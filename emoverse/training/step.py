@@ -9,21 +9,30 @@ from pathlib import Path
 from typing import Any
 
 from emoverse.digests import code_digest
-from emoverse.errors import RowErrors, UserError
+from emoverse.errors import UserError
 from emoverse.manifest import open_source, publish, write_json
 from emoverse.media.frames import FrameStore
 from emoverse.params import TrainParams, plain
 from emoverse.steps import CODE
 from emoverse.training.checkpoints import LIBRARIES, fingerprint_of, scratch_folder
 from emoverse.training.merge import check_model_folder, write_model
-from emoverse.training.rows import check_lengths, read_rows
+from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
 
 
-def train(stage: str, model: Path, amt: Path, validated: Sequence[Path], out: Path, params: TrainParams) -> None:
+def train(
+    stage: str,
+    model: Path,
+    amt: Path,
+    validated: Sequence[Path],
+    out: Path,
+    params: TrainParams,
+    tensorboard: Path | None = None,
+) -> None:
     """Train ``stage1`` or ``stage2`` of ``amt`` on the model of the step folder ``model``; publish ``out``.
 
     ``validated`` are the folders the rows' frames lie in. Every row is checked before training starts; unfinished
-    training stays in a scratch folder and the next run goes on from there. Raises UserError for bad rows, a model
+    training stays in a scratch folder and the next run goes on from there. ``tensorboard`` is a folder for event files,
+    below which each stage has its own. Raises UserError for bad rows, a model
     folder with code or pickles, a loss that is not finite; PreemptedError after SIGTERM.
     """
     inputs = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
@@ -34,8 +43,8 @@ def train(stage: str, model: Path, amt: Path, validated: Sequence[Path], out: Pa
     check_model_folder(weights)
     rows = read_rows(amt / f"{stage}.jsonl")
     frames = FrameStore(validated)
-    _check_media(rows, frames)
-    lengths = check_lengths(rows, weights, _frames_of_a_video(rows, frames), params.max_length)
+    check_media(rows, frames)
+    lengths = check_lengths(rows, weights, frames_of_a_video(rows, frames), params.max_length)
     settings = {**plain(params), "stage": stage}
     digests = {name: source.digest for name, source in inputs.items()}
     scratch = scratch_folder(fingerprint_of(settings, digests, code_digest(CODE["train"])))
@@ -43,30 +52,16 @@ def train(stage: str, model: Path, amt: Path, validated: Sequence[Path], out: Pa
                  libraries=LIBRARIES) as draft:  # fmt: skip
         from emoverse.training.session import train_rows
 
-        done = train_rows(rows, lengths, weights, frames, params, scratch)
+        done = train_rows(rows, lengths, weights, frames, params, scratch, stage, tensorboard and tensorboard / stage)
         write_model(weights, done.checkpoint, params, draft.path / "model", draft.path / "adapter")
         with (draft.path / "log.jsonl").open("w", encoding="utf-8") as log:
             log.writelines(json.dumps(entry, sort_keys=True) + "\n" for entry in done.log)
         dropped = _account(rows, done.seen, params, draft.path / "rows.json")
         draft.count(rows_in=len(rows), rows_out=len(rows) - len(dropped), dropped={"epochs-below-one": len(dropped)})
         draft.seeds = {"train": params.seed}
+        draft.run = {"training": done.speed}
         draft.facts = {"steps": done.steps, "longest_row": max(lengths), "final_loss": done.log[-1]["loss"]}
     shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _check_media(rows: Sequence[dict[str, Any]], frames: FrameStore) -> None:
-    """Raise RowErrors naming each row whose clip nobody validated: ms-swift would say so only when it gets there."""
-    wanted = [(row["channel"], reference) for row in rows for reference in (*row["videos"], *row["images"])]
-    missing = [f"{name}: {reference} is not among the frames" for name, reference in wanted if reference not in frames]
-    if missing:
-        raise RowErrors(missing, remedy="give --validated every corpus of the stage, from the run that build-amt read")
-
-
-def _frames_of_a_video(rows: Sequence[dict[str, Any]], frames: FrameStore) -> int:
-    for row in rows:
-        if row["videos"]:
-            return len(frames[row["videos"][0]])
-    return 1
 
 
 def _account(rows: Sequence[dict[str, Any]], seen: Mapping[str, int], params: TrainParams, path: Path) -> list[str]:

@@ -1,24 +1,24 @@
-"""Teach ms-swift InternVL2's own chat format, and where our frames lie.
+"""Teach ms-swift InternVL2's own chat formats, and where our frames lie.
 
-ms-swift's template for native InternVL writes a newline after ``<|im_end|>``, which InternVL2 was not trained on, and
-opens media files by path. Importing this module registers the template NAME, which does neither.
+ms-swift's template for native InternVL writes ChatML with a newline after ``<|im_end|>``, which InternVL2 was not
+trained on, breaks Phi-3's markers, and opens media files by path. Importing this module registers the template NAME,
+which writes what the model folder's own chat template says, by the code that asks the model at evaluation.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
-from PIL import Image
+import torch
 from swift.template import TemplateMeta, register_template
 from swift.template.templates.internvl import InternvlhfTemplate
 
-NAME: Final = "emoverse_internvl2"
-SYSTEM: Final = (
-    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
-)
-"""What InternVL2 is told when a conversation has no system prompt (internvl/conversation.py)."""
+from emoverse.inference.encode import Encoder, media_of
+from emoverse.inference.settings import settings_of_model
 
+NAME: Final = "emoverse_internvl2"
 _CACHE_BYTES: Final = 512 << 20
 
 
@@ -41,6 +41,9 @@ def use_frames(frames: Frames) -> None:
 class InternVL2Template(InternvlhfTemplate):  # type: ignore[misc]
     """Encode rows as InternVL2 was trained on them, with frames from our shards.
 
+    A conversation becomes the ids of the original's one text for it, ``<s>`` before it where the tokenizer has one;
+    answers and the tokens that end them are learned.
+
     Encoded rows are kept while they fit in 512 MiB, as about 40 % of a tiny model's step is encoding; a row is the
     same in every epoch. With more data the first rows stay and the others are encoded each time.
     """
@@ -49,6 +52,13 @@ class InternVL2Template(InternvlhfTemplate):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._kept: dict[str, dict[str, Any]] = {}
         self._room = _CACHE_BYTES
+
+    def init_processor(self, processor: Any) -> None:
+        """Read the chat format of the model's folder; raise UserError when it cannot be followed."""
+        if processor is not None and not self._processor_inited:
+            super().init_processor(processor)
+            folder = Path(self.model_info.model_dir)
+            self.encoder = Encoder(folder, settings_of_model(folder))
 
     def encode(self, inputs: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Encode a row of the dataset, from memory where it has been encoded before."""
@@ -67,8 +77,21 @@ class InternVL2Template(InternvlhfTemplate):  # type: ignore[misc]
 
     def _preprocess_inputs(self, inputs: Any) -> None:
         inputs.videos = [_lookup(video) for video in inputs.videos]
-        inputs.images = [Image.fromarray(_lookup(image)[0]) for image in inputs.images]
-        super()._preprocess_inputs(inputs)
+        inputs.images = [_lookup(image)[:1] for image in inputs.images]
+
+    def _encode(self, inputs: Any) -> dict[str, Any]:
+        turns = list(inputs.messages)
+        if not self.is_training and turns[-1]["role"] == "assistant":
+            turns.pop()  # to be answered, not learned
+        system = [] if inputs.system is None else [{"role": "system", "content": inputs.system}]
+        waiting = {"video": iter(inputs.videos), "image": iter(inputs.images)}
+        shown = [next(waiting[kind]) for kind in media_of(turns)]
+        ids, labels = self.encoder.conversation_ids([*system, *turns], [len(frames) for frames in shown])
+        encoded = {"input_ids": ids, "labels": labels.tolist() if self.is_training else None, "loss_scale": None}
+        if shown:
+            pixels = np.concatenate([self.encoder.pixels(frames) for frames in shown])
+            encoded["pixel_values"] = torch.from_numpy(pixels).to(self.model_info.torch_dtype)
+        return encoded
 
 
 def _lookup(reference: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -79,16 +102,10 @@ def _lookup(reference: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.asarray(_frames[name])
 
 
+# The folder's chat template decides; ms-swift wants these places filled.
 register_template(
     TemplateMeta(
-        NAME,
-        prefix=[],
-        system_prefix=["<|im_start|>system\n{{SYSTEM}}<|im_end|>"],
-        prompt=["<|im_start|>user\n{{QUERY}}<|im_end|><|im_start|>assistant\n"],
-        chat_sep=["<|im_end|>"],
-        suffix=["<|im_end|>"],
-        default_system=SYSTEM,
-        template_cls=InternVL2Template,
+        NAME, prefix=[], prompt=["{{QUERY}}"], chat_sep=[], suffix=[["eos_token_id"]], template_cls=InternVL2Template
     ),
     exist_ok=True,
 )

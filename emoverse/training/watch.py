@@ -6,7 +6,7 @@ import json
 import math
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,12 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 class Watch(TrainerCallback):  # type: ignore[misc]
     """Fill the ledger, stop at the first loss or gradient that is not finite, and save and stop on SIGTERM."""
 
-    def __init__(self, trainer: Any, ledger: Ledger) -> None:
-        """Wrap the trainer's ``training_step``, which alone sees the rows that are really trained."""
-        self.trainer, self.ledger = trainer, ledger
+    def __init__(self, trainer: Any, ledger: Ledger, saw: Callable[[list[str]], None]) -> None:
+        """Wrap the trainer's ``training_step``, which alone sees the rows that are really trained.
+
+        ``saw`` is told the rows of each optimizer step that is done.
+        """
+        self.trainer, self.ledger, self.saw = trainer, ledger, saw
         self.stop_asked = False
         self._rows: list[str] = []
         self._inner = trainer.training_step
@@ -83,6 +86,7 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Close the step in the ledger; on request, save a checkpoint and stop."""
         self.ledger.add(state.global_step, self._rows)
+        self.saw(self._rows)
         self._rows = []
         if self.stop_asked:
             control.should_save = control.should_training_stop = True

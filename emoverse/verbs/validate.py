@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from emoverse.errors import UserError
+from emoverse.manifest import read_manifest
 from emoverse.verbs.common import add_params, params_of
 
 
@@ -22,6 +24,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--action-units", metavar="WHO", help="who measures clips without an OpenFace table: tables (nobody; default), "
         "openface:/path/to/FeatureExtraction, py-feat; also $EMOVERSE_ACTION_UNITS",
     )  # fmt: skip
+    split = parser.add_mutually_exclusive_group()
+    split.add_argument(
+        "--part", type=_part, metavar="I/N", help="decode only part I of N of the clips, for --join (1/N to N/N)"
+    )
+    split.add_argument("--join", type=Path, nargs="+", metavar="DIR", help="join all N parts to the whole output")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     add_params(parser)
 
@@ -29,10 +36,24 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     """Validate one corpus and print a short summary."""
     params = params_of(args)
+    from emoverse.validation.parts import join_parts, validate_part
     from emoverse.validation.step import validate
 
     measuring = {"workers": args.workers, "action_units": args.action_units}
-    validate(args.corpus, args.raw, args.out, params.media, params.validation, **measuring)
+    if args.part:
+        part, parts = args.part
+        validate_part(args.corpus, args.raw, args.out, params.media, part=part, parts=parts, **measuring)
+        rows = read_manifest(args.out)["rows"]
+        print(
+            json.dumps(rows) if args.json else f"{args.corpus}: part {part} of {parts}, {rows['out']} clips: {args.out}"
+        )
+        return
+    if args.join:
+        if args.action_units or args.workers:
+            raise UserError("no clip is read while joining", place="--join", remedy="give the option to each --part")
+        join_parts(args.corpus, args.raw, args.join, args.out, params.media, params.validation)
+    else:
+        validate(args.corpus, args.raw, args.out, params.media, params.validation, **measuring)
     summary = json.loads((args.out / "summary.json").read_text("utf-8"))
     print(json.dumps(summary, indent=2, ensure_ascii=False) if args.json else in_words(summary, args.out))
 
@@ -63,3 +84,10 @@ def _workers(word: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("at least 1")
     return number
+
+
+def _part(word: str) -> tuple[int, int]:
+    part, slash, parts = word.partition("/")
+    if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError("give I/N with I from 1 to N, such as 1/4")
+    return int(part), int(parts)

@@ -117,14 +117,14 @@ def rows_of(task: str, table: Sequence[Utterance]) -> list[dict[str, Any]]:
     return found
 
 
-def make_amt(folder: Path, sets: dict[str, list[dict[str, Any]]]) -> Path:
-    """Publish test files by name (``meld-mer``) and empty stages, as build-amt leaves them."""
+def make_amt(folder: Path, sets: dict[str, list[dict[str, Any]]], stage_rows: Sequence[dict[str, Any]] = ()) -> Path:
+    """Publish test files by name (``meld-mer``) and both stages with the same rows, as build-amt leaves them."""
     with publish(folder, step="build-amt", params={}, inputs={}, code=()) as draft:
         (draft.path / "test").mkdir()
         for name, rows in sets.items():
             write_rows(draft.path / "test" / f"{name}.jsonl", rows)
         for stage in ("stage1", "stage2"):
-            write_rows(draft.path / f"{stage}.jsonl", [])
+            write_rows(draft.path / f"{stage}.jsonl", stage_rows)
         whole = all("gold" in row for rows in sets.values() for row in rows)  # a test may want broken rows
         write_json(draft.path / "baselines.json", baselines(draft.path, {}) if whole else {})
     return folder

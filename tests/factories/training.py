@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from emoverse.manifest import publish
+from emoverse.media.frames import FrameStore
+from emoverse.models.convert.step import convert
 from emoverse.params import TrainParams
-from tests.factories.answering import make_model, make_validated, rows_of, utterances, write_rows
+from tests.factories.answering import MEDIA, make_model, make_validated, rows_of, utterances, write_rows
+from tests.factories.internvl2 import config, write_checkpoint
 
 Rows = list[dict[str, Any]]
 
@@ -32,6 +35,44 @@ def train_params(**changes: Any) -> TrainParams:
         "train_projector": True, "warmup": 0.05, "weight_decay": 0.1, "dtype": "float32", "save_every": 2,
     }  # fmt: skip
     return TrainParams(**{**settings, **changes})
+
+
+def original_format(row: dict[str, Any], image_tokens: int, n_frames: int) -> str:
+    """Write a row as InternVL2's own code does for Hermes-2 and internlm2-chat (conversation.py, style MPT)."""
+    system, question, answer = (message["content"] for message in row["messages"])
+    context = "<img>" + "<IMG_CONTEXT>" * image_tokens + "</img>\n"
+    if row["videos"]:
+        shown = "".join(f"Frame{i + 1}: {context}" for i in range(n_frames))
+        question = shown + question.removeprefix("<video>")
+    else:
+        question = context + question.removeprefix("<image>")
+    turns = (("system", system), ("user", question), ("assistant", answer))
+    return "".join(f"<|im_start|>{role}\n{words}<|im_end|>" for role, words in turns)
+
+
+def make_converted(folder: Path, kind: str) -> Path:
+    """Publish a tiny InternVL2 of one backbone (``qwen2``, ``internlm2``, ``phi3``), converted from the original form.
+
+    It sees frames as ``make_validated`` makes them.
+    """
+    size = {"image_size": MEDIA.size, "patch_size": MEDIA.size // 4}
+    original = write_checkpoint(folder / "original", config(kind, vision=size, force_image_size=MEDIA.size))
+    convert(original, folder / "converted")
+    return folder / "converted"
+
+
+def trainers_template(model: Path, frames: FrameStore) -> Any:
+    """Return ms-swift's template as training sets it up for a model folder, looking up media in ``frames``."""
+    from swift.model import get_model_processor
+    from swift.template import get_template
+
+    from emoverse.training.template import NAME, use_frames
+
+    use_frames(frames)
+    _, processor = get_model_processor(str(model), load_model=False, model_type="internvl", use_hf=True)
+    template = get_template(processor, template_type=NAME, max_length=4096)
+    template.set_mode("train")
+    return template
 
 
 def make_training(folder: Path, edit: Callable[[Rows], Any] = lambda rows: None, count: int = 12) -> dict[str, Path]:

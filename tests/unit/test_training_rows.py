@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emoverse.errors import RowErrors, UserError
-from emoverse.training.rows import check_lengths, original_format, read_rows
+from emoverse.training.rows import check_lengths, read_rows
 from tests.factories.answering import make_model, write_rows
 from tests.factories.training import Rows, stage_rows
 
@@ -68,23 +68,6 @@ def test_every_bad_row_is_told_at_once(tmp_path: Path) -> None:
 def test_an_empty_stage_is_an_error_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no row"):
         read_rows(write_rows(tmp_path / "stage1.jsonl", []))
-
-
-def test_the_original_format_has_no_newline_after_a_turn_and_one_line_a_frame() -> None:
-    row = {
-        "messages": [
-            {"role": "system", "content": "S"},
-            {"role": "user", "content": "<video>Q?"},
-            {"role": "assistant", "content": "A."},
-        ],
-        "videos": ["clip:x"],
-        "images": [],
-    }
-    frame = "<img><IMG_CONTEXT><IMG_CONTEXT></img>\n"
-    assert original_format(row, image_tokens=2, n_frames=2) == (
-        f"<|im_start|>system\nS<|im_end|><|im_start|>user\nFrame1: {frame}Frame2: {frame}Q?<|im_end|>"
-        "<|im_start|>assistant\nA.<|im_end|>"
-    )
 
 
 def test_rows_longer_than_max_length_are_named_and_the_remedy_says_how_much_is_enough(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""What a person sees of a training: loss, speed of real tokens, time left; curves in TensorBoard on request."""
+
+import io
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from emoverse.training.display import Display
+
+TOKENS = {f"row{n}": 100 + n for n in range(40)}
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def train(display: Display, first: int = 0, steps: int = 10) -> None:
+    """Drive the display as the trainer does: four rows a step, the loss halved at each."""
+    state = SimpleNamespace(is_world_process_zero=True, global_step=first, max_steps=steps)
+    with display:
+        display.on_train_begin(None, state, None)
+        for step in range(first + 1, steps + 1):
+            state.global_step = step
+            display.saw([f"row{4 * (step - 1) + k}" for k in range(4)])
+            display.on_step_end(None, state, None)
+            display.on_log(None, state, None, logs={"loss": 2.0**-step, "learning_rate": 0.1})
+        display.on_log(None, state, None, logs={"train_runtime": 1.0})
+
+
+def test_rows_and_real_tokens_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display("stage1", TOKENS)
+    train(display)
+    speed = display.speed()
+    assert (speed["steps"], speed["rows"], speed["tokens"]) == (10, 40, sum(TOKENS.values()))
+    assert speed["tokens_per_second"] == pytest.approx(speed["tokens"] / speed["seconds"])
+    assert speed["cpu_seconds"] <= speed["seconds"] * 4
+    assert display.speed() == speed, "the clock must stand still after training"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"stage1: step 10/10  loss 0\.002  [\d.]+ rows/s  [\d,]+ tokens/s.*  0 s left", line)
+
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    train(Display("stage1", TOKENS))
+    assert "10/10" in terminal.getvalue()
+    assert "tokens/s" in terminal.getvalue()
+
+
+def test_tensorboard_goes_on_where_the_checkpoint_was(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(Display("stage1", TOKENS, tmp_path), steps=6)
+    train(Display("stage1", TOKENS, tmp_path), first=4)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 11))
+    assert events.Scalars("train/learning_rate")[0].value == pytest.approx(0.1)
