@@ -14,26 +14,35 @@ from emoverse.errors import UserError
 from emoverse.fetching.resolve import Tracked, check_held, resolve
 from emoverse.fetching.settings import travels, wanted
 from emoverse.params import Params
+from pipelines.cluster import Cluster
 
 TOKEN = "KUBEFLOW_TOKEN"  # the variable that holds the bearer token of a cluster that asks for one
 
 
-def corpora(params: Params, *, base: Path, revision: str, remote: str, volume: str) -> list[dict[str, str]]:
+def check_data(
+    params: Params, cluster: Cluster, *, base: Path, revision: str, remote: str, volume: str, secrets: bool = True
+) -> list[dict[str, str]]:
     """Return what ``fetch`` needs of each corpus, as DVC knows them at a git revision.
 
-    Raises UserError when one is not tracked, or lies where no pod can reach it.
+    Raises UserError when one is not tracked or not all there, or where pods could not reach it: a folder of this
+    machine, a secret that no pod gets (unless ``secrets`` come otherwise), a ``volume`` that is not mounted.
     """
+    mounts = [one.path.rstrip("/") for one in cluster.volumes]
+    if volume and not any(f"{volume}/".startswith(f"{mount}/") for mount in mounts):
+        problem = f"no volume of the cluster profile is mounted there (mounted: {', '.join(mounts) or 'none'})"
+        raise UserError(problem, place=f"--raw-volume {volume}", remedy="name the claim under `volumes` in the profile")
     found = []
     for name, one in params.corpora.items():
         tracked = resolve(one.root, repository=base, revision=revision, remote=remote)
+        if travels(tracked.config) and secrets:
+            check_secrets(tracked, {variable for secret in cluster.secrets for variable in secret.env.values()})
         if not travels(tracked.config) and not volume:
+            problem = "the remote is a folder of this machine, which pods do not see"
             remedy = "name one that they reach (--remote), or the mounted folder that holds the data (--raw-volume)"
-            raise UserError(
-                "the remote is a folder of this machine, which pods do not see", place=one.root, remedy=remedy
-            )
+            raise UserError(problem, place=one.root, remedy=remedy)
+        check_held(tracked)
         settings = tracked.remote if travels(tracked.config) else ""
         found.append({"corpus": name, "root": one.root, "md5": tracked.md5, "remote": settings})
-        check_held(tracked)
     return found
 
 
@@ -41,8 +50,10 @@ def check_secrets(tracked: Tracked, given: Collection[str]) -> None:
     """Raise UserError when the pods would lack a secret that reaching the remote takes on this machine."""
     lacking = [name for name in wanted(tracked.config) if name not in given]
     if lacking:
-        remedy = "name a Kubernetes secret that holds it in the cluster profile (docs/kubeflow.md, Secrets)"
-        problem = f"its remote needs {' and '.join(lacking)}, which no secret of the cluster profile gives"
+        problem = f"its remote needs {' and '.join(lacking)}, which no secret of the cluster profile gives to the pods"
+        remedy = (
+            "name a Kubernetes secret that holds it under `secrets` in the profile (--cluster), or --unchecked secrets"
+        )
         raise UserError(problem, place=tracked.path, remedy=remedy)
 
 

@@ -22,18 +22,16 @@ KINDS: Final = ", ".join(
 TIMEOUT: Final = 10.0  # seconds
 
 
-def check_pinned(image: str) -> None:
+def check_pinned(image: str, option: str) -> None:
     """Raise UserError unless the image is named by its digest: a tag may be pushed again, and no cache would notice."""
     if not PINNED.fullmatch(image):
         remedy = "push it, then name it as `docker inspect --format '{{index .RepoDigests 0}}' IMAGE` prints it"
-        raise UserError(
-            "the image is not pinned by its digest (NAME@sha256:...)", place=image or "--image", remedy=remedy
-        )
+        problem = f"the image {image} is not pinned by its digest (NAME@sha256:...)"
+        raise UserError(problem, place=option, remedy=f"{remedy}, there or under `images` in the cluster profile")
 
 
 def check_held(image: str) -> None:
     """Raise UserError unless the image's registry answers that it holds it, asked as ``docker login`` allows."""
-    check_pinned(image)
     registry, name = _split(image.partition("@")[0])
     digest = image.partition("@")[2]
     scheme = "http" if registry.split(":")[0] in ("localhost", "127.0.0.1") else "https"

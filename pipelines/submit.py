@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.errors import UserError
-from emoverse.lineage import revision
 from emoverse.params import Params
 from pipelines.arguments import Arguments
 from pipelines.checks import TOKEN
 from pipelines.compile import compile_to
+from pipelines.options import Options
 
 ENDED: Final = ("SUCCEEDED", "FAILED", "SKIPPED", "ERROR", "CANCELED")
 SYSTEM: Final = ("root-driver", "-driver", "executor")  # Kubeflow's own pods, which are no steps
@@ -35,22 +35,21 @@ class Run:
 def submit(
     params: Params,
     arguments: Arguments,
+    options: Options,
     *,
     base: Path,
     host: str,
-    image: str,
     experiment: str,
     volume: str = "",
     namespace: str = "",
-    cache: bool = True,
 ) -> Run:
-    """Compile the pipeline as it is now and start a run of it; raise UserError when Kubeflow refuses.
+    """Compile the pipeline as ``options`` want it and start a run of it; raise UserError when Kubeflow refuses.
 
-    Without ``cache`` every step runs, whatever Kubeflow remembers.
+    ``volume`` is the mounted folder that keeps raw corpora; empty: they travel as artifacts.
     """
     with tempfile.TemporaryDirectory() as folder, _answering(host):
         package = Path(folder, "emoverse.yaml")
-        compile_to(package, params, base=base, image=image, revision=revision(base), cache=cache)
+        compile_to(package, params, base=base, options=options)
         client = _client(host, namespace)
         with contextlib.redirect_stdout(io.StringIO()):  # the client prints links of its own
             home = client.create_experiment(experiment, namespace=namespace or None)
