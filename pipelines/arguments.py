@@ -53,6 +53,11 @@ def presets(params: Params, base: Path) -> Arguments:
     )
 
 
+def ordered(params: Params, corpora: list[dict[str, str]], weights: Mapping[str, str] | None = None) -> Arguments:
+    """Return the arguments of a run on a cluster: these corpora and weights, the code of this checkout and no other."""
+    return Arguments(corpora, _sections(params), {step: code_digest(CODE[step]) for step in STEPS}, weights or {})
+
+
 def measured(params: Params, base: Path) -> Arguments:
     """Return the arguments of a run on this machine: the content of raw corpora and code, digested now.
 
@@ -60,8 +65,7 @@ def measured(params: Params, base: Path) -> Arguments:
     """
     corpora = [_measured(name, base / one.root) for name, one in params.corpora.items()]
     source = params.base_model.source
-    weights = {} if source == TINY else _measured("weights", base / source)
-    return Arguments(corpora, _sections(params), {step: code_digest(CODE[step]) for step in STEPS}, weights)
+    return ordered(params, corpora, {} if source == TINY else _measured("weights", base / source))
 
 
 def _measured(name: str, root: Path) -> dict[str, str]:
