@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 # Imported here, not where they are used: the fork server loads them once for all worker processes.
 import av  # noqa: F401
@@ -20,7 +20,6 @@ from emoverse.media.transform import encode, picture
 from emoverse.params import MediaParams
 
 Kind = Literal["uniform", "peak"]
-PYAV_ONLY: Final = ("pyav",)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,7 @@ def test_a_clip_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     ]
     extract(tasks, tmp_path / "out", fingerprint="x", workers=2)
     found = {record.clip_id: record for record in records(tmp_path / "out")}
-    assert found["b"].failure == ("clip-timeout", "no answer within 1 s; with pyav alone: no answer within 1 s")
+    assert found["b"].failure == ("clip-timeout", "no answer within 1 s; pyav alone: no answer within 1 s")
     assert found["a"].probe is not None
     assert found["c"].probe is not None
 
