@@ -8,7 +8,7 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-h
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format bench lock sample clean
+.PHONY: help setup run test lint format bench lock sample image clean
 
 help:  ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,15 @@ lock: setup  ## resolve requirements/*.in: lock.txt for this machine, data.txt a
 
 sample:  ## draw the sample corpora again, byte for byte
 	$(BIN)/python -m emoverse.synthetic data/raw/sample
+
+# BASE_IMAGE: your site's own base; scripts/base-image.sh makes one where no registry can be reached.
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' emoverse/__init__.py)
+image:  ## build the two images of the Kubeflow steps, emoverse-data-python and emoverse-train-python
+	for target in data train; do \
+	  docker build --target $$target --tag emoverse-$$target-python:$(VERSION) \
+	    $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+	    --build-arg REVISION="$$(git describe --always --dirty --abbrev=40 --exclude='*')" . || exit 1; done
+	docker images --filter reference='emoverse-*-python:$(VERSION)'
 
 clean:  ## remove results and scratch, keep raw data, cache and .venv
 	rm -rf data/validated data/amt data/base data/stage1 data/stage2 data/scores data/onnx reports scratch

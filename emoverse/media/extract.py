@@ -22,7 +22,7 @@ from emoverse.media.work import Done, Task, process
 
 JOURNAL: Final = "journal.jsonl"
 ALONE: Final = ("pyav", "decord")
-_LOST: Final = {"timeout": "clip-timeout", "crash": "clip-crashed-decoder"}
+LOST: Final = {"timeout": "clip-timeout", "crash": "clip-crashed-decoder"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ def _second_try(task: Task, lost: Lost) -> Done:
             said.append(answer.failure[1])
         else:
             return replace(answer, note=f"not measured: {lost.detail}") if unsafe else answer
-    return Done(failure=(_LOST[lost.kind], "; ".join(said)))
+    return Done(failure=(LOST[lost.kind], "; ".join(said)))
 
 
 def _resume(tasks: Sequence[Task], folder: Path, fingerprint: str) -> tuple[ShardWriter, int]:

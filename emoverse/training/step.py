@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from emoverse.digests import code_digest
-from emoverse.errors import RowErrors, UserError
+from emoverse.errors import UserError
 from emoverse.manifest import open_source, publish, write_json
 from emoverse.media.frames import FrameStore
 from emoverse.params import TrainParams, plain
 from emoverse.steps import CODE
 from emoverse.training.checkpoints import LIBRARIES, fingerprint_of, scratch_folder
 from emoverse.training.merge import check_model_folder, write_model
-from emoverse.training.rows import check_lengths, read_rows
+from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
 
 
 def train(
@@ -43,8 +43,8 @@ def train(
     check_model_folder(weights)
     rows = read_rows(amt / f"{stage}.jsonl")
     frames = FrameStore(validated)
-    _check_media(rows, frames)
-    lengths = check_lengths(rows, weights, _frames_of_a_video(rows, frames), params.max_length)
+    check_media(rows, frames)
+    lengths = check_lengths(rows, weights, frames_of_a_video(rows, frames), params.max_length)
     settings = {**plain(params), "stage": stage}
     digests = {name: source.digest for name, source in inputs.items()}
     scratch = scratch_folder(fingerprint_of(settings, digests, code_digest(CODE["train"])))
@@ -62,21 +62,6 @@ def train(
         draft.run = {"training": done.speed}
         draft.facts = {"steps": done.steps, "longest_row": max(lengths), "final_loss": done.log[-1]["loss"]}
     shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _check_media(rows: Sequence[dict[str, Any]], frames: FrameStore) -> None:
-    """Raise RowErrors naming each row whose clip nobody validated: ms-swift would say so only when it gets there."""
-    wanted = [(row["channel"], reference) for row in rows for reference in (*row["videos"], *row["images"])]
-    missing = [f"{name}: {reference} is not among the frames" for name, reference in wanted if reference not in frames]
-    if missing:
-        raise RowErrors(missing, remedy="give --validated every corpus of the stage, from the run that build-amt read")
-
-
-def _frames_of_a_video(rows: Sequence[dict[str, Any]], frames: FrameStore) -> int:
-    for row in rows:
-        if row["videos"]:
-            return len(frames[row["videos"][0]])
-    return 1
 
 
 def _account(rows: Sequence[dict[str, Any]], seen: Mapping[str, int], params: TrainParams, path: Path) -> list[str]:

@@ -16,6 +16,7 @@ from emoverse.digests import folder_files
 from emoverse.errors import RowErrors, UserError
 from emoverse.manifest import read_manifest
 from emoverse.params import TrainParams
+from emoverse.training.preview import preview
 from emoverse.training.step import train
 from tests.factories.training import make_training, train_params
 
@@ -75,6 +76,22 @@ def test_every_row_is_trained_once_an_epoch_and_the_ledger_says_so(
     assert len(ledger["trained"]) == 12
     assert read_manifest(out)["rows"] == {"in": 12, "out": 12, "dropped": {}}
     assert not list((tmp_path / "scratch" / "train").iterdir())
+
+
+def test_a_preview_gives_the_steps_the_tokens_and_the_trained_parameters_of_the_training(
+    run: Callable[..., Path], house: dict[str, Path], tmp_path: Path
+) -> None:
+    params = train_params(epochs=1.0, accumulation=2)
+    expected = preview("stage1", house["model"], house["amt"], [house["meld"]], params)
+    out = run("out", params)
+    training = json.loads((tmp_path / "out.run.json").read_text("utf-8"))["training"]
+    assert (training["steps"], training["rows"], training["tokens"]) == (
+        expected["steps"],
+        expected["rows"],
+        expected["tokens"],
+    )
+    adapter = load_file(out / "adapter" / "adapter_model.safetensors")
+    assert sum(tensor.numel() for tensor in adapter.values()) == expected["parameters"]["trained"]
 
 
 def test_rows_that_a_part_of_an_epoch_does_not_reach_are_listed_as_dropped(run: Callable[..., Path]) -> None:
