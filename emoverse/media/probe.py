@@ -68,6 +68,12 @@ def opened(path: Path) -> Iterator[tuple[Any, Header]]:
         yield container, replace(describe(container), rotation=rotation or 0)
 
 
+def read_header(path: Path) -> Header:
+    """Open a clip and describe it; raise ClipError as ``opened`` does."""
+    with opened(path) as (_, header):
+        return header
+
+
 def describe(container: Any) -> Header:
     """Return the header facts of an open PyAV container that has a video stream."""
     stream = container.streams.video[0]

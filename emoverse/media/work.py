@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 # Imported here, not where they are used: the fork server loads them once for all worker processes.
 import av  # noqa: F401
