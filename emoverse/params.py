@@ -133,10 +133,14 @@ class EvaluateParams:
 
 @_frozen
 class ExportParams:
-    """What the ONNX graphs look like, and how far their logits may be from torch's."""
+    """What the ONNX graphs look like, how far their logits may be from torch's, and how good the model must be.
+
+    ``floor`` maps a task to its scores and the lowest value of each that is exported.
+    """
 
     precision: Literal["fp32"]
     tolerance: float = Positive
+    floor: dict[str, dict[str, float]] = Field(default_factory=dict)
 
 
 @_frozen
@@ -251,5 +255,5 @@ def _known(kind: Any, path: tuple[Any, ...]) -> list[str]:
     for part in path:
         hints = get_type_hints(kind) if is_dataclass(kind) else {}
         # A mapping such as corpora has no hints: its values share one type.
-        kind = hints[part] if part in hints else getattr(kind, "__args__", (str, kind))[1]
+        kind = hints[part] if part in hints else getattr(kind, "__args__", (kind,))[0 if isinstance(part, int) else -1]
     return [f.name for f in fields(kind)] if is_dataclass(kind) else []

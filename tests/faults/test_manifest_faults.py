@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -99,13 +100,14 @@ def test_the_second_of_two_runs_at_once_says_who_holds_the_folder(tmp_path: Path
     finish(out, "after")  # a dead holder's lock holds nobody up
 
 
-def test_a_full_disk_is_named_with_bytes_and_leaves_the_earlier_output(small_disk: Path) -> None:
+def test_a_full_disk_is_named_with_bytes_and_leaves_the_earlier_output(make_disk: Callable[[str], Path]) -> None:
+    small_disk = make_disk("256k")
     out = small_disk / "out"
     with publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
         (draft.path / "good.txt").write_text("good", "utf-8")
     before = open_source(out).digest
     with pytest.raises(UserError) as caught, publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
-        (draft.path / "big.bin").write_bytes(bytes(4 << 20))
+        (draft.path / "big.bin").write_bytes(bytes(1 << 20))
     assert "the disk is full" in str(caught.value)
     assert str(out) in str(caught.value)
     assert "free more than" in str(caught.value)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,10 +136,15 @@ def test_a_kill_while_a_checkpoint_is_saved_costs_that_checkpoint_and_the_log_sa
 
 
 def test_a_disk_that_fills_up_is_named_and_the_checkpoint_before_stays(
-    house: dict[str, Path], undisturbed: Path, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    house: dict[str, Path],
+    undisturbed: Path,
+    make_disk: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from swift.trainers import Seq2SeqTrainer
 
+    small_disk = make_disk("2m")
     monkeypatch.setenv("EMOVERSE_SCRATCH", str(small_disk))
     inner, filler = Seq2SeqTrainer._save_optimizer_and_scheduler, small_disk / "filler"
 
