@@ -8,10 +8,10 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-h
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format bench lock sample clean
+.PHONY: help setup run test lint format bench lock sample image test-containers clean
 
 help:  ## print this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready  ## create .venv with everything, pinned by hash
 
@@ -30,6 +30,9 @@ run: setup  ## run the main job: the sample videos to a trained, scored, exporte
 
 test: setup  ## run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-containers: setup  ## start a docker engine, build both images, run the sample pipeline in them (root, Debian)
+	scripts/containers.sh
 
 lint: setup  ## check style, types and the walls between the rooms
 	ruff check .
@@ -51,6 +54,15 @@ lock: setup  ## resolve requirements/*.in: lock.txt for this machine, data.txt a
 
 sample:  ## draw the sample corpora again, byte for byte
 	$(BIN)/python -m emoverse.synthetic data/raw/sample
+
+# BASE_IMAGE: your site's own base; scripts/base-image.sh makes one where no registry can be reached.
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' emoverse/__init__.py)
+image:  ## build the two images of the Kubeflow steps, emoverse-data-python and emoverse-train-python
+	for target in data train; do \
+	  docker build --target $$target --tag emoverse-$$target-python:$(VERSION) \
+	    $(if $(BASE_IMAGE),--build-arg BASE_IMAGE=$(BASE_IMAGE)) \
+	    --build-arg REVISION="$$(git describe --always --dirty --abbrev=40 --exclude='*')" . || exit 1; done
+	docker images --filter reference='emoverse-*-python:$(VERSION)'
 
 clean:  ## remove results and scratch, keep raw data, cache and .venv
 	rm -rf data/validated data/amt data/base data/stage1 data/stage2 data/scores data/onnx reports scratch

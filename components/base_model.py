@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import TRAIN
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=TRAIN, install_kfp_package=False)
 def base_model(params: str, media: str, code: str, model: dsl.Output[dsl.Model]) -> None:
     """Make the tiny InternVL2 the sample is trained on.
 

@@ -4,15 +4,16 @@ from typing import List  # noqa: UP035  (kfp reads list types from typing)
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import DATA
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=DATA, install_kfp_package=False)
 def build_amt(
     params: str,
     code: str,
     validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     amt: dsl.Output[dsl.Dataset],
+    page: dsl.Output[dsl.HTML],
 ) -> None:
     """Turn utterances into the AMT instruction dataset.
 
@@ -21,8 +22,10 @@ def build_amt(
         code: Digest of the step's code; other code is refused. Empty: the image's.
         validated: What validate left, of each corpus.
         amt: Training and test rows, audit and baselines.
+        page: What the audits found.
     """
     import json
+    import shutil
     from pathlib import Path
 
     from emoverse.amt import step
@@ -33,3 +36,4 @@ def build_amt(
     out = Path(amt.path)
     step.build_amt([Path(one.path) for one in validated], out, parse(AmtParams, json.loads(params), place="amt"))
     amt.metadata.update(metadata_of(out))
+    shutil.copyfile(out / "page.html", page.path)

@@ -4,10 +4,10 @@ from typing import List  # noqa: UP035  (kfp reads list types from typing)
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import TRAIN
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=TRAIN, install_kfp_package=False)
 def evaluate(
     params: str,
     code: str,

@@ -4,10 +4,10 @@ from typing import List  # noqa: UP035  (kfp reads list types from typing)
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import TRAIN
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=TRAIN, install_kfp_package=False)
 def export(
     params: str,
     code: str,
@@ -16,6 +16,7 @@ def export(
     validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     scores: dsl.Input[dsl.Artifact],
     onnx: dsl.Output[dsl.Model],
+    card: dsl.Output[dsl.Markdown],
 ) -> None:
     """Write a model as ONNX graphs, checked against torch.
 
@@ -27,8 +28,10 @@ def export(
         validated: What validate left, of each corpus: the frames.
         scores: What evaluate left, for the model card.
         onnx: The graphs, the tokenizer, and the parity that was measured.
+        card: The model card.
     """
     import json
+    import shutil
     from pathlib import Path
 
     from emoverse.export import step
@@ -46,3 +49,4 @@ def export(
         scores=Path(scores.path),
     )
     onnx.metadata.update(metadata_of(out))
+    shutil.copyfile(out / "MODEL_CARD.md", card.path)

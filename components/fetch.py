@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import DATA
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=DATA, install_kfp_package=False)
 def fetch(corpus: str, md5: str, remote: str, root: str, volume: str, raw: dsl.Output[dsl.Dataset]) -> None:
     """Bring one raw corpus to where validate can read it; refuse any content but the one that was asked for.
 

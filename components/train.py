@@ -4,18 +4,21 @@ from typing import List  # noqa: UP035  (kfp reads list types from typing)
 
 from kfp import dsl
 
-from components.image import IMAGE
+from components.image import TRAIN
 
 
-@dsl.component(base_image=IMAGE, install_kfp_package=False)
+@dsl.component(base_image=TRAIN, install_kfp_package=False)
 def train(
     stage: str,
     params: str,
     code: str,
+    seed: str,
     model: dsl.Input[dsl.Model],
+    base: dsl.Input[dsl.Model],
     amt: dsl.Input[dsl.Dataset],
     validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     trained: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
 ) -> None:
     """Fine-tune one stage with ms-swift.
 
@@ -23,26 +26,37 @@ def train(
         stage: stage1 or stage2.
         params: That section of params.yaml, as JSON.
         code: Digest of the step's code; other code is refused. Empty: the image's.
+        seed: A seed in place of the section's, in a sweep. Empty: the section's.
         model: The model to start from.
+        base: The base model, which a stage that goes on with an adapter needs.
         amt: The AMT dataset.
         validated: What validate left, of each corpus: the frames.
         trained: The merged model, the adapter, the log and the ledger of rows.
+        metrics: Steps, the last loss, rows trained.
     """
     import json
     from pathlib import Path
 
     from emoverse.lineage import check_code, metadata_of
+    from emoverse.manifest import read_manifest
     from emoverse.params import TrainParams, parse
     from emoverse.training import step
 
     check_code("train", code)
     out = Path(trained.path)
+    section = json.loads(params) | ({"seed": int(seed)} if seed else {})
     step.train(
         stage,
         Path(model.path),
         Path(amt.path),
         [Path(one.path) for one in validated],
         out,
-        parse(TrainParams, json.loads(params), place=stage),
+        parse(TrainParams, section, place=stage),
+        base=Path(base.path),
     )
     trained.metadata.update(metadata_of(out))
+    facts = read_manifest(out)["facts"]
+    for name in ("steps", "longest_row", "final_loss"):
+        metrics.log_metric(name, facts[name])
+    # kfp's local cache takes a step as made only when each of its artifacts has a file.
+    Path(metrics.path).write_text("see the artifact's metadata\n", "utf-8")

@@ -13,6 +13,8 @@ from emoverse import __version__
 
 # verb -> (module, one-line help). The module has ``arguments(parser)`` and ``main(args)`` and is imported when used.
 VERBS: Final[dict[str, tuple[str, str]]] = {
+    "unpack": ("emoverse.verbs.unpack", "unpack a corpus archive, and the archives in it, safely"),
+    "profile": ("emoverse.verbs.profile", "choose all parameters by one word: the sample, InternVL2-4B, ..."),
     "validate": ("emoverse.verbs.validate", "check a raw corpus; keep utterances, frames and a quarantine"),
     "build-amt": ("emoverse.verbs.build_amt", "turn utterances into the AMT instruction dataset"),
     "base-model": ("emoverse.verbs.base_model", "make the tiny InternVL2 the sample is trained on"),
@@ -20,6 +22,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "train": ("emoverse.verbs.train", "fine-tune one stage with ms-swift"),
     "evaluate": ("emoverse.verbs.evaluate", "score a model on AMT's test sets"),
     "export": ("emoverse.verbs.export", "write a model as ONNX graphs, checked against torch"),
+    "predict": ("emoverse.verbs.predict", "ask an exported model about your own clip or dialogue"),
     "report": ("emoverse.verbs.report", "write one self-contained page over all results"),
     "lineage": ("emoverse.verbs.lineage", "print what an output was made from, back to the raw data"),
     "budget": ("emoverse.verbs.budget", "count the rows that are too long for a model"),
@@ -28,6 +31,9 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "score": ("emoverse.verbs.score", "score a predictions file"),
     "compare": ("emoverse.verbs.compare", "compare two models on the same records"),
     "compile": ("emoverse.verbs.compile", "compile the Kubeflow pipeline to YAML"),
+    "fetch": ("emoverse.verbs.fetch", "bring a DVC-tracked folder from its remote, checked"),
+    "submit": ("emoverse.verbs.submit", "start a run of the Kubeflow pipeline on a cluster"),
+    "doctor": ("emoverse.verbs.doctor", "check this machine, and a cluster: ok or what to do, a line each"),
     "run-local": ("emoverse.verbs.run_local", "run the Kubeflow pipeline on this machine"),
 }
 

@@ -1,54 +1,29 @@
-"""Wire the components: which output feeds which step. Nothing else is decided here.
+"""The pipeline's parameters and its frame: images, cluster, what happens when a run ends. ``wiring`` joins the steps.
 
 Kubeflow's cache never looks at content: it compares parameters and artifact ids. So everything a result depends on is a
 parameter of its step: its sections of params.yaml, the MD5 of the raw corpus, the digest of its code.
 """
 
-from typing import Any, Final, List, NamedTuple  # noqa: UP035  (kfp reads list types from typing)
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
 from kfp import dsl
 
-from components import base_model as base_model_file
-from components import build_amt as build_amt_file
-from components import evaluate as evaluate_file
-from components import export as export_file
-from components import fetch as fetch_file
-from components import report as report_file
-from components import train as train_file
-from components import validate as validate_file
-from components.image import IMAGE
-from emoverse.lineage import IMAGE_NAME, REVISION
+from components.finish import finish
 from pipelines.arguments import Arguments
+from pipelines.options import Options
+from pipelines.placing import Placing
+from pipelines.wiring import Results, validation_apart, wire
 
 NAME: Final = "emoverse"
 
 
-class Results(NamedTuple):
-    """What a run leaves."""
+def pipeline(defaults: Arguments, options: Options | None = None) -> Any:
+    """Return the pipeline, its parameters preset to ``defaults``; ``options`` choose images, cluster and variant."""
+    preset, options = defaults.as_keywords(), options or Options()
+    placing = Placing(options)
+    apart = validation_apart(options, placing) if options.seeds else None
 
-    validated: List[dsl.Dataset]  # noqa: UP006
-    amt_dataset: dsl.Dataset
-    base: dsl.Model
-    first: dsl.Model
-    second: dsl.Model
-    scores: dsl.Artifact
-    onnx: dsl.Model
-    report: dsl.Artifact
-
-
-def pipeline(defaults: Arguments, image: str = IMAGE, *, revision: str = "") -> Any:
-    """Return the pipeline, its parameters preset to ``defaults`` and its steps run in ``image``.
-
-    ``revision`` is the git commit that submits it; each artifact's metadata names it and the image.
-    """
-    preset = defaults.as_keywords()
-
-    def place(task: dsl.PipelineTask) -> None:
-        task.set_container_image(image)
-        if revision:  # as a variable: a parameter would make Kubeflow's cache run everything again at each commit
-            task.set_env_variable(REVISION, revision).set_env_variable(IMAGE_NAME, image)
-
-    @dsl.pipeline(name=NAME, description="From raw emotional videos to a trained, scored, exported model")
     def emoverse(
         corpora: list = preset["corpora"],  # type: ignore[type-arg]
         raw_volume: str = "",
@@ -67,77 +42,24 @@ def pipeline(defaults: Arguments, image: str = IMAGE, *, revision: str = "") -> 
         code_evaluate: str = preset["code_evaluate"],
         code_export: str = preset["code_export"],
         code_report: str = preset["code_report"],
+        weights_md5: str = preset["weights_md5"],
+        weights_remote: str = preset["weights_remote"],
+        weights_root: str = preset["weights_root"],
     ) -> Results:
-        with dsl.ParallelFor(corpora) as item:
-            fetched = fetch_file.fetch(
-                corpus=item.corpus, md5=item.md5, remote=item.remote, root=item.root, volume=raw_volume
-            )
-            checked = validate_file.validate(
-                corpus=item.corpus,
-                raw_md5=item.md5,
-                media=media,
-                validation=validation,
-                code=code_validate,
-                raw=fetched.outputs["raw"],
-            )
-            place(fetched)
-            place(checked)
+        given = SimpleNamespace(**locals(), adopted=bool(defaults.weights))
+        if options.local:
+            return cast(Results, wire(given, options, placing, apart))
+        with dsl.ExitHandler(_ending(options, placing), name="emoverse run"):
+            wire(given, options, placing, apart)
+        return None  # type: ignore[return-value]
 
-        def validated() -> dsl.Collected:
-            return dsl.Collected(checked.outputs["validated"])  # a fresh one each time: kfp's compiler writes into it
+    if not options.local or options.seeds:
+        del emoverse.__annotations__["return"]  # from within an exit handler kfp lets no output out
+    what = "From raw emotional videos to a trained, scored, exported model"
+    return dsl.pipeline(name=NAME, description=what)(emoverse)
 
-        built = build_amt_file.build_amt(params=amt, code=code_build_amt, validated=validated())
-        dataset = built.outputs["amt"]
-        base = base_model_file.base_model(params=base_model, media=media, code=code_base_model)
-        first = train_file.train(
-            stage="stage1",
-            params=stage1,
-            code=code_train,
-            model=base.outputs["model"],
-            amt=dataset,
-            validated=validated(),
-        ).set_display_name("train stage1")
-        second = train_file.train(
-            stage="stage2",
-            params=stage2,
-            code=code_train,
-            model=first.outputs["trained"],
-            amt=dataset,
-            validated=validated(),
-        ).set_display_name("train stage2")
-        trained = second.outputs["trained"]
-        scored = evaluate_file.evaluate(
-            params=evaluate, code=code_evaluate, model=trained, amt=dataset, validated=validated()
-        )
-        exported = export_file.export(
-            params=export,
-            code=code_export,
-            model=trained,
-            amt=dataset,
-            validated=validated(),
-            scores=scored.outputs["scores"],
-        )
-        reported = report_file.report(
-            code=code_report,
-            validated=validated(),
-            amt=dataset,
-            base=base.outputs["model"],
-            stage1=first.outputs["trained"],
-            stage2=trained,
-            scores=scored.outputs["scores"],
-            onnx=exported.outputs["onnx"],
-        )
-        for task in (built, base, first, second, scored, exported, reported):
-            place(task)
-        return Results(
-            validated=validated(),
-            amt_dataset=dataset,
-            base=base.outputs["model"],
-            first=first.outputs["trained"],
-            second=trained,
-            scores=scored.outputs["scores"],
-            onnx=exported.outputs["onnx"],
-            report=reported.outputs["results"],
-        )
 
-    return emoverse
+def _ending(options: Options, placing: Placing) -> Any:
+    task = finish(run=dsl.PIPELINE_JOB_NAME_PLACEHOLDER, publish=options.cluster.publish)
+    placing.put(task, "data", "finish")
+    return task.set_caching_options(False)

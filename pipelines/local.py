@@ -1,4 +1,4 @@
-"""Run the pipeline on this machine by Kubeflow's own local runner, each step a process, with its cache."""
+"""Run the pipeline on this machine by Kubeflow's own local runner and cache, each step a process or a container."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from typing import Any
 from kfp import local
 
 import emoverse
+from components.image import Images
 from emoverse.errors import UserError
 from emoverse.lineage import REVISION, revision
 from emoverse.manifest import read_manifest
 from emoverse.params import Params
 from pipelines.arguments import measured
+from pipelines.docker import image_ids, runner
 from pipelines.emoverse import NAME, pipeline
+from pipelines.options import Options
 
 OUTPUTS = {  # the pipeline's output -> the folder's name in dvc.yaml
     "amt_dataset": "data/amt",
@@ -43,29 +46,38 @@ class Outcome:
     cached: bool
 
 
-def run(params: Params, *, base: Path, root: Path) -> list[Outcome]:
+def run(
+    params: Params, *, base: Path, root: Path, docker: bool = False, images: Images | None = None, shards: int = 1
+) -> list[Outcome]:
     """Run the pipeline over the raw corpora below ``base``; outputs and cache lie below ``root``.
 
-    Returns each step's outcome, validate per corpus. Raises UserError when a raw corpus is missing or a step fails.
+    ``docker`` runs each step in its image; without, ``images`` are mere names. Returns each step's outcome, validate
+    per corpus. Raises UserError when a raw corpus or an image is missing or a step fails.
     """
+    images, commit = images or Images(), revision(base)
+    labels = image_ids(images) if docker else {}
     arguments = measured(params, base)
+    options = Options(images=images, shards=shards, revision=commit if docker else "", labels=labels, local=True)
     root = root.absolute()
     before = _runs(root)
-    with session(root, revision(base)):
-        task = pipeline(arguments)(**arguments.as_keywords())
+    raw = [Path(one["root"]) for one in arguments.corpora] if docker else None
+    with session(root, commit, containers=raw):
+        task = pipeline(arguments, options)(**arguments.as_keywords())
     outcomes = [_outcome(name, folder, before) for name, folder in _folders(task.outputs).items()]
     _link(root / "latest", outcomes)
     return outcomes
 
 
 @contextmanager
-def session(root: Path, commit: str = "") -> Iterator[None]:
+def session(root: Path, commit: str = "", *, containers: list[Path] | None = None) -> Iterator[None]:
     """Let kfp pipelines called in the body run on this machine; raise UserError when a step of theirs fails.
 
-    ``commit`` is the git revision that the artifacts' metadata shall name.
+    ``commit`` is the git revision that the artifacts' metadata shall name. ``containers``: run the steps in their
+    images, where they see these folders.
     """
+    root.mkdir(parents=True, exist_ok=True)
     local.init(
-        runner=local.SubprocessRunner(use_venv=False),
+        runner=local.SubprocessRunner(use_venv=False) if containers is None else runner(root, containers, {}),
         pipeline_root=str(root),
         workspace_root=str(root / "workspace"),
         enable_caching=True,

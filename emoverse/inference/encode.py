@@ -66,7 +66,7 @@ class Encoder:
     def prompt_ids(self, rows: Sequence[Row], frames: Sequence[int]) -> list[Ids]:
         """Return each row's prompt as token ids, every image token repeated for the patches of its frame."""
         texts = [self.prompt(row, count) for row, count in zip(rows, frames, strict=True)]
-        found = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)  # without offsets
         return [self._expanded(self._begun(item.ids)) for item in found]
 
     def answer_ids(self, answer: str) -> list[int]:

@@ -7,6 +7,7 @@ token ids, masks and positions.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -158,18 +159,31 @@ class Engine:
         return tokens
 
     def asked(self, rows: Sequence[Row], progress: Progress | None = None) -> Iterator[list[Asked]]:
-        """Yield rows in batches of ``batch_size``, their frames looked at.
+        """Yield rows in even batches of at most ``batch_size``, their frames looked at.
 
         The longest come first, so that little is padded and memory runs out at once if at all; among equals the order
         is the file's.
         """
         order = sorted(range(len(rows)), key=lambda index: (-_characters(rows[index]), index))
-        groups = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        for ready in self.preparer.ahead(rows, groups, self.features):
+        count = -(-len(order) // self.batch_size)
+        groups = [group.tolist() for group in np.array_split(np.array(order, np.int64), count)] if order else []
+
+        def look(group: Sequence[int]) -> list[Asked]:
+            ready = self.preparer.prepare(rows, group, self.features)
             seen = self.features.of(ready)
-            yield [Asked(*item) for item in zip(ready.indices, ready.ids, seen, strict=True)]
-            if progress:
-                progress(len(ready.indices))
+            return [Asked(*item) for item in zip(ready.indices, ready.ids, seen, strict=True)]
+
+        # In a thread of its own, one batch ahead: reading and looking, while the language model works on the last one.
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="frames") as thread:
+            coming = thread.submit(look, groups[0]) if groups else None
+            for number in range(len(groups)):
+                assert coming is not None
+                batch = coming.result()
+                if number + 1 < len(groups):
+                    coming = thread.submit(look, groups[number + 1])
+                yield batch
+                if progress:
+                    progress(len(batch))
 
 
 def _characters(row: Row) -> int:

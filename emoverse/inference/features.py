@@ -16,7 +16,10 @@ KEPT_BYTES: Final = 1 << 28  # MELD's test set in 8 x 256 tokens would be tens o
 
 
 class FeatureCache:
-    """Vision features by content, so that a clip serving several tasks, or all blank clips, are looked at once."""
+    """Vision features by content, so that a clip serving several tasks, or all blank clips, are looked at once.
+
+    One thread at a time may use it.
+    """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend

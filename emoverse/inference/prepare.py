@@ -1,10 +1,9 @@
-"""Make a batch ready while the model works on the one before: frames, pixels and token ids, in a thread of its own."""
+"""Make a batch ready for a model: frames, pixels and token ids."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -67,22 +66,6 @@ class Preparer:
             digests.append(digest)
             counts.append(count)
         return Prepared(list(indices), self.encoder.prompt_ids(asked, counts), digests, pixels)
-
-    def ahead(self, rows: Sequence[Row], groups: Sequence[Sequence[int]], known: Container[str]) -> Iterator[Prepared]:
-        """Yield each group of rows prepared, always one group ahead of the caller.
-
-        ``known`` may forget a digest between preparing and use; then the group is prepared again.
-        """
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="frames") as thread:
-            coming = thread.submit(self.prepare, rows, groups[0], known) if groups else None
-            for number, group in enumerate(groups):
-                assert coming is not None
-                ready = coming.result()
-                if any(digest not in known and digest not in ready.pixels for digest in ready.digests):
-                    ready = thread.submit(self.prepare, rows, group, ()).result()
-                if number + 1 < len(groups):
-                    coming = thread.submit(self.prepare, rows, groups[number + 1], known)
-                yield ready
 
 
 def _digest(frames: NDArray[np.uint8]) -> str:

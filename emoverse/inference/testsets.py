@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,7 +35,7 @@ class EvaluationSet:
         """Return each row's id."""
         return [str(row["channel"]) for row in self.rows]
 
-    @property
+    @cached_property  # asked for once a row
     def answers(self) -> tuple[str, ...]:
         """Return the allowed answers, () for an open task; raise UserError when rows of one file disagree."""
         found = {tuple(gold["answers"] or ()) for gold in self.golds}

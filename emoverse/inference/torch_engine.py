@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from emoverse.errors import UserError
 from emoverse.inference.encode import Encoder, Ids
 from emoverse.inference.engine import Engine
+from emoverse.inference.narrow import NarrowModel
 from emoverse.inference.prepare import Frames
 from emoverse.inference.settings import settings_of_model
 
@@ -53,6 +54,7 @@ class TorchBackend:
 
     def __init__(self, model: Any) -> None:
         self.model, self.device, self.dtype = model, model.device, model.dtype
+        self.language = NarrowModel(model.model.language_model)
         self.image_id = int(model.config.image_token_id)
         self.layer = model.config.vision_feature_layer
         self.strategy = model.config.vision_feature_select_strategy
@@ -79,15 +81,9 @@ class TorchBackend:
         if features is not None:
             places = (tokens == self.image_id).unsqueeze(-1)
             embeds = embeds.masked_scatter(places, features.to(embeds.dtype))
-        out = self.model.model.language_model(
-            inputs_embeds=embeds,
-            attention_mask=additive(self._on(mask), embeds.dtype),
-            position_ids=self._on(positions),
-            past_key_values=past,
-            use_cache=True,
-        )
-        hidden = out.last_hidden_state.index_select(1, self._on(columns))
-        return self.model.lm_head(hidden), out.past_key_values
+        seen = additive(self._on(mask), embeds.dtype)
+        hidden, past = self.language(embeds, seen, self._on(positions), past, self._on(columns))
+        return self.model.lm_head(hidden), past
 
     @torch.inference_mode()
     def log_probabilities(self, logits: torch.Tensor, columns: Ids, tokens: Ids) -> NDArray[np.float64]:

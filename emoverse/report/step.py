@@ -27,20 +27,21 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
 
     That is ``scores/<task>.json`` (headline, interval, baseline, controls), ``loss/<stage>.csv`` (step, loss) and
     ``confusion.csv`` (actual, predicted: emotions of all corpora). ``stages`` are the folders of the base model and
-    both stages. The page needs nothing but itself: no network, no other file. Raises UserError for an unfinished input
-    or the output of another step.
+    both stages, or of stage 2 alone where it started from a given model, the base. The page needs nothing but itself:
+    no network, no other file. Raises UserError for an unfinished input or the output of another step.
     """
     base, *trained = stages
+    names = NAMES if len(stages) == len(NAMES) else (NAMES[0], NAMES[-1])
     corpora = [open_source(folder, made_by="validate") for folder in validated]
     corpora.sort(key=lambda source: str(source.manifest["name"]))
     sources = {f"validated/{source.manifest['name']}": source for source in corpora}
     sources |= {"amt": open_source(amt, made_by="build-amt"), "base": open_source(base)}
-    sources |= {name: open_source(f, made_by="train") for name, f in zip(NAMES[1:], trained, strict=True)}
+    sources |= {name: open_source(f, made_by="train") for name, f in zip(names[1:], trained, strict=True)}
     sources |= {"scores": open_source(scores, made_by="evaluate"), "onnx": open_source(onnx, made_by="export")}
     with publish(
         out, step="report", params={}, inputs=sources, code=CODE["report"], libraries=("jinja2", "pillow")
     ) as draft:
-        logs = {name: charts.read_log(sources[name].path) for name in NAMES}
+        logs = {name: charts.read_log(sources[name].path) for name in names}
         page = render(
             headlines=scored.headlines(scores),
             tests=scored.test_sets(scores),
@@ -51,7 +52,7 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
             audit=data.facts(amt / "audit.json"),
             amt_rows=sources["amt"].manifest["rows"],
             curves=[charts.curve(name, log) for name, log in logs.items() if log],
-            models=[_model(name, sources[name]) for name in NAMES],
+            models=[_model(name, sources[name]) for name in names],
             parity=data.facts(onnx / "parity.json"),
             graph=charts.graph([tree_of(sources["scores"].manifest), tree_of(sources["onnx"].manifest)]),
             raw=tree_of(sources["scores"].manifest).raw,

@@ -10,6 +10,7 @@ from typing import Any, Final
 from emoverse.errors import RowErrors, UserError
 from emoverse.inference.encode import Encoder
 from emoverse.inference.settings import settings_of_model
+from emoverse.media.frames import FrameStore
 
 MEDIA_TAGS: Final = {"videos": "<video>", "images": "<image>"}
 # In a user's words any of these would add media or change roles: ms-swift and the tokenizer act on them.
@@ -65,6 +66,22 @@ def _problems(row: Any) -> list[str]:
     for part in (messages[0]["content"], rest, messages[2]["content"]):
         found += [f"the words hold {token!r}, which the model would obey" for token in RESERVED if token in part]
     return found
+
+
+def check_media(rows: Sequence[dict[str, Any]], frames: FrameStore) -> None:
+    """Raise RowErrors naming each row whose clip nobody validated: ms-swift would say so only when it gets there."""
+    wanted = [(row["channel"], reference) for row in rows for reference in (*row["videos"], *row["images"])]
+    missing = [f"{name}: {reference} is not among the frames" for name, reference in wanted if reference not in frames]
+    if missing:
+        raise RowErrors(missing, remedy="give --validated every corpus of the stage, from the run that build-amt read")
+
+
+def frames_of_a_video(rows: Sequence[dict[str, Any]], frames: FrameStore) -> int:
+    """Return how many frames a video of these rows has; 1 where they show stills alone."""
+    for row in rows:
+        if row["videos"]:
+            return len(frames[row["videos"][0]])
+    return 1
 
 
 def check_lengths(rows: Sequence[dict[str, Any]], model: Path, n_frames: int, max_length: int) -> list[int]:

@@ -6,20 +6,22 @@ import argparse
 from pathlib import Path
 
 from emoverse.verbs.common import add_params, params_of
+from emoverse.verbs.pipeline_options import add_images, add_variants, options_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """Take the parameters to preset, where to write, and the image the steps run in."""
+    """Take the parameters to preset, where to write, the images, the cluster and the variant."""
     add_params(parser)
     parser.add_argument("--out", type=Path, default=Path("pipelines/emoverse.yaml"), metavar="FILE")
-    parser.add_argument("--image", metavar="REF", help="container image of the steps, best by digest")
+    add_images(parser)
+    add_variants(parser)
 
 
 def main(args: argparse.Namespace) -> None:
     """Compile the pipeline, preset to the parameters and to the corpora's .dvc files."""
     params = params_of(args)
-    from components.image import IMAGE
+    options = options_of(args)
     from pipelines.compile import compile_to
 
-    compile_to(args.out, params, image=args.image or IMAGE)
+    compile_to(args.out, params, options=options)
     print(f"wrote {args.out}")

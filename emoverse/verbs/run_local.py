@@ -9,12 +9,16 @@ import sys
 from pathlib import Path
 
 from emoverse.verbs.common import add_params, params_of
+from emoverse.verbs.pipeline_options import add_images, images_of
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Take the parameters and the folder for outputs and cache."""
     add_params(parser)
     parser.add_argument("--root", type=Path, default=Path("scratch/kubeflow"), metavar="DIR", help="outputs and cache")
+    parser.add_argument("--docker", action="store_true", help="run each step in its image (`make image`)")
+    add_images(parser)
+    parser.add_argument("--shards", type=int, default=1, metavar="N", help="validate each corpus in N parts")
     parser.add_argument("--json", action="store_true", help="print digests and cache hits as JSON")
 
 
@@ -24,7 +28,9 @@ def main(args: argparse.Namespace) -> None:
     from pipelines.local import run
 
     with contextlib.redirect_stdout(sys.stderr):
-        outcomes = run(params, base=Path(), root=args.root)
+        outcomes = run(
+            params, base=Path(), root=args.root, docker=args.docker, images=images_of(args), shards=args.shards
+        )
     hits = [one.name for one in outcomes if one.cached]
     if args.json:
         digests = {one.name.removeprefix("data/"): one.digest for one in outcomes if one.name.startswith("data/")}

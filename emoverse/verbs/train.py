@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
 from typing import Final
 
+from emoverse.params import Params
 from emoverse.verbs.common import add_params, params_of, validated_of
 
 PREEMPTED: Final = 75
@@ -18,23 +20,46 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("--stage", required=True, choices=("stage1", "stage2"))
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="output of base-model or of a stage")
+    parser.add_argument("--base", type=Path, metavar="DIR", help="the base model, for a stage with start: adapter")
     parser.add_argument("--amt", type=Path, required=True, metavar="DIR", help="output of build-amt")
     parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="outputs of validate")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    goal = parser.add_mutually_exclusive_group(required=True)
+    goal.add_argument("--out", type=Path, metavar="DIR")
+    goal.add_argument("--dry-run", action="store_true", help="say what it would take, train nothing")
+    parser.add_argument("--json", action="store_true", help="print the dry run as JSON")
+    parser.add_argument(
+        "--tflops", type=float, metavar="N", help="with --dry-run: the device's rate, not measured here"
+    )
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", default=os.environ.get("EMOVERSE_TENSORBOARD"),
                         help="write event files there, too (default: $EMOVERSE_TENSORBOARD)")  # fmt: skip
     add_params(parser)
 
 
 def main(args: argparse.Namespace) -> None:
-    """Run the step."""
+    """Run the step, or say what it would take."""
     params = params_of(args)
+    if args.dry_run:
+        _dry_run(args, params)
+        return
     from emoverse.training.step import train
     from emoverse.training.watch import PreemptedError
 
     try:
         validated, stage = validated_of(args, params), getattr(params, args.stage)
-        train(args.stage, args.model, args.amt, validated, args.out, stage, args.tensorboard)
+        train(args.stage, args.model, args.amt, validated, args.out, stage, args.tensorboard, args.base)
     except PreemptedError as stop:
         print(f"emoverse: {stop}", file=sys.stderr)
         sys.exit(PREEMPTED)
+
+
+def _dry_run(args: argparse.Namespace, params: Params) -> None:
+    from emoverse.amt.tokens import check_budget, token_budget
+    from emoverse.training.preview import preview, table
+
+    stage, validated = getattr(params, args.stage), validated_of(args, params)
+    rows = [args.amt / f"{args.stage}.jsonl"]
+    budget = token_budget(rows, args.model / "model", params.media.frames, stage.max_length)
+    check_budget(budget, place=f"{args.stage}.max_length")
+    rate = args.tflops * 1e12 if args.tflops else None
+    found = preview(args.stage, args.model, args.amt, validated, stage, rate)
+    print(json.dumps({**found, "budget": budget}, indent=2) if args.json else table(found, budget))

@@ -1,0 +1,32 @@
+"""The component that ends a sweep over seeds."""
+
+from typing import List  # noqa: UP035  (kfp reads list types from typing)
+
+from kfp import dsl
+
+from components.image import DATA
+
+
+@dsl.component(base_image=DATA, install_kfp_package=False)
+def over_seeds(
+    scores: dsl.Input[List[dsl.Artifact]],  # noqa: UP006
+    metrics: dsl.Output[dsl.Metrics],
+    table: dsl.Output[dsl.Markdown],
+) -> None:
+    """Compare the scores of trainings that differ in their seed alone.
+
+    Args:
+        scores: What evaluate left, of each seed.
+        metrics: Mean and standard deviation of each task's score.
+        table: The same, with each seed's score.
+    """
+    from pathlib import Path
+
+    from emoverse.report.seeds import as_markdown, over_seeds
+
+    found = over_seeds([Path(one.path) for one in scores])
+    for one in found:
+        metrics.log_metric(f"{one.task}_{one.metric}_mean", one.mean)
+        metrics.log_metric(f"{one.task}_{one.metric}_sd", one.deviation)
+    Path(table.path).write_text(as_markdown(found), "utf-8")
+    Path(metrics.path).write_text("see the artifact's metadata\n", "utf-8")
