@@ -50,12 +50,16 @@ def travels(config: Mapping[str, Any]) -> bool:
 def wanted(config: Mapping[str, Any]) -> list[str]:
     """Name the variables a pod needs to reach a remote as this machine does; ``config`` includes the secrets here."""
     scheme = scheme_of(config)
-    if scheme == "s3" and not config.get("allow_anonymous_login"):
-        return ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
-    if scheme == "gs" and not config.get("allow_anonymous_login"):
-        return ["GOOGLE_APPLICATION_CREDENTIALS"]
+    if scheme in ("s3", "gs"):
+        return [] if config.get("allow_anonymous_login") else variables(scheme)
     here = [key for key in _TAKES.get(scheme, ()) if config.get(key) or config.get(f"ask_{key}")]
     return [VARIABLES[key] for key in here]
+
+
+def variables(scheme: str) -> list[str]:
+    """Name the variables that may hold a secret for remotes of this kind."""
+    own = {"s3": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"], "gs": ["GOOGLE_APPLICATION_CREDENTIALS"]}
+    return own.get(scheme) or [VARIABLES[key] for key in _TAKES.get(scheme, ())]
 
 
 def complete(text: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
