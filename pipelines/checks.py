@@ -12,7 +12,7 @@ from typing import Any
 
 from emoverse.errors import UserError
 from emoverse.fetching.resolve import Tracked, check_held, resolve
-from emoverse.fetching.settings import travels, wanted
+from emoverse.fetching.settings import lacking, travels
 from emoverse.params import Params
 from pipelines.cluster import Cluster
 
@@ -35,7 +35,8 @@ def check_data(
     for name, one in params.corpora.items():
         tracked = resolve(one.root, repository=base, revision=revision, remote=remote)
         if travels(tracked.config) and secrets:
-            check_secrets(tracked, {variable for secret in cluster.secrets for variable in secret.env.values()})
+            told = {variable for secret in cluster.secrets for variable in secret.env.values()}
+            check_secrets(tracked, told | cluster.data.env.keys())
         if not travels(tracked.config) and not volume:
             problem = "the remote is a folder of this machine, which pods do not see"
             remedy = "name one that they reach (--remote), or the mounted folder that holds the data (--raw-volume)"
@@ -48,9 +49,9 @@ def check_data(
 
 def check_secrets(tracked: Tracked, given: Collection[str]) -> None:
     """Raise UserError when the pods would lack a secret that reaching the remote takes on this machine."""
-    lacking = [name for name in wanted(tracked.config) if name not in given]
-    if lacking:
-        problem = f"its remote needs {' and '.join(lacking)}, which no secret of the cluster profile gives to the pods"
+    absent = lacking(tracked.config, given)
+    if absent:
+        problem = f"its remote needs {' and '.join(absent)}, which no secret of the cluster profile gives to the pods"
         remedy = (
             "name a Kubernetes secret that holds it under `secrets` in the profile (--cluster), or --unchecked secrets"
         )
