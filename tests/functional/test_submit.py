@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,6 +96,16 @@ def test_the_cluster_is_told_which_data_code_parameters_and_image(
     assert variables["EMOVERSE_REVISION"] == remotes.git(root, "rev-parse", "HEAD")
     assert variables["EMOVERSE_IMAGE"] == image
     assert SECRET not in json.dumps(run)
+
+
+def test_the_committed_pipeline_runs_by_kubeflows_own_client_alone(cluster: Kubeflow) -> None:
+    corpora = json.dumps([{"corpus": "meld", "root": "", "md5": "0.dir", "remote": '{"url": "s3://raw"}'}])
+    words = ["run", "create", "-e", "paper", "-f", str(REPO / "pipelines/emoverse.yaml"), f"corpora={corpora}"]
+    kfp = Path(sys.executable).with_name("kfp")
+    done = subprocess.run([kfp, "--endpoint", cluster.host, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (run,) = cluster.runs
+    assert run["runtime_config"]["parameters"] == {"corpora": json.loads(corpora)}
 
 
 def test_an_experiment_that_exists_is_used_and_the_cache_can_be_left_out(order: Submit, cluster: Kubeflow) -> None:
