@@ -46,8 +46,8 @@ def test_a_final_score_leads_back_to_the_raw_videos_the_same_in_every_place(repr
     }
     repro.run("emoverse", "run-local", "--json")
     told = artifacts(repro.root / "scratch/kubeflow")
-    assert told["metrics"] == flat(repro.root / "data/scores")
-    kubeflow = told["scores"]
+    assert told["evaluate/metrics"] == flat(repro.root / "data/scores")
+    kubeflow = told["evaluate/scores"]
     chain = json.loads(repro.run("emoverse", "lineage", "data/scores", "--json"))
     assert kubeflow["raw"] == raw_of(chain) == tracked
     assert kubeflow["digest"] == chain["digest"]
@@ -66,12 +66,13 @@ def test_a_final_score_leads_back_to_the_raw_videos_the_same_in_every_place(repr
 
 
 def artifacts(root: Path) -> dict[str, Any]:
-    """Return the metadata of the artifacts that kfp's local runner kept in its cache, by name; ``raw`` by corpus."""
+    """Return the metadata of the artifacts in the cache of kfp's local runner, as ``step/name``; ``raw`` by corpus."""
     found: dict[str, Any] = {}
     for path in (root / "cache").glob("*.json"):
         for name, one in json.loads(path.read_text("utf-8")).items():
             if isinstance(one, dict) and one.get("__kfp_artifact__"):
-                found[f"raw {one['metadata']['corpus']}" if name == "raw" else name] = one["metadata"]
+                step = Path(one["uri"]).parent.name
+                found[f"raw {one['metadata']['corpus']}" if name == "raw" else f"{step}/{name}"] = one["metadata"]
     return found
 
 
