@@ -136,22 +136,25 @@ def disk(base: Path) -> Finding:
 
 
 def raw_data(base: Path, params: Path) -> Iterator[Finding]:
-    """Check, for each corpus of params.yaml, that the repository's DVC remote holds all of its files."""
+    """Check, for each corpus of params.yaml and the weights, that the repository's DVC remote holds all files."""
     from emoverse.fetching.resolve import check_held, resolve
-    from emoverse.params import load_params
+    from emoverse.params import TINY, load_params
 
     try:
-        corpora = load_params(params).corpora
+        found = load_params(params)
     except UserError as error:
         yield Finding("params", False, str(error))
         return
-    for name, one in corpora.items():
+    roots = {f"raw {name}": one.root for name, one in found.corpora.items()}
+    if found.base_model.source != TINY:
+        roots["weights"] = found.base_model.source
+    for name, root in roots.items():
 
-        def held(root: str = one.root) -> str:
+        def held(root: str = root) -> str:
             tracked = resolve(root, repository=base)
             return f"{check_held(tracked)} files in {tracked.config['url']}"
 
-        yield _tried(f"raw {name}", held)
+        yield _tried(name, held)
 
 
 def kept(base: Path, *, deep: bool) -> Iterator[Finding]:

@@ -244,6 +244,17 @@ def test_a_secret_that_no_pod_would_get_is_refused(
     assert order("--cluster", profile, "--unchecked", "secrets") == 0
 
 
+def test_weights_to_start_from_are_checked_and_sent_as_a_corpus_is(
+    order: Submit, cluster: Kubeflow, workspace: tuple[Path, Remote], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no .dvc file names it" in refused(order, cluster, capsys, "--set", "base_model.source=models/none")
+    assert order("--set", "base_model.source=raw/MELD") == 0
+    given = cluster.runs[0]["runtime_config"]["parameters"]
+    assert (given["weights_md5"], given["weights_root"]) == (md5_of(workspace[0]), "raw/MELD")
+    assert json.loads(given["weights_remote"])["url"] == workspace[1].url
+    assert [one["corpus"] for one in given["corpora"]] == ["meld"]
+
+
 def test_a_revision_that_git_does_not_know_is_refused(
     order: Submit, cluster: Kubeflow, capsys: pytest.CaptureFixture[str]
 ) -> None:
