@@ -71,7 +71,11 @@ class Remotes:
 
         name = (name or self._config["core"].get("remote", "")).lower()
         if name in self._config["remote"]:
-            return with_secrets(get_fs_config(self._config, name=name))
+            config = with_secrets(get_fs_config(self._config, name=name))
+            if config.get("version_aware") or config.get("worktree"):
+                remedy = "push to an ordinary remote and name it with --remote"
+                raise UserError(f"the remote {name!r} keeps versions of paths, not content", place=path, remedy=remedy)
+            return config
         known = ", ".join(self._config["remote"]) or "none"
         problem = f"no remote {name!r}" if name else "the repository names no remote"
         raise UserError(problem, place=path, remedy=f"known: {known}; `dvc remote add --default NAME URL` adds one")

@@ -262,5 +262,8 @@ def test_a_path_resolves_at_a_revision_and_in_the_working_tree(tmp_path: Path) -
         resolve("raw/MELD", repository=root, revision="nowhere")
     with pytest.raises(UserError, match="no remote 'other'; known: store"):
         resolve("raw/MELD", repository=root, remote="other")
+    remotes.use(root, Remote("s3://bucket/raw", {"version_aware": "true"}), push=False)
+    with pytest.raises(UserError, match="keeps versions of paths, not content; push to an ordinary remote"):
+        resolve("raw/MELD", repository=root)
     with pytest.raises(UserError, match="not a DVC repository"):
         resolve("raw/MELD", repository=tmp_path)
