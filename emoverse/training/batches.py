@@ -19,24 +19,37 @@ BUCKET: Final = 32
 
 
 class LengthBatches(BatchSamplerShard):  # type: ignore[misc]
-    """Batches of rows of like length, in random order; all of it follows from the seed and the epoch."""
+    """Batches of rows of like length, in random order; all of it follows from the seed and the epoch.
+
+    Without lengths the rows are mixed whole. On several GPUs every row is trained too, where ms-swift would leave out
+    those that do not fill a step: a last step with fewer rows than GPUs has some rows twice.
+    """
+
+    def __init__(self, total_samples: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(total_samples, *args, **kwargs)
+        self.rows, self.whole = total_samples, int(self.batch_size * self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this rank's row numbers, batch by batch; the ranks' batches of one step are of like length, too."""
         generator = torch.Generator()
         generator.manual_seed(self.curr_seed)
-        order: list[int] = torch.randperm(self.total_samples * self.world_size, generator=generator).tolist()
-        order.sort(key=lambda row: self.lengths[row] // BUCKET)  # stable: random within a bucket
-        whole = self.batch_size * self.world_size
-        steps = [order[start : start + whole] for start in range(0, len(order), whole)]
-        if self.drop_last and len(steps[-1]) < whole:
+        order: list[int] = torch.randperm(self.rows, generator=generator).tolist()
+        if self.lengths is not None:
+            order.sort(key=lambda row: self.lengths[row] // BUCKET)  # stable: random within a bucket
+        steps = [order[start : start + self.whole] for start in range(0, len(order), self.whole)]
+        if self.drop_last and len(steps[-1]) < self.whole:
             steps.pop()
+        steps[-1] += (order * self.world_size)[: max(0, self.world_size - len(steps[-1]))]
         for number in torch.randperm(len(steps), generator=generator).tolist():
             yield steps[number][self.rank :: self.world_size]
 
+    def __len__(self) -> int:
+        """Return how many batches each rank gets."""
+        return self.rows // self.whole if self.drop_last else -(-self.rows // self.whole)
+
 
 @contextmanager
-def grouped_by_length() -> Iterator[None]:
+def our_batches() -> Iterator[None]:
     """Make ms-swift's trainer take its batches from LengthBatches; it has no argument for it."""
     before: Any = mixin.BatchSamplerShard
     mixin.BatchSamplerShard = LengthBatches

@@ -59,21 +59,22 @@ def train_rows(
     from transformers import PrinterCallback
 
     from emoverse.training.arguments import swift_arguments
-    from emoverse.training.batches import grouped_by_length
+    from emoverse.training.batches import our_batches
     from emoverse.training.checkpoints import last_complete
     from emoverse.training.display import Display
+    from emoverse.training.ranks import is_first
     from emoverse.training.template import use_frames
     from emoverse.training.watch import Ledger, PreemptedError, Watch, on_sigterm
 
     scratch.mkdir(parents=True, exist_ok=True)
     resume, skipped = last_complete(scratch)
-    for sentence in skipped:
+    for sentence in skipped if is_first() else ():
         print(f"train: {sentence}", flush=True)
-    if resume:
+    if resume and is_first():
         print(f"train: going on from {resume.name}", flush=True)
     ModelLoader.default_trust_remote_code = False
     use_frames(frames)
-    steps = math.ceil(math.ceil(len(rows) / params.batch_size) / params.accumulation) * params.epochs
+    steps = math.ceil(math.ceil(len(rows) / (params.batch_size * params.gpus)) / params.accumulation) * params.epochs
     arguments = swift_arguments(
         params,
         model=model,
@@ -100,8 +101,10 @@ def train_rows(
             self.watch = Watch(trainer, ledger, display.saw)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(self.watch)
-            trainer.add_callback(display)
-            with display, on_sigterm(self.watch), grouped_by_length() if params.group_by_length else nullcontext():
+            if is_first():
+                trainer.add_callback(display)
+            ordered = our_batches() if params.group_by_length or params.gpus > 1 else nullcontext()
+            with display, on_sigterm(self.watch), ordered:
                 return super().train(trainer)
 
     session = Session(arguments)

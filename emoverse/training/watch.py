@@ -14,6 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from emoverse.errors import UserError
+from emoverse.training.ranks import gathered, is_first
 
 
 class PreemptedError(Exception):
@@ -29,6 +30,8 @@ class Ledger:
     def __init__(self, path: Path, resumed_from: int) -> None:
         """Open the ledger, forgetting what came after step ``resumed_from``."""
         self.path = path
+        if not is_first():
+            return
         kept = [line for line in _lines(path) if line["step"] <= resumed_from]
         path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), "utf-8")
 
@@ -85,9 +88,13 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Close the step in the ledger; on request, save a checkpoint and stop."""
-        self.ledger.add(state.global_step, self._rows)
-        self.saw(self._rows)
+        every = gathered((self._rows, self.stop_asked))  # on several GPUs: of all of them, which must stop together
+        rows = [row for part, _ in every for row in part]
+        if is_first():
+            self.ledger.add(state.global_step, rows)
+        self.saw(rows)
         self._rows = []
+        self.stop_asked = any(asked for _, asked in every)
         if self.stop_asked:
             control.should_save = control.should_training_stop = True
         return control

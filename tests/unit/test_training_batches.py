@@ -37,3 +37,21 @@ def test_order_and_company_change_with_the_epoch_and_follow_from_the_seed(length
 
 def test_an_incomplete_batch_can_be_left_out(lengths: list[int]) -> None:
     assert {len(batch) for batch in batches_of(lengths, drop_last=True)} == {32}
+
+
+@pytest.mark.parametrize("count", [13, 16, 17])
+@pytest.mark.parametrize("grouped", [True, False])
+def test_on_several_gpus_every_row_comes_too_and_each_gets_as_many_batches(count: int, grouped: bool) -> None:
+    class OfFour(LengthBatches):
+        rank, world_size = 0, 4
+
+    told = list(range(count)) if grouped else None
+    ranks = []
+    for number in range(4):
+        OfFour.rank = number
+        ranks.append(list(OfFour(count, 2, True, False, 42, group_by_length=grouped, lengths=told)))
+    assert {len(batches) for batches in ranks} == {-(-count // 8)}
+    seen = [row for batches in ranks for batch in batches for row in batch]
+    assert set(seen) == set(range(count))
+    assert all(batch for batches in ranks for batch in batches)
+    assert len(seen) - count == {13: 0, 16: 0, 17: 3}[count]  # a lone last row, for each of four
