@@ -19,33 +19,37 @@ BUCKET: Final = 32
 
 
 class LengthBatches(BatchSamplerShard):  # type: ignore[misc]
-    """Batches of rows of like length, in random order; all of it follows from the seed and the epoch.
+    """Batches in random order, of rows of like length if wanted; all of it follows from the seed and the epoch.
 
-    Without lengths the rows are mixed whole. On several GPUs every row is trained too, where ms-swift would leave out
-    those that do not fill a step: a last step with fewer rows than GPUs has some rows twice.
+    ms-swift's own sampler leaves out the rows that do not divide among the processes of several GPUs. Here a last step
+    with fewer rows than processes joins the one before it, so every row is trained once and no process waits.
     """
 
     def __init__(self, total_samples: int, *args: Any, **kwargs: Any) -> None:
         super().__init__(total_samples, *args, **kwargs)
-        self.rows, self.whole = total_samples, int(self.batch_size * self.world_size)
+        self.rows: int = total_samples
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this rank's row numbers, batch by batch; the ranks' batches of one step are of like length, too."""
         generator = torch.Generator()
         generator.manual_seed(self.curr_seed)
         order: list[int] = torch.randperm(self.rows, generator=generator).tolist()
-        if self.lengths is not None:
+        if self.group_by_length:
             order.sort(key=lambda row: self.lengths[row] // BUCKET)  # stable: random within a bucket
-        steps = [order[start : start + self.whole] for start in range(0, len(order), self.whole)]
-        if self.drop_last and len(steps[-1]) < self.whole:
-            steps.pop()
-        steps[-1] += (order * self.world_size)[: max(0, self.world_size - len(steps[-1]))]
-        for number in torch.randperm(len(steps), generator=generator).tolist():
+        whole = self.batch_size * self.world_size
+        count = len(self)
+        steps = [order[whole * n : whole * (n + 1)] for n in range(count)]
+        if not self.drop_last:
+            steps[-1] += order[whole * count :]
+        for number in torch.randperm(count, generator=generator).tolist():
             yield steps[number][self.rank :: self.world_size]
 
     def __len__(self) -> int:
         """Return how many batches each rank gets."""
-        return self.rows // self.whole if self.drop_last else -(-self.rows // self.whole)
+        whole: int = self.batch_size * self.world_size
+        count, left = divmod(self.rows, whole)
+        alone = count == 0 or left >= self.world_size  # left rows that fill a step of their own, if a small one
+        return count + int(bool(left) and alone and not self.drop_last)
 
 
 @contextmanager

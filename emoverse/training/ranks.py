@@ -1,6 +1,6 @@
 """Train on several GPUs of one machine: a process for each, started by torch's own launcher (torchrun).
 
-Each process holds the model and trains its part of every batch. The first one writes checkpoints, ledger and outcome.
+Each process holds the model and trains its part of every batch. The first one writes checkpoints and how it ended.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ OUTCOME: Final = "outcome.json"
 Value = TypeVar("Value")
 
 
-def is_first() -> bool:
-    """Tell whether this process is the one that writes; true where there is only one."""
-    return os.environ.get("RANK", "0") == "0"
+def rank() -> int:
+    """Return the number of this process among those that train together; 0, which writes, where there is only one."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def gathered(value: Value) -> list[Value]:
@@ -108,7 +108,7 @@ def main(scratch: Path) -> None:
 
 
 def _say(scratch: Path, outcome: dict[str, Any], *, first_only: bool = False) -> None:
-    if is_first() or not first_only:
+    if rank() == 0 or not first_only:
         own = scratch / f"{OUTCOME}.{os.getpid()}"
         own.write_text(json.dumps(outcome), "utf-8")
         own.replace(scratch / OUTCOME)

@@ -60,17 +60,17 @@ def train_rows(
 
     from emoverse.training.arguments import swift_arguments
     from emoverse.training.batches import our_batches
-    from emoverse.training.checkpoints import last_complete
+    from emoverse.training.checkpoints import full_disk_named, last_complete
     from emoverse.training.display import Display
-    from emoverse.training.ranks import is_first
+    from emoverse.training.ranks import rank
     from emoverse.training.template import use_frames
     from emoverse.training.watch import Ledger, PreemptedError, Watch, on_sigterm
 
     scratch.mkdir(parents=True, exist_ok=True)
     resume, skipped = last_complete(scratch)
-    for sentence in skipped if is_first() else ():
+    for sentence in skipped if rank() == 0 else ():
         print(f"train: {sentence}", flush=True)
-    if resume and is_first():
+    if resume and rank() == 0:
         print(f"train: going on from {resume.name}", flush=True)
     ModelLoader.default_trust_remote_code = False
     use_frames(frames)
@@ -86,8 +86,9 @@ def train_rows(
         adapter=adapter,
     )
     arguments += ["--disable_tqdm", "true"]
-    display = Display(label, {row["channel"]: length for row, length in zip(rows, lengths, strict=True)}, tensorboard)
-    ledger = Ledger(scratch / "ledger.jsonl", int(resume.name.rpartition("-")[2]) if resume else 0)
+    tokens = {row["channel"]: length for row, length in zip(rows, lengths, strict=True)}
+    display = Display(label, tokens, tensorboard)
+    ledger = Ledger(scratch, int(resume.name.rpartition("-")[2]) if resume else 0, rank())
 
     class Session(SwiftSft):  # type: ignore[misc]
         """ms-swift's own training, with our rows already read and our watch beside the trainer."""
@@ -98,17 +99,17 @@ def train_rows(
 
         def train(self, trainer: Any) -> Any:
             self.trainer = trainer
-            self.watch = Watch(trainer, ledger, display.saw)
+            self.watch = Watch(trainer, ledger, tokens, display.saw)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(self.watch)
-            if is_first():
-                trainer.add_callback(display)
+            trainer.add_callback(display)
             ordered = our_batches() if params.group_by_length or params.gpus > 1 else nullcontext()
             with display, on_sigterm(self.watch), ordered:
                 return super().train(trainer)
 
     session = Session(arguments)
-    session.main()
+    with full_disk_named(scratch):
+        session.main()
     state = session.trainer.state
     if session.watch.stop_asked and state.global_step < state.max_steps:
         raise PreemptedError(f"stopped at step {state.global_step} of {state.max_steps}, saved; run again to go on")

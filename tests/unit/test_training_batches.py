@@ -39,19 +39,21 @@ def test_an_incomplete_batch_can_be_left_out(lengths: list[int]) -> None:
     assert {len(batch) for batch in batches_of(lengths, drop_last=True)} == {32}
 
 
-@pytest.mark.parametrize("count", [13, 16, 17])
-@pytest.mark.parametrize("grouped", [True, False])
-def test_on_several_gpus_every_row_comes_too_and_each_gets_as_many_batches(count: int, grouped: bool) -> None:
-    class OfFour(LengthBatches):
-        rank, world_size = 0, 4
+@pytest.mark.parametrize("count", [96, 97, 99, 100, 127, 128, 129, 257])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_several_processes_share_every_row_and_take_equally_many_steps(
+    monkeypatch: pytest.MonkeyPatch, count: int, ranks: int
+) -> None:
+    monkeypatch.setattr(LengthBatches, "world_size", ranks)
+    shares = []
+    for rank in range(ranks):
+        monkeypatch.setattr(LengthBatches, "rank", rank)
+        shares.append(batches_of([100 + n % 60 for n in range(count)], epoch=2))
+    assert len({len(share) for share in shares}) == 1
+    assert sorted(row for share in shares for batch in share for row in batch) == list(range(count))
+    assert all(batch for share in shares for batch in share)
+    assert max(len(batch) for share in shares for batch in share) <= 33
 
-    told = list(range(count)) if grouped else None
-    ranks = []
-    for number in range(4):
-        OfFour.rank = number
-        ranks.append(list(OfFour(count, 2, True, False, 42, group_by_length=grouped, lengths=told)))
-    assert {len(batches) for batches in ranks} == {-(-count // 8)}
-    seen = [row for batches in ranks for batch in batches for row in batch]
-    assert set(seen) == set(range(count))
-    assert all(batch for batches in ranks for batch in batches)
-    assert len(seen) - count == {13: 0, 16: 0, 17: 3}[count]  # a lone last row, for each of four
+
+def test_a_stage_smaller_than_a_batch_is_one_batch() -> None:
+    assert sorted(batches_of([100, 101])[0]) == [0, 1]
