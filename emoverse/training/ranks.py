@@ -67,6 +67,7 @@ def train_on_ranks(
     task |= {"rows": rows, "lengths": lengths, "validated": [str(path.absolute()) for path in validated]}  # type: ignore[dict-item]
     (scratch / "task.json").write_text(json.dumps({**task, "params": plain(params), "label": label}), "utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={params.gpus}"]
+    launcher += ["--shutdown-timeout", "600"]  # seconds to save a checkpoint in, after SIGTERM
     child = subprocess.Popen([*launcher, "-m", "emoverse.training.ranks", str(scratch.absolute())])
     before = signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))
     try:
