@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ AUTHORS = {
 }  # fmt: skip
 OURS = {
     "tuner": "lora", "lora_rank": 8, "lora_alpha": 32, "lora_dropout": 0.05, "learning_rate": 1e-4,
-    "epochs": float(EPOCHS), "batch_size": 8, "accumulation": 1, "save_every": 500, "dtype": "float32",
+    "epochs": float(EPOCHS), "batch_size": 8, "accumulation": 1, "save_every": 500,
 }  # fmt: skip
 # `swift sft`, with a clock around the loop; CPU time includes the loader's processes.
 PLAIN = """
@@ -70,18 +71,23 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=160, help="rows of the stage, spread evenly over it (0: all)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="training-benchmark-") as name:
-        work = Path(name)
-        house = House(args.data.absolute(), args.stage, args.rows, work)
-        ours = train_ours(house, work)
-        plain = train_plainly(house, work, ours["tokens"])
-        show(ours, plain)
+        data = args.data.absolute()
+        house = House(data.parent, data, args.stage, args.rows, Path(name))
+        ours = train_ours(house, {})
+        show(ours, train_plainly(house, ours["tokens"], {"torch_dtype": "float32", "use_cpu": "true"}), wanted=1.5)
 
 
 class House:
-    """The folders both sides read: the model, some rows of the stage, the frames and the videos."""
+    """The folders both sides read: the model, some rows of the stage, the frames and the videos.
 
-    def __init__(self, data: Path, stage: str, rows: int, work: Path) -> None:
-        self.params, self.root = load_params(), data.parent  # roots of params.yaml are relative to the repository
+    ``root`` is what the corpora of params.yaml are relative to, ``data`` holds ``base``, ``amt`` and ``validated``;
+    both sides write below ``work``.
+    """
+
+    def __init__(
+        self, root: Path, data: Path, stage: str, rows: int, work: Path, overrides: dict[str, Any] | None = None
+    ) -> None:
+        self.params, self.root, self.work = load_params(overrides=overrides), root, work
         self.stage, self.model, self.amt = stage, data / "base", work / "amt"
         self.validated = {name: data / "validated" / name for name in self.params.corpora}
         source = open_source(data / "amt", made_by="build-amt")
@@ -90,6 +96,14 @@ class House:
         with publish(self.amt, step="build-amt", params={"rows": rows}, inputs={"amt": source}, code=()) as draft:
             (draft.path / f"{stage}.jsonl").write_text("\n".join(chosen) + "\n", "utf-8")
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in chosen]
+
+    def train_command(self, settings: Mapping[str, object]) -> list[str]:
+        """Return the command line of ``emoverse train`` on these inputs, without ``--out``."""
+        words = ["train", "--stage", self.stage, "--model", self.model, "--amt", self.amt]
+        words += ["--validated", *self.validated.values()]
+        for key, value in settings.items():
+            words += ["--set", f"{self.stage}.{key}={value}"]
+        return [sys.executable, "-m", "emoverse.cli", *map(str, words)]
 
     def clips(self) -> dict[str, Path]:
         """Map each utterance to its mp4 file."""
@@ -101,29 +115,24 @@ class House:
         return found
 
 
-def train_ours(house: House, work: Path) -> dict[str, Any]:
+def train_ours(house: House, settings: Mapping[str, object]) -> dict[str, Any]:
     """Train by ``emoverse train``; return what it says of its speed."""
-    words = ["train", "--stage", house.stage, "--model", house.model, "--amt", house.amt, "--out", work / "ours"]
-    words += ["--validated", *house.validated.values()]
-    for key, value in OURS.items():
-        words += ["--set", f"{house.stage}.{key}={value}"]
-    whole = run([sys.executable, "-m", "emoverse.cli", *words], work)
-    return {**json.loads((work / "ours.run.json").read_text("utf-8"))["training"], "whole": whole}
+    whole = run([*house.train_command({**OURS, **settings}), "--out", house.work / "ours"], house.work)
+    return {**json.loads((house.work / "ours.run.json").read_text("utf-8"))["training"], "whole": whole}
 
 
-def train_plainly(house: House, work: Path, tokens: float) -> dict[str, Any]:
+def train_plainly(house: House, tokens: float, settings: Mapping[str, object]) -> dict[str, Any]:
     """Train by ms-swift alone; ``tokens`` is what the same rows hold."""
-    model = sampling_copy(house, work / "model")
-    dataset = write_dataset(house, work)
-    settings = {
-        **AUTHORS, "model": model, "dataset": dataset, "output_dir": work / "plain", "model_type": "internvl",
-        "template": "internvl_hf", "torch_dtype": "float32", "max_length": 1 << 15, "use_cpu": "true", "use_hf": "true",
-        "check_model": "false", "add_version": "false", "report_to": "none", "split_dataset_ratio": 0,
-        "strict": "true", "load_from_cache_file": "false",
+    model, dataset = sampling_copy(house, house.work / "model"), write_dataset(house)
+    flags = {
+        **AUTHORS, "model": model, "dataset": dataset, "output_dir": house.work / "plain", "model_type": "internvl",
+        "template": "internvl_hf", "max_length": 1 << 15, "use_hf": "true", "check_model": "false",
+        "add_version": "false", "report_to": "none", "split_dataset_ratio": 0, "strict": "true",
+        "load_from_cache_file": "false", **settings,
     }  # fmt: skip
-    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    whole = run([sys.executable, "-c", PLAIN, work / "clock.json", *words], work)
-    found = json.loads((work / "clock.json").read_text("utf-8"))
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    whole = run([sys.executable, "-c", PLAIN, house.work / "clock.json", *words], house.work)
+    found = json.loads((house.work / "clock.json").read_text("utf-8"))
     return {**found, "tokens": tokens, "rows": EPOCHS * len(house.rows), "whole": whole}
 
 
@@ -139,9 +148,10 @@ def sampling_copy(house: House, folder: Path) -> Path:
     return folder
 
 
-def write_dataset(house: House, work: Path) -> Path:
+def write_dataset(house: House) -> Path:
     """Write the rows with paths of videos, and the stills as files."""
     clips, frames = house.clips(), FrameStore(list(house.validated.values()))
+    work = house.work
     path = work / "rows.jsonl"
     with path.open("w", encoding="utf-8") as handle:
         for number, row in enumerate(house.rows):
@@ -154,8 +164,8 @@ def write_dataset(house: House, work: Path) -> Path:
     return path
 
 
-def run(command: list[object], work: Path) -> float:
-    """Run a side in a process of its own; return its wall seconds."""
+def run(command: Sequence[object], work: Path) -> float:
+    """Run a side in a process of its own, its caches below ``work``; return its wall seconds."""
     offline = dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"), "1")
     caches = {
         "EMOVERSE_SCRATCH": str(work / "scratch"),
@@ -171,7 +181,7 @@ def run(command: list[object], work: Path) -> float:
     return time.perf_counter() - began
 
 
-def show(ours: dict[str, Any], plain: dict[str, Any]) -> None:
+def show(ours: dict[str, Any], plain: dict[str, Any], wanted: float) -> None:
     """Print both sides and the ratios of real tokens per second."""
     heads = ("rows", "tokens", "steps", "loop s", "CPU s", "start-up s", "tokens/s", "per CPU s")
     print(f"{'':20}" + "".join(f"{head:>11}" for head in heads))
@@ -180,7 +190,9 @@ def show(ours: dict[str, Any], plain: dict[str, Any]) -> None:
         speeds = (one["whole"] - one["seconds"], one["tokens"] / one["seconds"], one["tokens"] / one["cpu_seconds"])
         print(f"{name:20}" + "".join(f"{number:11,.0f}" for number in (*numbers, *speeds)))
     wall, cpu = plain["seconds"] / ours["seconds"], plain["cpu_seconds"] / ours["cpu_seconds"]
-    print(f"ratio of real tokens per second: {wall:.2f} by the clock, {cpu:.2f} by CPU time (wanted: at least 1.5)")
+    print(
+        f"ratio of real tokens per second: {wall:.2f} by the clock, {cpu:.2f} by CPU time (wanted: at least {wanted:g})"
+    )
 
 
 if __name__ == "__main__":

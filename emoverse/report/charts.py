@@ -24,6 +24,7 @@ class Curve:
     """A training curve: ``points`` for a polyline, ticks as (place, label), and the first and last value."""
 
     name: str
+    what: str
     points: str
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
@@ -62,18 +63,19 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
-def curve(name: str, log: Sequence[Mapping[str, float]]) -> Curve:
-    """Draw the loss over optimizer steps; raise ValueError for an empty log."""
+def curve(name: str, log: Sequence[Mapping[str, float]], key: str = "loss") -> Curve:
+    """Draw one of a log's numbers over optimizer steps; raise ValueError for an empty log."""
     if not log:
         raise ValueError(f"the log of {name} is empty")
-    steps, losses = [float(e["step"]) for e in log], [float(e["loss"]) for e in log]
-    last_step, top = max(steps), max(losses) or 1.0
+    steps, values = [float(e["step"]) for e in log], [float(e[key]) for e in log]
+    last_step, top = max(steps), max(values) or 1.0
     points = " ".join(
-        f"{x / last_step * WIDE:.1f},{HIGH - y / top * HIGH:.1f}" for x, y in zip(steps, losses, strict=True)
+        f"{x / last_step * WIDE:.1f},{HIGH - y / top * HIGH:.1f}" for x, y in zip(steps, values, strict=True)
     )
     x_ticks = [(value / last_step * WIDE, f"{value:g}") for value in nice_ticks(last_step)]
     y_ticks = [(HIGH - value / top * HIGH, f"{value:g}") for value in nice_ticks(top)]
-    return Curve(name, points, x_ticks, y_ticks, losses[0], losses[-1], int(last_step))
+    what = key.replace("_", " ")
+    return Curve(name, what, points, x_ticks, y_ticks, values[0], values[-1], int(last_step))
 
 
 def nice_ticks(top: float, about: int = 4) -> list[float]:

@@ -20,13 +20,14 @@ from emoverse.report import scores as scored
 from emoverse.steps import CODE
 
 NAMES = ("base", "stage1", "stage2")
+CURVES = ("loss", "learning_rate")
 
 
 def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores: Path, onnx: Path, out: Path) -> None:
     """Publish ``index.html`` at ``out``, and what ``dvc metrics`` and ``dvc plots`` show.
 
-    That is ``scores/<task>.json`` (headline, interval, baseline, controls), ``loss/<stage>.csv`` (step, loss) and
-    ``confusion.csv`` (actual, predicted: emotions of all corpora). ``stages`` are the folders of the base model and
+    That is ``scores/<task>.json`` (headline, interval, baseline, controls), ``loss/<stage>.csv`` (step, loss, rate)
+    and ``confusion.csv`` (actual, predicted: emotions of all corpora). ``stages`` are the folders of the base model and
     both stages, or of stage 2 alone where it started from a given model, the base. The page needs nothing but itself:
     no network, no other file. Raises UserError for an unfinished input or the output of another step.
     """
@@ -51,7 +52,7 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
             mixtures=data.mixtures(amt),
             audit=data.facts(amt / "audit.json"),
             amt_rows=sources["amt"].manifest["rows"],
-            curves=[charts.curve(name, log) for name, log in logs.items() if log],
+            curves=[charts.curve(name, log, key) for key in CURVES for name, log in logs.items() if log],
             models=[_model(name, sources[name]) for name in names],
             parity=data.facts(onnx / "parity.json"),
             graph=charts.graph([tree_of(sources["scores"].manifest), tree_of(sources["onnx"].manifest)]),
@@ -93,7 +94,10 @@ def _write_tables(folder: Path, scores: Path, logs: dict[str, list[dict[str, flo
         write_json(folder / "scores" / f"{one.task}.json", {**numbers, "metric": one.metric, "questions": one.n})
     for name, log in logs.items():
         if log:
-            _write_csv(folder / "loss" / f"{name}.csv", [("step", "loss"), *((e["step"], e["loss"]) for e in log)])
+            _write_csv(
+                folder / "loss" / f"{name}.csv",
+                [("step", *CURVES), *((e["step"], *(e[key] for key in CURVES)) for e in log)],
+            )
     labels, counts = scored.confusion_over(scores, "mer")
     cells = ((a, p, counts[i][j]) for i, a in enumerate(labels) for j, p in enumerate(labels))
     pairs = [(a.rstrip("."), p.rstrip(".")) for a, p, count in cells for _ in range(count)]

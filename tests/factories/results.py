@@ -108,7 +108,8 @@ def _amt(out: Path, sets: dict[str, list[dict[str, object]]], sources: dict[str,
 def _stage(out: Path, step: str, inputs: dict[str, Source], steps: int) -> Path:
     with publish(out, step=step, name=out.name, params={"seed": 42}, inputs=inputs, code=()) as draft:
         if steps:
-            lines = [json.dumps({"step": n, "loss": 3.0 / n**0.5 + 0.1}) for n in range(1, steps + 1)]
+            numbers = [(n, 3.0 / n**0.5 + 0.1, 1e-3 / n) for n in range(1, steps + 1)]
+            lines = [json.dumps({"step": n, "loss": loss, "learning_rate": rate}) for n, loss, rate in numbers]
             (draft.path / "log.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
             draft.count(rows_in=steps, rows_out=steps)
         (draft.path / "weights.txt").write_text(out.name, "utf-8")

@@ -177,6 +177,7 @@ def test_dvc_gets_a_score_file_a_task_and_a_loss_file_a_stage(results: Results, 
         rows = list(csv.DictReader(handle))
     assert len(rows) == 40
     assert float(rows[0]["loss"]) > float(rows[-1]["loss"])
+    assert float(rows[0]["learning_rate"]) > float(rows[-1]["learning_rate"]) > 0
 
 
 def test_confusion_counts_every_record_once(results: Results) -> None:

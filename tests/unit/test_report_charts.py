@@ -19,7 +19,14 @@ def test_a_curve_fills_its_area_and_keeps_first_and_last_value() -> None:
     assert points[-1][0] == WIDE
     assert min(y for _, y in points) == 0.0
     assert all(0 <= x <= WIDE and 0 <= y <= HIGH for x, y in points)
-    assert (one.first, one.last, one.steps) == (4.0, 0.5, 100)
+    assert (one.what, one.first, one.last, one.steps) == ("loss", 4.0, 0.5, 100)
+
+
+def test_any_number_of_the_log_can_be_drawn() -> None:
+    log = [{"step": 1, "loss": 4.0, "learning_rate": 0.0}, {"step": 9, "loss": 2.0, "learning_rate": 0.0}]
+    flat = curve("stage1", log, "learning_rate")
+    assert (flat.what, flat.last) == ("learning rate", 0.0)
+    assert {pair.split(",")[1] for pair in flat.points.split()} == {f"{HIGH:.1f}"}
 
 
 def test_an_empty_log_is_our_mistake() -> None:

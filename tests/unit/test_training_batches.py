@@ -57,3 +57,14 @@ def test_several_processes_share_every_row_and_take_equally_many_steps(
 
 def test_a_stage_smaller_than_a_batch_is_one_batch() -> None:
     assert sorted(batches_of([100, 101])[0]) == [0, 1]
+
+
+def test_rows_need_not_be_grouped_by_length_and_still_all_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LengthBatches, "world_size", 2)
+    monkeypatch.setattr(LengthBatches, "rank", 0)
+    sampler = LengthBatches(129, 32, True, False, 42, group_by_length=False, lengths=None)
+    first = list(sampler)
+    monkeypatch.setattr(LengthBatches, "rank", 1)
+    second = list(sampler)
+    assert [len(batch) for batch in first + second].count(33) == 1
+    assert sorted(row for batch in first + second for row in batch) == list(range(129))
