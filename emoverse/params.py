@@ -132,11 +132,36 @@ class EvaluateParams:
 
 
 @_frozen
-class ExportParams:
-    """What the ONNX graphs look like, and how far their logits may be from torch's."""
+class ToleranceParams:
+    """How far graphs of one precision may be from torch, on rows of the test sets.
 
-    precision: Literal["fp32"]
-    tolerance: float = Positive
+    ``absolute`` and ``relative`` bound the largest difference of a logit (relative to the row's largest), ``score``
+    that of a test set's headline score; ``top1``, ``greedy`` and ``answers`` are the least shares of equal likeliest
+    tokens, greedy replies and closed answers.
+    """
+
+    absolute: float = Positive
+    relative: float = Positive
+    top1: float = Share
+    greedy: float = Share
+    answers: float = Share
+    score: float = Share
+
+
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+
+
+@_frozen
+class ExportParams:
+    """What the ONNX graphs look like, and how far they may be from torch.
+
+    ``compared`` is how many rows of each test set both answer; above ``one_file`` bytes weights lie beside their graph.
+    """
+
+    precision: tuple[Precision, ...]
+    compared: int = Field(ge=1)
+    one_file: int = Field(ge=0, le=(1 << 31) - 1)
+    tolerance: dict[Precision, ToleranceParams]
 
 
 @_frozen

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from emoverse.errors import UserError
+from emoverse.errors import UserError, did_you_mean
 from emoverse.inference.encode import Encoder, Ids
 from emoverse.inference.engine import Engine
 from emoverse.inference.prepare import Frames
@@ -23,10 +23,13 @@ SETTINGS: Final = "settings.json"
 Past = list[NDArray[Any]]
 
 
-def onnx_engine(folder: Path, frames: Frames, *, batch_size: int = 32, device: str | None = None) -> Engine:
+def onnx_engine(
+    folder: Path, frames: Frames, *, batch_size: int = 32, device: str | None = None, precision: str | None = None
+) -> Engine:
     """Return an engine over an export's folder; ``device`` is CUDA where there is one unless told otherwise.
 
-    Raises UserError when a graph or the settings are missing or broken.
+    ``precision`` is one of the export's, its first unless told otherwise. Raises UserError when the export has no such
+    precision, when a graph or the settings are missing or broken.
     """
     for name in (*GRAPHS, SETTINGS):
         if not (folder / name).is_file():
@@ -35,12 +38,21 @@ def onnx_engine(folder: Path, frames: Frames, *, batch_size: int = 32, device: s
     try:
         tree = json.loads((folder / SETTINGS).read_text("utf-8"))
         settings = Settings.from_json(tree["encoder"])
-        backend = OnnxBackend(folder, tree["decoder"], settings, device)
+        backend = OnnxBackend(_graphs(folder, tree["precision"], precision), tree["decoder"], settings, device)
     except (ValueError, KeyError, TypeError) as error:
         problem = f"not the settings of this version ({type(error).__name__}: {error})"
         raise UserError(problem, place=str(folder / SETTINGS), remedy="export the model again") from error
     print(f"onnxruntime on {backend.device}", flush=True)
     return Engine(backend, Encoder(folder, settings), frames, batch_size=batch_size)
+
+
+def _graphs(folder: Path, known: Sequence[str], precision: str | None) -> Path:
+    """Return where the graphs of a precision lie: the export's first in the folder itself, others in their own."""
+    if precision is None or precision == known[0]:
+        return folder
+    if precision not in known:
+        raise UserError(f"it holds no {precision} graphs", place=str(folder), remedy=did_you_mean(precision, known))
+    return folder / precision
 
 
 def providers(device: str | None = None) -> list[str]:

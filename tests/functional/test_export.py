@@ -38,10 +38,13 @@ def test_an_export_holds_all_that_a_caller_needs(house):
     assert names == graphs | {
         "tokenizer.json", "settings.json", "parity.json", "prompts.json", "MODEL_CARD.md", "manifest.json"
     }  # fmt: skip
-    report = json.loads((house["onnx"] / "parity.json").read_text("utf-8"))
+    report = json.loads((house["onnx"] / "parity.json").read_text("utf-8"))["fp32"]
     assert report["rows"] == 14
     assert report["largest_absolute"] < 1e-4
-    assert report["greedy_equal"] == report["answers_equal"] == 1.0
+    assert report["greedy_equal"] == report["answers_equal"] == report["top1_agreement"] == 1.0
+    assert sorted(report["scores"]) == ["ecf-ecpe", "ecf-ecpe_semeval", "meld-mer", "meld-msa"]
+    assert report["score_difference"] == 0.0
+    assert report["bytes"] == sum((house["onnx"] / name).stat().st_size for name in graphs)
     prompts = json.loads((house["onnx"] / "prompts.json").read_text("utf-8"))
     assert prompts["meld-mer"]["answers"][0] == "Anger."
     assert "<video>" in prompts["ecf-ecpe"]["messages"][1]["content"]
@@ -72,7 +75,7 @@ def test_an_export_runs_with_neither_torch_nor_transformers(house):
 
 def test_an_export_without_a_dataset_has_the_same_graphs_and_they_name_no_path(house, tmp_path):
     export(house["model"], tmp_path / "onnx", EXPORT)
-    assert json.loads((tmp_path / "onnx" / "parity.json").read_text("utf-8"))["rows"] == 3
+    assert json.loads((tmp_path / "onnx" / "parity.json").read_text("utf-8"))["fp32"]["rows"] == 3
     for name in ("vision.onnx", "embed.onnx", "decoder.onnx"):
         blob = (tmp_path / "onnx" / name).read_bytes()
         assert blob == (house["onnx"] / name).read_bytes()

@@ -33,7 +33,7 @@ SECTIONS = {
     "stage1.seed": {"stage1"},
     "stage2.seed": {"stage2"},
     "evaluate.seed": {"evaluate"},
-    "export.tolerance": {"export"},
+    "export.compared": {"export"},
 }
 
 
