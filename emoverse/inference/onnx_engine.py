@@ -20,7 +20,7 @@ from emoverse.inference.settings import Settings
 
 GRAPHS: Final = ("vision.onnx", "embed.onnx", "decoder.onnx")
 SETTINGS: Final = "settings.json"
-Past = list[NDArray[Any]]
+Past = list[Any]  # OrtValues, on the device that runs the decoder
 
 
 def onnx_engine(
@@ -77,7 +77,7 @@ def _gpus() -> int:
 
 
 class OnnxBackend:
-    """Three graphs as an engine's backend; arrays are numpy's."""
+    """Three graphs as an engine's backend; arrays are numpy's, the KV cache stays where the decoder runs."""
 
     def __init__(self, folder: Path, decoder: dict[str, Any], settings: Settings, device: str | None = None) -> None:
         options = onnxruntime.SessionOptions()
@@ -89,10 +89,12 @@ class OnnxBackend:
             problem = f"onnxruntime cannot open its graphs ({str(error).splitlines()[0]})"
             raise UserError(problem, place=str(folder), remedy="export the model again") from error
         self._vision, self._embed, self._decoder = sessions
-        self.device = "CUDA" if "CUDAExecutionProvider" in self._decoder.get_providers() else "the CPU"
+        cuda = "CUDAExecutionProvider" in self._decoder.get_providers()
+        self.device, self._place = ("CUDA", "cuda") if cuda else ("the CPU", "cpu")
         self._image_id = int(decoder["image_id"])
         self._empty = (int(decoder["key_value_heads"]), 0, int(decoder["head_size"]))
         self._past = [name for i in range(int(decoder["layers"])) for name in (f"past_key_{i}", f"past_value_{i}")]
+        self._present = [name.replace("past", "present") for name in self._past]
 
     def vision(self, pixels: NDArray[np.float32]) -> NDArray[Any]:
         """Return the projected features (n, tokens per frame, hidden)."""
@@ -106,10 +108,22 @@ class OnnxBackend:
         if features is not None:
             embeds[ids == self._image_id] = features
         if past is None:
-            past = [np.zeros((len(ids), *self._empty), embeds.dtype)] * len(self._past)
+            past = [self._put(np.zeros((len(ids), *self._empty), embeds.dtype))] * len(self._past)
+        binding = self._decoder.io_binding()
         feed = {"embeds": embeds, "mask": mask, "positions": positions, "columns": columns}
-        logits, *present = self._decoder.run(None, {**feed, **dict(zip(self._past, past, strict=True))})
-        return logits, present
+        for name, array in feed.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, value in zip(self._past, past, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_output("logits", "cpu")
+        for name in self._present:  # its size is known once it is computed, so onnxruntime allocates it
+            binding.bind_output(name, self._place)
+        self._decoder.run_with_iobinding(binding)
+        logits, *present = binding.get_outputs()
+        return logits.numpy(), present
+
+    def _put(self, array: NDArray[Any]) -> Any:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array, self._place, 0)
 
     def log_probabilities(self, logits: NDArray[Any], columns: Ids, tokens: Ids) -> NDArray[np.float64]:
         """Return the log-probability of each token at its column, (batch, m)."""
@@ -129,7 +143,8 @@ class OnnxBackend:
 
     def keep(self, past: Past, rows: Ids) -> Past:
         """Return the cache with some of its rows."""
-        return [np.ascontiguousarray(part[rows]) for part in past]
+        # By way of the host: it happens when a reply ends, not at every token.
+        return [self._put(np.ascontiguousarray(part.numpy()[rows])) for part in past]
 
     def join(self, features: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Return the clips' features as one (image tokens, hidden)."""

@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from emoverse.evaluation.step import evaluate
 from emoverse.export.step import export
+from emoverse.inference.onnx_engine import onnx_engine
 from emoverse.manifest import read_manifest
 from tests.factories.answering import EVALUATE, EXPORT, exported_house
 
@@ -65,6 +67,21 @@ def test_evaluating_the_export_gives_the_models_own_predictions(house, tmp_path)
             a, b = json.loads(one), json.loads(other)
             assert a.pop("probabilities", {}) == pytest.approx(b.pop("probabilities", {}), abs=2e-4)
             assert a == b
+
+
+def test_the_cache_stays_with_the_decoder_and_a_batch_may_lose_rows(house):
+    backend = onnx_engine(house["onnx"], {}, device="cpu").backend
+    ids, mask, columns = np.arange(8).reshape(2, 4) + 9, np.tril(np.ones((4, 4), bool))[None, None], np.array([3])
+    places = np.arange(4)[None].repeat(2, 0)
+    _, past = backend.decode(ids, None, mask.repeat(2, 0), places, None, columns)
+    assert {value.device_name() for value in past} == {"cpu"}
+    assert past[0].shape()[0] == 2
+    one, mask = np.array([[7]]), np.ones((1, 1, 1, 5), bool)
+    alone, _ = backend.decode(one, None, mask, np.array([[4]]), backend.keep(past, np.array([1])), np.array([0]))
+    whole = np.concatenate([ids[1:], one], axis=1)
+    mask = np.tril(np.ones((5, 5), bool))[None, None]
+    again, _ = backend.decode(whole, None, mask, np.arange(5)[None], None, np.array([4]))
+    np.testing.assert_allclose(alone, again, atol=1e-5)
 
 
 def test_an_export_runs_with_neither_torch_nor_transformers(house):

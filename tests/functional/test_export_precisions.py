@@ -24,6 +24,7 @@ from emoverse.manifest import open_source
 from tests.factories.answering import EVALUATE, EXPORT, TOLERANCE, exported_house
 
 LESS = ("fp16", "int8", "int4")
+ORDER = ("int8", "fp32", "fp16", "int4")
 WIDE = {
     "fp16": replace(TOLERANCE, absolute=0.5, relative=0.05, top1=0.9, greedy=0.5, answers=0.9, score=0.3),
     "int8": replace(TOLERANCE, absolute=2.0, relative=0.2, top1=0.8, greedy=0.2, answers=0.8, score=0.3),
@@ -41,9 +42,7 @@ def house(tmp_path_factory):
 def every(house, tmp_path_factory):
     """Return an export in every precision, int8 first, weights beside the larger graphs."""
     out = tmp_path_factory.mktemp("precisions") / "onnx"
-    params = replace(
-        EXPORT, precision=("int8", "fp32", "fp16", "int4"), tolerance={"fp32": TOLERANCE, **WIDE}, one_file=SMALL
-    )
+    params = replace(EXPORT, precision=ORDER, tolerance={"fp32": TOLERANCE, **WIDE}, one_file=SMALL)
     export(house["model"], out, params, amt=house["amt"], validated=[house["meld"], house["ecf"]])
     return out
 
@@ -51,7 +50,7 @@ def every(house, tmp_path_factory):
 def test_every_precision_has_its_own_report_and_its_own_folder(every):
     report = json.loads((every / "parity.json").read_text("utf-8"))
     assert list(report) == sorted(("fp32", *LESS))
-    for name, folder in {"int8": every, **{name: every / name for name in ("fp32", "fp16", "int4")}}.items():
+    for folder in (every, *(every / name for name in ORDER[1:])):
         assert all((folder / graph).is_file() for graph in GRAPHS)
     for name in LESS:
         assert report[name]["tolerance"]["absolute"] == WIDE[name].absolute
@@ -75,10 +74,8 @@ def test_weights_beside_a_graph_are_named_in_the_manifest_and_change_no_answer(h
 
 def test_a_precision_is_chosen_by_name_and_an_unknown_one_is_refused(every):
     rows, frames = made_up_rows(settings_of(every))
-    found = {
-        name: logits(onnx_engine(every, frames, device="cpu", precision=name), rows[0])
-        for name in (None, "fp32", *LESS)
-    }
+    names = (None, *ORDER)
+    found = {name: logits(onnx_engine(every, frames, device="cpu", precision=name), rows[0]) for name in names}
     assert len({one.tobytes() for one in found.values()}) == 4
     np.testing.assert_array_equal(found[None], found["int8"])
     with pytest.raises(UserError, match=r"it holds no int3 graphs; did you mean 'int[48]'"):
