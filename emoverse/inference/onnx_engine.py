@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -82,6 +83,8 @@ class OnnxBackend:
     def __init__(self, folder: Path, decoder: dict[str, Any], settings: Settings, device: str | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # a machine without CUDA is no error; the provider is said in one line
+        # As torch does; onnxruntime itself takes every core, however many others are at work on them.
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
         wanted = providers(device)
         try:
             sessions = [onnxruntime.InferenceSession(folder / name, options, providers=wanted) for name in GRAPHS]
