@@ -84,7 +84,8 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # a machine without CUDA is no error; the provider is said in one line
         # As torch does; onnxruntime itself takes every core, however many others are at work on them.
-        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
         wanted = providers(device)
         try:
             sessions = [onnxruntime.InferenceSession(folder / name, options, providers=wanted) for name in GRAPHS]
