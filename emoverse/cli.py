@@ -13,6 +13,7 @@ from emoverse import __version__
 
 # verb -> (module, one-line help). The module has ``arguments(parser)`` and ``main(args)`` and is imported when used.
 VERBS: Final[dict[str, tuple[str, str]]] = {
+    "unpack": ("emoverse.verbs.unpack", "unpack a corpus archive, and the archives in it, safely"),
     "validate": ("emoverse.verbs.validate", "check a raw corpus; keep utterances, frames and a quarantine"),
     "build-amt": ("emoverse.verbs.build_amt", "turn utterances into the AMT instruction dataset"),
     "base-model": ("emoverse.verbs.base_model", "make the tiny InternVL2 the sample is trained on"),
@@ -29,6 +30,9 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "score": ("emoverse.verbs.score", "score a predictions file"),
     "compare": ("emoverse.verbs.compare", "compare two models on the same records"),
     "compile": ("emoverse.verbs.compile", "compile the Kubeflow pipeline to YAML"),
+    "fetch": ("emoverse.verbs.fetch", "bring a DVC-tracked folder from its remote, checked"),
+    "submit": ("emoverse.verbs.submit", "start a run of the Kubeflow pipeline on a cluster"),
+    "doctor": ("emoverse.verbs.doctor", "check this machine, and a cluster: ok or what to do, a line each"),
     "run-local": ("emoverse.verbs.run_local", "run the Kubeflow pipeline on this machine"),
 }
 

@@ -6,6 +6,7 @@ from typing import Any, List, NamedTuple, cast  # noqa: UP035  (kfp reads list t
 
 from kfp import dsl
 
+from components.adopt import adopt
 from components.base_model import base_model
 from components.build_amt import build_amt
 from components.convert import convert
@@ -38,7 +39,7 @@ class Results(NamedTuple):
 def wire(given: SimpleNamespace, options: Options, placing: Placing, apart: Any = None) -> Any:
     """Make all tasks of a run; return its Results, or nothing for a sweep.
 
-    ``given`` holds the run's parameters, ``apart`` is what ``validation_apart`` returned.
+    ``given`` holds the run's parameters, ``apart`` is what ``validation_apart`` returned, for a sweep.
     """
     if apart:
         names = ("corpora", "raw_volume", "media", "validation", "code_validate")
@@ -56,8 +57,8 @@ def wire(given: SimpleNamespace, options: Options, placing: Placing, apart: Any 
 
     def trained(stage: str, model: Any, seed: Any = "") -> Any:
         task = train(
-            stage=stage, params=getattr(given, stage), code=given.code_train, seed=seed, model=model, amt=dataset,
-            validated=validated(),
+            stage=stage, params=getattr(given, stage), code=given.code_train, seed=seed, model=model, base=start,
+            amt=dataset, validated=validated(),
         )  # fmt: skip
         return placing.put(task.set_display_name(f"train {stage}"), "train", "train").outputs["trained"]
 
@@ -110,12 +111,10 @@ def _validated(given: SimpleNamespace, options: Options, placing: Placing) -> An
 
 
 def validation_apart(options: Options, placing: Placing) -> Any:
-    """Return fetching and validation as a component of its own, or nothing where the pipeline is no sweep.
+    """Return fetching and validation as a component of its own, for a sweep.
 
     What one loop collected kfp lets into no other loop; a component's output it does.
     """
-    if not options.seeds:
-        return None
 
     @dsl.pipeline(name="validated")
     def validated(
@@ -133,6 +132,12 @@ def validation_apart(options: Options, placing: Placing) -> Any:
 
 def _start(given: SimpleNamespace, options: Options, placing: Placing) -> Any:
     """Return the model that training starts from; that of start ``stage1`` is the result of that stage."""
+    if options.start == "base-model" and given.adopted:
+        md5, places = given.weights_md5, {"remote": given.weights_remote, "root": given.weights_root}
+        fetched = fetch(corpus="weights", md5=md5, volume=given.raw_volume, **places)
+        placing.put(fetched, "data", "fetch")
+        taken = adopt(weights_md5=md5, media=given.media, code=given.code_base_model, weights=fetched.outputs["raw"])
+        return placing.put(taken, "train", "base-model").outputs["model"]
     if options.start == "base-model":
         made = base_model(params=given.base_model, media=given.media, code=given.code_base_model)
         return placing.put(made, "train", "base-model").outputs["model"]

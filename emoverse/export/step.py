@@ -12,6 +12,7 @@ from typing import Any
 from emoverse.errors import UserError
 from emoverse.export.asking import frames_made, generation, prompts
 from emoverse.export.card import model_card
+from emoverse.export.gate import require
 from emoverse.export.parity import compare, replies
 from emoverse.export.precisions import check, folders, write_all
 from emoverse.export.rows import asked_rows, asked_sets, made_up_rows
@@ -40,8 +41,9 @@ def export(
     """Write the model of a training step as three graphs at ``out``, with all that onnxruntime needs to answer.
 
     It is checked against torch on rows of ``amt``'s test sets, shown with the frames of ``validated``; without them on
-    made-up rows. ``scores``, an output of evaluate, goes into the model card. Raises UserError when an input is unfit
-    or graphs of any precision differ from the model by more than their tolerance; nothing is published then.
+    made-up rows. ``scores``, an output of evaluate, goes into the model card. Raises UserError when an input is unfit,
+    a score is below ``params.floor`` or graphs of any precision differ from the model by more than their tolerance;
+    nothing is published then.
     """
     check(params)
     sources = {"model": open_source(model)}
@@ -54,6 +56,8 @@ def export(
         sources[f"validated/{source.manifest['name']}"] = source
     if scores is not None:
         sources["scores"] = open_source(scores, made_by="evaluate")
+    metrics = json.loads((scores / "metrics.json").read_text("utf-8")) if scores else None
+    require(metrics, params.floor)
     seen = [source for name, source in sources.items() if name.startswith("validated/")]
     folder = model_folder(model)
     settings = settings_of_model(folder)
@@ -71,7 +75,6 @@ def export(
         write_json(draft.path / "parity.json", found)
         answers = {str(row["channel"]): one.answers for one in asked.sets for row in one.rows if one.answers}
         write_json(draft.path / "prompts.json", prompts(asked.rows, answers))
-        metrics = json.loads((scores / "metrics.json").read_text("utf-8")) if scores else None
         card = model_card(sources, settings, found, metrics)
         (draft.path / "MODEL_CARD.md").write_text(card, "utf-8")
         draft.count(rows_in=len(asked.rows), rows_out=len(asked.rows))

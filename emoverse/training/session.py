@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,12 @@ def train_rows(
     scratch: Path,
     label: str = "train",
     tensorboard: Path | None = None,
+    adapter: Path | None = None,
 ) -> Trained:
     """Train on rows (``lengths`` tokens each) in ``scratch``, going on from the last complete checkpoint there.
 
-    ``label`` goes before the progress; ``tensorboard`` is a folder for event files, or None.
+    ``label`` goes before the progress; ``tensorboard`` is a folder for event files, or None; ``adapter`` an adapter of
+    the model that is trained further, or None.
     Raises PreemptedError after SIGTERM (a checkpoint is saved), UserError for a loss or gradient that is not finite.
     """
     for name in _OFFLINE:
@@ -57,7 +60,7 @@ def train_rows(
 
     from emoverse.training.arguments import swift_arguments
     from emoverse.training.batches import grouped_by_length
-    from emoverse.training.checkpoints import last_complete
+    from emoverse.training.checkpoints import full_disk_named, last_complete
     from emoverse.training.display import Display
     from emoverse.training.template import use_frames
     from emoverse.training.watch import Ledger, PreemptedError, Watch, on_sigterm
@@ -79,10 +82,12 @@ def train_rows(
         resume=resume,
         log_every=max(1, round(steps / LOG_POINTS)),
         cpu=not torch.cuda.is_available(),
+        adapter=adapter,
     )
     arguments += ["--disable_tqdm", "true"]
-    display = Display(label, {row["channel"]: length for row, length in zip(rows, lengths, strict=True)}, tensorboard)
-    ledger = Ledger(scratch / "ledger.jsonl", int(resume.name.rpartition("-")[2]) if resume else 0)
+    tokens = {row["channel"]: length for row, length in zip(rows, lengths, strict=True)}
+    display = Display(label, tokens, tensorboard)
+    ledger = Ledger(scratch, int(resume.name.rpartition("-")[2]) if resume else 0)
 
     class Session(SwiftSft):  # type: ignore[misc]
         """ms-swift's own training, with our rows already read and our watch beside the trainer."""
@@ -93,15 +98,16 @@ def train_rows(
 
         def train(self, trainer: Any) -> Any:
             self.trainer = trainer
-            self.watch = Watch(trainer, ledger, display.saw)
+            self.watch = Watch(trainer, ledger, tokens, display.saw)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(self.watch)
             trainer.add_callback(display)
-            with display, on_sigterm(self.watch), grouped_by_length():
+            with display, on_sigterm(self.watch), grouped_by_length() if params.group_by_length else nullcontext():
                 return super().train(trainer)
 
     session = Session(arguments)
-    session.main()
+    with full_disk_named(scratch):
+        session.main()
     state = session.trainer.state
     if session.watch.stop_asked and state.global_step < state.max_steps:
         raise PreemptedError(f"stopped at step {state.global_step} of {state.max_steps}, saved; run again to go on")
