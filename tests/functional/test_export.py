@@ -56,6 +56,11 @@ def test_the_model_card_names_the_model_and_its_scores(house):
     card = (house["onnx"] / "MODEL_CARD.md").read_text("utf-8")
     assert read_manifest(house["model"])["outputs"]["digest"][:12] in card
     assert "| meld-mer | 8 |" in card
+    metrics = json.loads((house["scores"] / "metrics.json").read_text("utf-8"))["tests"]["meld-mer"]
+    assert f"| {metrics['headline']:.3f} | {metrics['low']:.3f} to {metrics['high']:.3f} |" in card
+    for name in ("amt", "meld", "ecf", "scores"):  # the data, too, by its digests
+        assert read_manifest(house[name])["outputs"]["digest"][:12] in card
+    assert all(corpus in card.partition("## Licences of the data")[2] for corpus in ("MELD", "ECF", "CMU-MOSEI"))
 
 
 def test_evaluating_the_export_gives_the_models_own_predictions(house, tmp_path):
