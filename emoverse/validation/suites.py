@@ -66,15 +66,15 @@ ANNOTATIONS: Final = (
 def probe_checks(params: ValidationParams) -> tuple[Check, ...]:
     """Return the expectations of the probe table, with the thresholds of params.yaml."""
     low, high, gap = params.min_duration, params.max_duration, params.max_duration_gap
+    slow, fast, small, large = params.min_fps, params.max_fps, params.min_side, params.max_side
+    rate, sides = {"min_value": slow, "max_value": fast}, {"min_value": small, "max_value": large}
     return (
         check(BETWEEN, "frames", "clip-empty", "A clip has frames.", min_value=1),
         check(BETWEEN, "duration", "clip-too-short", f"A clip lasts at least {low:g} s.", min_value=low),
         check(BETWEEN, "duration", "clip-too-long", f"A clip lasts at most {high:g} s.", max_value=high),
-        check(
-            BETWEEN, "fps", "bad-frame-rate", "The mean frame rate lies in [1, 240].", min_value=1.0, max_value=240.0
-        ),
-        check(BETWEEN, "width", "bad-size", "The picture is 16 to 8192 pixels wide.", min_value=16, max_value=8192),
-        check(BETWEEN, "height", "bad-size", "The picture is 16 to 8192 pixels high.", min_value=16, max_value=8192),
+        check(BETWEEN, "fps", "bad-frame-rate", f"The mean frame rate lies in [{slow:g}, {fast:g}].", **rate),
+        check(BETWEEN, "width", "bad-size", f"The picture is {small} to {large} pixels wide.", **sides),
+        check(BETWEEN, "height", "bad-size", f"The picture is {small} to {large} pixels high.", **sides),
         Check(
             kind=BETWEEN,
             settings={"column": "duration_gap", "max_value": gap},
