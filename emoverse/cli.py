@@ -20,6 +20,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "train": ("emoverse.verbs.train", "fine-tune one stage with ms-swift"),
     "evaluate": ("emoverse.verbs.evaluate", "score a model on AMT's test sets"),
     "export": ("emoverse.verbs.export", "write a model as ONNX graphs, checked against torch"),
+    "predict": ("emoverse.verbs.predict", "ask an exported model about your own clip or dialogue"),
     "report": ("emoverse.verbs.report", "write one self-contained page over all results"),
     "lineage": ("emoverse.verbs.lineage", "print what an output was made from, back to the raw data"),
     "budget": ("emoverse.verbs.budget", "count the rows that are too long for a model"),

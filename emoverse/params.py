@@ -252,5 +252,5 @@ def _known(kind: Any, path: tuple[Any, ...]) -> list[str]:
     for part in path:
         hints = get_type_hints(kind) if is_dataclass(kind) else {}
         # A mapping such as corpora has no hints: its values share one type.
-        kind = hints[part] if part in hints else getattr(kind, "__args__", (str, kind))[1]
+        kind = hints[part] if part in hints else getattr(kind, "__args__", (kind,))[0 if isinstance(part, int) else -1]
     return [f.name for f in fields(kind)] if is_dataclass(kind) else []

@@ -20,6 +20,6 @@ CODE: Final[dict[str, tuple[str, ...]]] = {
     "convert": ("models/convert",),
     "train": ("training", "inference/encode.py", "inference/settings.py", *FRAMES),
     "evaluate": ("corpora/base.py", "tasks", "inference", "evaluation", *FRAMES),
-    "export": ("export", "inference", *FRAMES),
+    "export": ("corpora/base.py", "tasks", "export", "inference", *FRAMES),
     "report": ("corpora/base.py", "tasks", "evaluation", "report", "lineage.py", "tables.py", *FRAMES),
 }

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import torch
 
+from emoverse.export.rope import unbranch
+
 OPSET: Final = 20
 _ONE_FILE: Final = 1 << 30  # bytes of weights; a protobuf file cannot hold two gigabytes
 
@@ -69,7 +71,7 @@ def write_graphs(model: Any, folder: Path) -> dict[str, int]:
     heads = int(text.num_key_value_heads)
     size = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     layers, hidden = int(text.num_hidden_layers), int(text.hidden_size)
-    _fix_rope(model)
+    unbranch(model)
     batch, new, past, frames = (torch.export.Dim(name, max=1 << 20) for name in ("batch", "new", "past", "frames"))
     kept, clips = torch.export.Dim("kept", max=1 << 20), torch.zeros(2, 3, *vision.image_size)
     _export(_Vision(model), (clips,), ("pixels",), ("features",), {"pixels": {0: frames}}, folder / "vision.onnx")
@@ -97,16 +99,6 @@ def write_graphs(model: Any, folder: Path) -> dict[str, int]:
     _export(_Decoder(model), arguments, inputs, outputs, shapes, folder / "decoder.onnx")
     image_id = int(model.config.image_token_id)
     return {"layers": layers, "key_value_heads": heads, "head_size": size, "image_id": image_id}
-
-
-def _fix_rope(model: Any) -> None:
-    """Pin a rotary embedding that switches frequencies on the data, which no graph can; it keeps its own frequencies.
-
-    Exact up to the original context: 32768 tokens for InternLM2's "dynamic", 4096 for Phi-3's "longrope".
-    """
-    rotary = model.model.language_model.rotary_emb
-    if rotary.rope_type in ("dynamic", "longrope"):
-        rotary.rope_type = "default"
 
 
 def _export(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from emoverse.errors import UserError
+from emoverse.export.asking import frames_made, generation, prompts
 from emoverse.export.card import model_card
 from emoverse.export.graphs import write_graphs
 from emoverse.export.parity import compare
@@ -51,6 +52,7 @@ def export(
         sources[f"validated/{source.manifest['name']}"] = source
     if scores is not None:
         sources["scores"] = open_source(scores, made_by="evaluate")
+    seen = [source for name, source in sources.items() if name.startswith("validated/")]
     folder = model_folder(model)
     settings = settings_of_model(folder)
     libraries = ("onnx", "onnxruntime-gpu", "onnxscript", "tokenizers", "torch", "transformers")
@@ -60,7 +62,8 @@ def export(
         loaded = load_model(folder)
         # Parity asks the model as it was; the export may pin a rotary embedding, so it works on its own copy.
         known = write_graphs(load_model(folder), draft.path)
-        write_json(draft.path / SETTINGS, {"encoder": settings.as_json(), "decoder": known})
+        how = {"media": frames_made(seen), "generation": generation(sources.get("scores"))}
+        write_json(draft.path / SETTINGS, {"encoder": settings.as_json(), "decoder": known, **how})
         shutil.copyfile(folder / "tokenizer.json", draft.path / "tokenizer.json")
         rows, answers, frames = _questions(settings, amt, validated)
         reference = Engine(TorchBackend(loaded), Encoder(folder, settings), frames)
@@ -68,7 +71,7 @@ def export(
         found = compare(reference, candidate, rows, answers)
         found.require(params.tolerance)
         write_json(draft.path / "parity.json", found.as_json(params.tolerance))
-        write_json(draft.path / "prompts.json", _prompts(rows, answers))
+        write_json(draft.path / "prompts.json", prompts(rows, answers))
         metrics = json.loads((scores / "metrics.json").read_text("utf-8")) if scores else None
         card = model_card(sources["model"], settings, found, params.tolerance, metrics)
         (draft.path / "MODEL_CARD.md").write_text(card, "utf-8")
@@ -82,13 +85,3 @@ def _questions(settings: Any, amt: Path | None, validated: Sequence[Path]) -> tu
         return rows, {}, frames
     rows, answers = asked_rows(amt)
     return rows, answers, FrameStore(list(validated))
-
-
-def _prompts(rows: Sequence[Row], answers: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Return, by corpus and task, the allowed answers and one row's messages, so a caller can ask alike."""
-    found: dict[str, Any] = {}
-    for row in rows:
-        name = f"{row.get('corpus', 'any')}-{row.get('task', 'any')}"
-        asked = [message for message in row["messages"] if message["role"] != "assistant"]
-        found.setdefault(name, {"answers": list(answers.get(str(row["channel"]), ())), "messages": asked})
-    return found

@@ -21,7 +21,7 @@ from emoverse.media.transform import uses_torch
 from emoverse.media.work import PYAV_ONLY, Done, Task, process
 
 JOURNAL: Final = "journal.jsonl"
-_LOST: Final = {"timeout": "clip-timeout", "crash": "clip-crashed-decoder"}
+LOST: Final = {"timeout": "clip-timeout", "crash": "clip-crashed-decoder"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +87,9 @@ def _second_try(task: Task, lost: Lost) -> Done:
     again: Pool[Task, Done] = Pool(process, timeout=task.limit, workers=1)
     answer = next(again.map([task]))
     if isinstance(answer, Lost):
-        return Done(failure=(_LOST[lost.kind], f"{lost.detail}; with pyav alone: {answer.detail}"))
+        return Done(failure=(LOST[lost.kind], f"{lost.detail}; with pyav alone: {answer.detail}"))
     if answer.failure:
-        return Done(failure=(_LOST[lost.kind], f"{lost.detail}; {answer.failure[1]}"))
+        return Done(failure=(LOST[lost.kind], f"{lost.detail}; {answer.failure[1]}"))
     return replace(answer, note=f"not measured: {lost.detail}") if unsafe else answer
 
 

@@ -16,18 +16,19 @@ JPEG_QUALITY: Final = 95
 TORCH_FROM: Final = 224  # pixels
 
 
-def picture(frame: Frame, params: MediaParams) -> Image.Image:
+def picture(frame: Frame, params: MediaParams, *, without_torch: bool = False) -> Image.Image:
     """Crop, resize and colour one RGB frame ``(height, width, 3)``; return a square picture, RGB or grey ("L").
 
     ``crop: squash`` resizes the whole frame to a square, as InternVL2 does with one tile a frame; ``center`` cuts the
     centred square first, which keeps the proportions of a face. Resizing is bicubic with antialiasing, as InternVL2's.
+    ``without_torch`` has PIL resize where torchvision would, for a process that must not take the time to load it.
     """
     if params.crop == "center":
         left, upper, right, lower = centred_square(frame.shape[1], frame.shape[0])
         frame = frame[upper:lower, left:right]
     height, width = frame.shape[:2]
     # Only where width grows and height shrinks do the two libraries round in another order, and differ visibly.
-    if uses_torch(params) and not width < params.size < height:
+    if not without_torch and uses_torch(params) and not width < params.size < height:
         return Image.fromarray(_resized(frame, params.size))
     image = Image.fromarray(frame)
     if params.colour == "grey-equalised":

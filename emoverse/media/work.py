@@ -27,7 +27,7 @@ PYAV_ONLY: Final = ("pyav",)
 class Task:
     """One clip to read: ``clip`` is its path for messages, ``path`` where it lies, ``units`` its OpenFace table.
 
-    ``measurer`` measures the action units of a clip without a table.
+    ``measurer`` measures the action units of a clip without a table; ``without_torch`` is ``transform.picture``'s.
     """
 
     clip_id: str
@@ -37,6 +37,7 @@ class Task:
     params: MediaParams
     decoders: tuple[str, ...] = ("decord", "pyav")
     measurer: Measurer | None = None
+    without_torch: bool = False
 
     @property
     def limit(self) -> float:
@@ -77,7 +78,7 @@ def process(task: Task) -> Done:
         return [*uniform(count, task.params.frames), still(count, wanted)]
 
     def keep(index: int, frame: Frame) -> None:
-        blobs[index] = encode(picture(frame, task.params), task.params)
+        blobs[index] = encode(picture(frame, task.params, without_torch=task.without_torch), task.params)
 
     try:
         probe = read_frames(task.path, choose, keep, decoders=task.decoders, name=task.clip)

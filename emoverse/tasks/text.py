@@ -24,7 +24,7 @@ MUTED: Final = "..."
 _SPOKEN: Final = re.compile(r"(The person says: (['\"])).*(\2 <[a-z]+> )", re.DOTALL)
 
 
-def mute(prompt: str) -> str | None:
-    """Return the prompt with ``...`` for the person's words; None for a prompt that quotes none."""
-    muted, found = _SPOKEN.subn(lambda match: f"{match[1]}{MUTED}{match[3]}", prompt, count=1)
+def mute(prompt: str, words: str = MUTED) -> str | None:
+    """Return the prompt with other words, ``...``, for the person's; None for a prompt that quotes none."""
+    muted, found = _SPOKEN.subn(lambda match: f"{match[1]}{words}{match[3]}", prompt, count=1)
     return muted if found else None

@@ -17,7 +17,7 @@ from emoverse.media.frames import write_index
 from emoverse.media.shards import ShardWriter
 from emoverse.models.tiny import build_model, build_processor, save_folder
 from emoverse.models.tokenizer import train_tokenizer
-from emoverse.params import EvaluateParams, ExportParams, MediaParams
+from emoverse.params import EvaluateParams, ExportParams, MediaParams, plain
 from emoverse.tasks import task as task_named
 from emoverse.tasks.base import Question, Scene
 
@@ -64,7 +64,7 @@ def _utterance(corpus: str, number: int, per_dialogue: int) -> Utterance:
 def make_validated(folder: Path, corpus: str, ids: Iterable[str]) -> Path:
     """Publish frames of noise for each id, as validate leaves them; ids in ascending order."""
     noise = np.random.default_rng(5)
-    with publish(folder, step="validate", name=corpus, params={}, inputs={}, code=()) as draft:
+    with publish(folder, step="validate", name=corpus, params={"media": plain(MEDIA)}, inputs={}, code=()) as draft:
         frames = draft.path / "frames"
         writer, rows = ShardWriter(frames), []
         for name in sorted(ids):

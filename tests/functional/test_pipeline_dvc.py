@@ -145,7 +145,7 @@ def test_a_changed_parameter_re_runs_what_depends_on_it_and_only_that(workspace:
 @pytest.mark.parametrize(
     ("file", "expected"),
     [
-        ("emoverse/tasks/mer.py", {"build-amt", "evaluate", "report"}),
+        ("emoverse/tasks/mer.py", {"build-amt", "evaluate", "export", "report"}),
         ("emoverse/validation/step.py", VALIDATE),
         ("emoverse/media/frames.py", {*VALIDATE, "build-amt", "stage1", "stage2", "evaluate", "export", "report"}),
         ("emoverse/errors.py", set()),

@@ -1,0 +1,70 @@
+"""``emoverse predict``: ask an exported model about a clip, or about the causes of the emotions in a dialogue."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from emoverse.predict.dialogues import DialoguePrediction
+    from emoverse.predict.predictor import Prediction
+
+_BAR = 24  # characters
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("input", type=Path, metavar="CLIP|DIALOGUE.json", help="a video file, or a dialogue")
+    parser.add_argument("--text", default="", metavar="WORDS", help="what the person says in the clip")
+    parser.add_argument("--task", action="append", default=[], metavar="TASK", help="msa, mer, fer or eri; repeatable")
+    parser.add_argument("--model", type=Path, default=Path("data/onnx"), metavar="DIR", help="output of export")
+    parser.add_argument("--max-seconds", type=float, default=300.0, metavar="S", help="longest clip (default 300)")
+    parser.add_argument("--max-megabytes", type=int, default=256, metavar="MB", help="biggest file (default 256)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print the answers."""
+    from emoverse.predict.clips import Limits
+    from emoverse.predict.predictor import load
+
+    with contextlib.redirect_stdout(sys.stderr):  # which device it is; standard output is for the answers
+        predictor = load(args.model, Limits(size=args.max_megabytes << 20, seconds=args.max_seconds))
+    if args.input.suffix.lower() == ".json":
+        from emoverse.predict.dialogues import ask_dialogue
+
+        dialogue = ask_dialogue(predictor, args.input)
+        _say(dialogue.as_json(), as_table_of_pairs(dialogue), args.json)
+    else:
+        found = predictor.clip(args.input, args.text, args.task)
+        _say(found.as_json(), as_table(found), args.json)
+
+
+def _say(tree: object, table: str, as_json: bool) -> None:
+    print(json.dumps(tree, ensure_ascii=False, indent=2) if as_json else table)
+
+
+def as_table(found: Prediction) -> str:
+    """Return a clip's answers for a person to read, probabilities as bars."""
+    lines = [f"{found.clip}: {found.seconds:.1f} s, {len(found.frames)} frames"]
+    for answer in found.answers.values():
+        lines.append(f"{answer.title}: {answer.reply or '(no words)'}")
+        for name, share in answer.probabilities.items():
+            lines.append(f"  {name:<10} {share:6.1%} {'#' * round(_BAR * share)}".rstrip())
+    return "\n".join(lines)
+
+
+def as_table_of_pairs(found: DialoguePrediction) -> str:
+    """Return a dialogue's emotions and cause pairs for a person to read."""
+    lines = []
+    for number, (emotion, answer) in enumerate(zip(found.emotions, found.answers, strict=True), 1):
+        how = f"{answer.probabilities.get(emotion, 0.0):.1%}" if answer else "given"
+        lines.append(f"utterance {number}: {emotion} ({how})")
+    for target, emotion, cause in found.pairs:
+        lines.append(f"the {emotion} of utterance {target} comes from utterance {cause}")
+    lines += [f"no pairs in the reply about {one.target}: {one.reply!r}" for one in found.causes if one.pairs is None]
+    return "\n".join(lines)

@@ -1,0 +1,158 @@
+"""Ask an exported model about a clip and about a dialogue."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from emoverse.cli import main
+from emoverse.inference.onnx_engine import onnx_engine
+from emoverse.predict.dialogues import ask_dialogue
+from emoverse.predict.predictor import load
+from tests.factories.answering import MEDIA, exported_house
+from tests.factories.clips import write_clip
+
+ALONE = """
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":
+    from emoverse.params import MediaParams
+    from emoverse.media.work import Task
+    from emoverse.predict.clips import Limits, _Job, examine
+    from emoverse.predict.predictor import load
+
+    found = load(Path(sys.argv[1])).clip(Path(sys.argv[2]), "hello")
+    print(sorted(found.answers))
+    # What the worker process does, here and at a real model's size, where validation would resize with torchvision.
+    media = MediaParams(frames=2, size=448, timeout=20.0)
+    clip = Path(sys.argv[2])
+    job = _Job(Task(clip_id="a", clip="a", path=clip, units=None, params=media, without_torch=True), Limits())
+    print(len(examine(job).frames))
+    heavy = {"torch", "torchvision", "transformers", "swift", "pyarrow", "pandas"}
+    print(sorted({name.partition(".")[0] for name in sys.modules} & heavy))
+"""
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    return exported_house(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def predictor(house):
+    return load(house["onnx"])
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return write_clip(tmp_path_factory.mktemp("clips") / "a clip.mp4")
+
+
+def dialogue(folder, *utterances):
+    path = folder / "dialogue.json"
+    path.write_text(json.dumps({"utterances": list(utterances)}), "utf-8")
+    return path
+
+
+def test_a_clip_gets_an_answer_to_every_task_and_shows_what_was_seen(predictor, clip):
+    found = predictor.clip(clip, "hello there")
+    assert sorted(found.answers) == list(predictor.tasks) == ["mer", "msa"]
+    emotion = found.answers["mer"]
+    assert list(emotion.probabilities) == ["anger", "sadness", "surprise", "disgust", "joy", "neutral", "fear"]
+    assert sum(emotion.probabilities.values()) == pytest.approx(1.0)
+    assert emotion.reply in emotion.probabilities
+    assert emotion.question.startswith("<video>The person says: 'hello there' <emotion> ")
+    assert found.frames.shape == (MEDIA.frames, MEDIA.size, MEDIA.size, 3)
+    assert found.still.shape == (MEDIA.size, MEDIA.size, 3)
+    assert found.seconds == pytest.approx(1.0)
+
+
+def test_the_answer_is_that_of_the_engine_evaluate_uses(house, predictor, clip):
+    found = predictor.clip(clip, "what a day", ["mer"])
+    row = {
+        "messages": [
+            {"role": "system", "content": predictor.exported.asking["mer"].system},
+            {"role": "user", "content": found.answers["mer"].question},
+        ],
+        "videos": ["clip:x"],
+    }
+    answers = predictor.exported.asking["mer"].answers
+    sums = onnx_engine(house["onnx"], {"clip:x": found.frames}).likelihoods([row], answers)[0]
+    shares = np.exp(sums - sums.max())
+    assert list(found.answers["mer"].probabilities.values()) == pytest.approx(list(shares / shares.sum()), abs=1e-6)
+
+
+def test_words_and_frames_both_count_and_nothing_is_kept_between_clips(predictor, clip, tmp_path):
+    other = write_clip(tmp_path / "b.mp4", rotation=90)
+    one, two, three = (predictor.clip(p, t) for p, t in ((clip, "fine"), (clip, "oh no"), (other, "fine")))
+    assert one.answers != two.answers
+    assert one.answers["mer"].probabilities != three.answers["mer"].probabilities
+    assert predictor.clip(clip, "fine").answers == one.answers
+    assert not predictor.shown
+
+
+def test_callers_in_several_threads_get_their_own_answers(predictor, clip):
+    texts = [f"hello {number}" for number in range(4)]
+    alone = [predictor.clip(clip, text).answers for text in texts]
+    with ThreadPoolExecutor(4) as threads:
+        assert [found.answers for found in threads.map(lambda text: predictor.clip(clip, text), texts)] == alone
+
+
+def test_without_words_the_prompt_says_so_as_the_training_did(predictor, clip):
+    assert "The person says: '...' <emotion>" in predictor.clip(clip, "  ", ["mer"]).answers["mer"].question
+
+
+def test_the_verb_prints_bars_or_one_json_object(house, clip, capsys):
+    words = ["predict", str(clip), "--model", str(house["onnx"]), "--text", "hello", "--task", "mer"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("a clip.mp4: 1.0 s, 2 frames\nemotion recognition: ")
+    assert "%" in said.out
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told["answers"]) == ["mer"]
+    assert sum(told["answers"]["mer"]["probabilities"].values()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_predicting_imports_neither_torch_nor_transformers(house, clip, tmp_path):
+    script = tmp_path / "alone.py"
+    script.write_text(ALONE)
+    words = [sys.executable, str(script), str(house["onnx"]), str(clip)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.splitlines() == ["onnxruntime on the CPU", "['mer', 'msa']", "3", "[]"]
+
+
+def test_a_dialogue_with_its_emotions_is_asked_for_causes(predictor, clip, tmp_path):
+    path = dialogue(
+        tmp_path,
+        {"speaker": "Ada", "text": "I won!", "emotion": "joy", "clip": str(clip)},
+        {"speaker": "Bo", "text": "Fine.", "emotion": "neutral"},
+    )
+    found = ask_dialogue(predictor, path)
+    assert found.emotions == ["joy", "neutral"]
+    assert found.answers == [None, None]
+    assert [one.target for one in found.causes] == [1]  # nothing causes a neutral utterance
+    assert json.loads(json.dumps(found.as_json()))["replies"][0]["target"] == 1
+
+
+def test_a_dialogue_without_emotions_has_them_found_first(predictor, clip, tmp_path):
+    (tmp_path / "c.mp4").write_bytes(clip.read_bytes())
+    path = dialogue(tmp_path, {"text": "what a day", "clip": "c.mp4"}, {"text": "oh no", "clip": "c.mp4"})
+    found = ask_dialogue(predictor, path)
+    alone = [predictor.clip(clip, text, ["mer"]).answers["mer"].reply for text in ("what a day", "oh no")]
+    assert found.emotions == alone
+    assert [one.target for one in found.causes] == [i for i, emotion in enumerate(alone, 1) if emotion != "neutral"]
+
+
+def test_the_verb_tells_a_dialogue_by_its_name(house, clip, tmp_path, capsys):
+    path = dialogue(tmp_path, {"text": "I won!", "emotion": "joy", "clip": str(clip)})
+    assert main(["predict", str(path), "--model", str(house["onnx"])]) == 0
+    assert capsys.readouterr().out.startswith("utterance 1: joy (given)\n")
+    assert main(["predict", str(path), "--model", str(house["onnx"]), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["utterances"] == [{"emotion": "joy"}]
