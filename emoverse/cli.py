@@ -29,6 +29,9 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "score": ("emoverse.verbs.score", "score a predictions file"),
     "compare": ("emoverse.verbs.compare", "compare two models on the same records"),
     "compile": ("emoverse.verbs.compile", "compile the Kubeflow pipeline to YAML"),
+    "fetch": ("emoverse.verbs.fetch", "bring a DVC-tracked folder from its remote, checked"),
+    "submit": ("emoverse.verbs.submit", "start a run of the Kubeflow pipeline on a cluster"),
+    "doctor": ("emoverse.verbs.doctor", "check this machine, and a cluster: ok or what to do, a line each"),
     "run-local": ("emoverse.verbs.run_local", "run the Kubeflow pipeline on this machine"),
 }
 

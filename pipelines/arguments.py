@@ -49,6 +49,11 @@ def presets(params: Params, base: Path) -> Arguments:
     )
 
 
+def ordered(params: Params, corpora: list[dict[str, str]]) -> Arguments:
+    """Return the arguments of a run on a cluster: these corpora, and the code of this checkout and no other."""
+    return Arguments(corpora, _sections(params), {step: code_digest(CODE[step]) for step in STEPS})
+
+
 def measured(params: Params, base: Path) -> Arguments:
     """Return the arguments of a run on this machine: the content of raw corpora and code, digested now.
 
@@ -61,7 +66,7 @@ def measured(params: Params, base: Path) -> Arguments:
         corpora.append(
             {"corpus": name, "root": str(root), "md5": source.ancestry[source.digest]["dvc_md5"], "remote": ""}
         )
-    return Arguments(corpora, _sections(params), {step: code_digest(CODE[step]) for step in STEPS})
+    return ordered(params, corpora)
 
 
 def _preset(name: str, root: str, base: Path) -> dict[str, str]:

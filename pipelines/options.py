@@ -20,8 +20,9 @@ class Options:
     ``start`` says what training starts from: ``base-model`` makes the tiny one, ``convert`` takes the original
     InternVL2 at ``model``, ``stage1`` takes ``model`` as stage 1's result and skips that stage. ``shards`` is how many
     pods validate each corpus; ``seeds`` (of more than one run of the training, to be compared) makes the pipeline a
-    sweep. ``labels`` maps an image to what artifacts call it, where that says more. ``local``: for kfp's own runner,
-    whose caller wants outputs (kfp allows none from within an exit handler) and which waits between retries.
+    sweep. Without ``cache`` no step is taken from Kubeflow's cache. ``labels`` maps an image to what artifacts call it,
+    where that says more. ``local``: for kfp's own runner, whose caller wants outputs (kfp allows none from within an
+    exit handler) and which waits between retries.
     """
 
     images: Images = field(default_factory=Images)
@@ -31,6 +32,7 @@ class Options:
     shards: int = 1
     seeds: tuple[int, ...] = ()
     revision: str = ""
+    cache: bool = True
     labels: Mapping[str, str] = field(default_factory=dict)
     local: bool = False
 

@@ -25,6 +25,8 @@ class Placing:
         images = options.cluster.named(options.images)
         image = images.data if group == "data" else images.train
         task.set_container_image(image)
+        if not options.cache:  # the client's own switch misses the tasks inside a loop
+            task.set_caching_options(False)
         if options.revision:  # as a variable: a parameter would make Kubeflow's cache run all again at each commit
             task.set_env_variable(REVISION, options.revision)
             task.set_env_variable(IMAGE_NAME, options.labels.get(image, image))

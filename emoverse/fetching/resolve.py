@@ -9,7 +9,7 @@ from typing import Any
 
 from emoverse.errors import UserError
 from emoverse.fetching.settings import public
-from emoverse.fetching.store import SUFFIX
+from emoverse.fetching.store import SUFFIX, Store
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ def resolve(path: str, *, repository: Path = Path(), revision: str = "", remote:
     """
     from dvc.exceptions import DvcException, OutputNotFoundError
     from dvc.repo import Repo
+    from dvc.scm import RevError
     from scmrepo.exceptions import SCMError
 
     remotes = Remotes(repository)
@@ -45,7 +46,7 @@ def resolve(path: str, *, repository: Path = Path(), revision: str = "", remote:
         remedy = "run `dvc add` and commit the .dvc file, or give a folder that one names"
         at = f" at {revision}" if revision else ""
         raise UserError(f"no .dvc file names it{at}", place=path, remedy=remedy) from None
-    except SCMError as error:
+    except (RevError, SCMError) as error:
         remedy = "name a commit, tag or branch"
         raise UserError(f"git does not know it: {error}", place=revision or str(repository), remedy=remedy) from None
     except DvcException as error:
@@ -85,3 +86,15 @@ def _md5_of(out: Any, path: str) -> str:
     else:
         return md5
     raise UserError(problem, place=path, remedy=remedy)
+
+
+def check_held(tracked: Tracked) -> int:
+    """Return how many files the remote holds of a tracked folder; raise UserError when it is not all of them."""
+    store = Store(tracked.config)
+    listing = store.listing(tracked.md5)
+    missing = store.missing(listing)
+    if missing:
+        problem = f"{store.url} lacks {len(missing)} of its {len(listing)} files, such as {missing[0]}"
+        remedy = f"run `dvc push {tracked.path}` where the corpus is whole"
+        raise UserError(problem, place=tracked.path, remedy=remedy)
+    return len(listing)

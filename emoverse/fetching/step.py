@@ -37,7 +37,7 @@ def fetch(corpus: str, md5: str, out: Path, *, remote: str = "", root: str = "",
         facts = _checked(folder, md5)
     elif volume:
         folder = Path(volume) / md5
-        facts = _into_volume(md5, remote, folder)
+        facts = keep(md5, complete(remote), folder)
     else:
         try:
             return {"corpus": corpus, **_checked(out, md5, pull(md5, complete(remote), out))}
@@ -60,11 +60,28 @@ def raw_folder(artifact: Path) -> Path:
     return folder
 
 
+def keep(md5: str, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Pull a corpus into ``folder`` once, where later runs find and check it; return what is known of it.
+
+    It appears at once, by a rename; a pull that is cut off goes on where it was. Raises UserError as ``fetch`` does.
+    """
+    folder = folder.absolute()
+    if not folder.parent.is_dir():
+        raise UserError("no such folder", place=str(folder.parent), remedy="make it, or mount the volume there")
+    with _alone(folder):
+        if folder.is_dir():
+            return _checked(folder, md5)
+        partial = folder.parent / f".{folder.name}.partial"
+        facts = _checked(partial, md5, pull(md5, config, partial))
+        partial.rename(folder)
+        return facts
+
+
 def pull(md5: str, config: Mapping[str, Any], folder: Path) -> Sums:
     """Copy the folder that DVC knows as ``md5`` from a remote and return its files' sums, as ``raw_sums`` does.
 
-    Files that are there and right are kept, so a pull that was cut off goes on. Raises UserError naming the file when
-    one came with other content than the listing says.
+    ``folder`` holds nothing else: files that are there and right are kept, others removed. Raises UserError naming the
+    file when one came with other content than the listing says.
     """
     store = Store(config)
     listing = store.listing(md5)
@@ -78,19 +95,6 @@ def pull(md5: str, config: Mapping[str, Any], folder: Path) -> Sums:
         if sums[1].get(name) != listing[name]:
             raise store.corrupt(listing[name], name)
     return sums
-
-
-def _into_volume(md5: str, remote: str, folder: Path) -> dict[str, Any]:
-    """Pull a corpus into a volume once; later runs find it there and check it."""
-    if not folder.parent.is_dir():
-        raise UserError("no such folder", place=str(folder.parent), remedy="mount the volume there for this step")
-    with _alone(folder):
-        if not folder.is_dir():
-            partial = folder.parent / f".{folder.name}.partial"
-            facts = _checked(partial, md5, pull(md5, complete(remote), partial))
-            partial.rename(folder)
-            return facts
-        return _checked(folder, md5)
 
 
 def _checked(folder: Path, md5: str, sums: Sums | None = None) -> dict[str, Any]:

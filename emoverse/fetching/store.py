@@ -74,6 +74,10 @@ class Store:
         from dvc_data.hashfile.db import get_odb
 
         kind, config, path = get_cloud_fs({"remote": {"raw": self.config}}, name="raw")
+        if scheme_of(self.config) == "ssh":
+            from asyncssh import SSHClient
+
+            config["client_factory"] = SSHClient  # DVC's own asks a terminal for the password, and a pod has none
         files = kind(**config)
         return get_odb(files, files.join(path, "files", "md5"), hash_name="md5")
 

@@ -30,7 +30,7 @@ def images_of(args: argparse.Namespace) -> Any:
     return Images(args.image_data or DATA, args.image_train or TRAIN)
 
 
-def options_of(args: argparse.Namespace, *, revision: str = "") -> Any:
+def options_of(args: argparse.Namespace, *, revision: str = "", cache: bool = True) -> Any:
     """Return the pipeline's options (``pipelines.options.Options``); raise UserError where they make no sense."""
     from pipelines.cluster import Cluster, load_cluster
     from pipelines.options import Options
@@ -43,4 +43,5 @@ def options_of(args: argparse.Namespace, *, revision: str = "") -> Any:
         shards=args.shards,
         seeds=tuple(args.seeds),
         revision=revision,
+        cache=cache,
     )

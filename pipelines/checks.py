@@ -1,0 +1,82 @@
+"""Check what a run will need, before anything runs: the data, the image, the endpoint, the secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from emoverse.errors import UserError
+from emoverse.fetching.resolve import Tracked, check_held, resolve
+from emoverse.fetching.settings import travels, wanted
+from emoverse.params import Params
+from pipelines.cluster import Cluster
+
+TOKEN = "KUBEFLOW_TOKEN"  # the variable that holds the bearer token of a cluster that asks for one
+
+
+def check_data(
+    params: Params, cluster: Cluster, *, base: Path, revision: str, remote: str, volume: str, secrets: bool = True
+) -> list[dict[str, str]]:
+    """Return what ``fetch`` needs of each corpus, as DVC knows them at a git revision.
+
+    Raises UserError when one is not tracked or not all there, or where pods could not reach it: a folder of this
+    machine, a secret that no pod gets (unless ``secrets`` come otherwise), a ``volume`` that is not mounted.
+    """
+    mounts = [one.path.rstrip("/") for one in cluster.volumes]
+    if volume and not any(f"{volume}/".startswith(f"{mount}/") for mount in mounts):
+        problem = f"no volume of the cluster profile is mounted there (mounted: {', '.join(mounts) or 'none'})"
+        raise UserError(problem, place=f"--raw-volume {volume}", remedy="name the claim under `volumes` in the profile")
+    found = []
+    for name, one in params.corpora.items():
+        tracked = resolve(one.root, repository=base, revision=revision, remote=remote)
+        if travels(tracked.config) and secrets:
+            check_secrets(tracked, {variable for secret in cluster.secrets for variable in secret.env.values()})
+        if not travels(tracked.config) and not volume:
+            problem = "the remote is a folder of this machine, which pods do not see"
+            remedy = "name one that they reach (--remote), or the mounted folder that holds the data (--raw-volume)"
+            raise UserError(problem, place=one.root, remedy=remedy)
+        check_held(tracked)
+        settings = tracked.remote if travels(tracked.config) else ""
+        found.append({"corpus": name, "root": one.root, "md5": tracked.md5, "remote": settings})
+    return found
+
+
+def check_secrets(tracked: Tracked, given: Collection[str]) -> None:
+    """Raise UserError when the pods would lack a secret that reaching the remote takes on this machine."""
+    lacking = [name for name in wanted(tracked.config) if name not in given]
+    if lacking:
+        problem = f"its remote needs {' and '.join(lacking)}, which no secret of the cluster profile gives to the pods"
+        remedy = (
+            "name a Kubernetes secret that holds it under `secrets` in the profile (--cluster), or --unchecked secrets"
+        )
+        raise UserError(problem, place=tracked.path, remedy=remedy)
+
+
+def check_endpoint(host: str) -> dict[str, Any]:
+    """Return what Kubeflow Pipelines says of its health; raise UserError unless it is there and speaks v2beta1."""
+    url = host.rstrip("/") + "/apis/v2beta1/healthz"
+    if not url.startswith(("http://", "https://")):
+        remedy = "for example --host http://localhost:8080"
+        raise UserError("not an http(s) address", place=host, remedy=remedy)
+    token = os.environ.get(TOKEN)
+    try:
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+        with urllib.request.urlopen(request, timeout=10) as reply:
+            found = json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        remedy = f"put a token into {TOKEN}" if error.code in (401, 403) else "give the address of Kubeflow Pipelines"
+        raise UserError(f"the endpoint answers with HTTP {error.code}", place=url, remedy=remedy) from None
+    except OSError as error:
+        remedy = "check the address; `kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80` makes one at http://localhost:8080"
+        raise UserError(f"the endpoint gives no answer: {error}", place=url, remedy=remedy) from None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        remedy = "give the address of Kubeflow Pipelines itself, past any login page"
+        raise UserError("it answers something else than Kubeflow Pipelines does", place=url, remedy=remedy)
+    return found
