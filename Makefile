@@ -8,10 +8,10 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-h
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format bench lock sample image clean
+.PHONY: help setup run test lint format bench lock sample image test-containers clean
 
 help:  ## print this help
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready  ## create .venv with everything, pinned by hash
 
@@ -30,6 +30,9 @@ run: setup  ## run the main job: the sample videos to a trained, scored, exporte
 
 test: setup  ## run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-containers: setup  ## start a docker engine, build both images, run the sample pipeline in them (root, Debian)
+	scripts/containers.sh
 
 lint: setup  ## check style, types and the walls between the rooms
 	ruff check .

@@ -134,10 +134,14 @@ class EvaluateParams:
 
 @_frozen
 class ExportParams:
-    """What the ONNX graphs look like, and how far their logits may be from torch's."""
+    """What the ONNX graphs look like, how far their logits may be from torch's, and how good the model must be.
+
+    ``floor`` maps a task to its scores and the lowest value of each that is exported.
+    """
 
     precision: Literal["fp32"]
     tolerance: float = Positive
+    floor: dict[str, dict[str, float]] = Field(default_factory=dict)
 
 
 @_frozen

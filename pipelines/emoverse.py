@@ -22,7 +22,7 @@ def pipeline(defaults: Arguments, options: Options | None = None) -> Any:
     """Return the pipeline, its parameters preset to ``defaults``; ``options`` choose images, cluster and variant."""
     preset, options = defaults.as_keywords(), options or Options()
     placing = Placing(options)
-    apart = validation_apart(options, placing)
+    apart = validation_apart(options, placing) if options.seeds else None
 
     def emoverse(
         corpora: list = preset["corpora"],  # type: ignore[type-arg]

@@ -38,7 +38,7 @@ class Results(NamedTuple):
 def wire(given: SimpleNamespace, options: Options, placing: Placing, apart: Any = None) -> Any:
     """Make all tasks of a run; return its Results, or nothing for a sweep.
 
-    ``given`` holds the run's parameters, ``apart`` is what ``validation_apart`` returned.
+    ``given`` holds the run's parameters, ``apart`` is what ``validation_apart`` returned, for a sweep.
     """
     if apart:
         names = ("corpora", "raw_volume", "media", "validation", "code_validate")
@@ -110,12 +110,10 @@ def _validated(given: SimpleNamespace, options: Options, placing: Placing) -> An
 
 
 def validation_apart(options: Options, placing: Placing) -> Any:
-    """Return fetching and validation as a component of its own, or nothing where the pipeline is no sweep.
+    """Return fetching and validation as a component of its own, for a sweep.
 
     What one loop collected kfp lets into no other loop; a component's output it does.
     """
-    if not options.seeds:
-        return None
 
     @dsl.pipeline(name="validated")
     def validated(

@@ -11,6 +11,7 @@ from typing import Any
 from emoverse.errors import UserError
 from emoverse.export.asking import frames_made, generation, prompts
 from emoverse.export.card import model_card
+from emoverse.export.gate import require
 from emoverse.export.graphs import write_graphs
 from emoverse.export.parity import compare
 from emoverse.export.rows import asked_rows, made_up_rows
@@ -39,8 +40,9 @@ def export(
     """Write the model of a training step as three graphs at ``out``, with all that onnxruntime needs to answer.
 
     It is checked against torch on rows of ``amt``'s test sets, shown with the frames of ``validated``; without them on
-    made-up rows. ``scores``, an output of evaluate, goes into the model card. Raises UserError when an input is unfit
-    or the graphs differ from the model by more than ``params.tolerance``; nothing is published then.
+    made-up rows. ``scores``, an output of evaluate, goes into the model card. Raises UserError when an input is unfit,
+    a score is below ``params.floor`` or the graphs differ from the model by more than ``params.tolerance``; nothing is
+    published then.
     """
     sources = {"model": open_source(model)}
     if amt is not None:
@@ -52,6 +54,8 @@ def export(
         sources[f"validated/{source.manifest['name']}"] = source
     if scores is not None:
         sources["scores"] = open_source(scores, made_by="evaluate")
+    metrics = json.loads((scores / "metrics.json").read_text("utf-8")) if scores else None
+    require(metrics, params.floor)
     seen = [source for name, source in sources.items() if name.startswith("validated/")]
     folder = model_folder(model)
     settings = settings_of_model(folder)
@@ -72,7 +76,6 @@ def export(
         found.require(params.tolerance)
         write_json(draft.path / "parity.json", found.as_json(params.tolerance))
         write_json(draft.path / "prompts.json", prompts(rows, answers))
-        metrics = json.loads((scores / "metrics.json").read_text("utf-8")) if scores else None
         card = model_card(sources["model"], settings, found, params.tolerance, metrics)
         (draft.path / "MODEL_CARD.md").write_text(card, "utf-8")
         draft.count(rows_in=len(rows), rows_out=len(rows))

@@ -1,0 +1,155 @@
+"""What Kubeflow takes from its cache after a change, and what it runs again: every case with its list."""
+
+import functools
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import pipelines.arguments
+from components.image import Images
+from emoverse.digests import code_digest
+from emoverse.params import load_params
+from pipelines.arguments import measured, presets
+from pipelines.compile import compile_to
+from pipelines.options import Options
+from tests.factories.kubeflow_cache import Keys, keys_of, missed
+
+REPO = Path(__file__).resolve().parents[2]
+CORPORA = ("meld", "ecf", "mosei")
+FETCH, VALIDATE = ({f"{step}@{name}" for name in CORPORA} for step in ("fetch", "validate"))
+SCORED = {"evaluate", "export", "report"}
+TRAINED = {"train", "train-2", *SCORED}
+DATA = {*FETCH, *VALIDATE, "build-amt", "report", "finish"}
+
+# What is changed -> what runs again. The rest is a hit.
+PARAMETERS = {
+    "media.size": {*VALIDATE, "build-amt", "base-model", *TRAINED},
+    "validation.min_duration": {*VALIDATE, "build-amt", *TRAINED},
+    "amt.seed": {"build-amt", *TRAINED},
+    "base_model.seed": {"base-model", *TRAINED},
+    "stage1.seed": TRAINED,
+    "stage2.seed": {"train-2", *SCORED},
+    "evaluate.seed": SCORED,
+    "export.tolerance": {"export", "report"},
+}
+RAW = {
+    "MELD/train/dia0_utt0.mp4": {"fetch@meld", "validate@meld", "build-amt", *TRAINED},  # a clip
+    "MELD/train_sent_emo.csv": {"fetch@meld", "validate@meld", "build-amt", *TRAINED},  # a label
+    "ECF/clip.mp4": {"fetch@ecf", "validate@ecf", "build-amt", *TRAINED},
+}
+CODE = {
+    "tasks/mer.py": {"build-amt", *TRAINED},  # a prompt
+    "corpora/meld.py": {*VALIDATE, "build-amt", *TRAINED},
+    "validation/suites.py": {*VALIDATE, "build-amt", *TRAINED},
+    "amt/step.py": {"build-amt", *TRAINED},
+    "models/tiny.py": {"base-model", *TRAINED},
+    "training/session.py": TRAINED,
+    "evaluation/step.py": SCORED,
+    "export/card.py": {"export", "report"},
+    "report/page.css": {"report"},
+    "errors.py": set(),
+    "verbs/train.py": set(),
+}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """Make a workspace: parameters, the package, and a raw corpus of two files each (nothing here reads a clip)."""
+    shutil.copy2(REPO / "params.yaml", tmp_path / "params.yaml")
+    shutil.copytree(REPO / "emoverse", tmp_path / "emoverse", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("MELD/train/dia0_utt0.mp4", "MELD/train_sent_emo.csv", "ECF/clip.mp4", "MOSEI/clip.mp4"):
+        path = tmp_path / "data/raw/sample" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("as it was", "utf-8")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Options], dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("compiled")
+
+    @functools.cache
+    def _compiled(revision: str, data: str, shards: int) -> dict[str, Any]:
+        options = Options(images=Images(data=data), revision=revision, shards=shards)
+        compile_to(folder / "p.yaml", load_params(REPO / "params.yaml"), base=REPO, options=options)
+        return dict(yaml.safe_load((folder / "p.yaml").read_text("utf-8")))
+
+    return lambda options: _compiled(options.revision, options.images.data, options.shards)
+
+
+@pytest.fixture
+def keys(workspace: Path, compiled: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Keys]:
+    """Return the cache keys of a run of the workspace as it is now."""
+    monkeypatch.setattr(pipelines.arguments, "code_digest", lambda rooms: code_digest(rooms, workspace / "emoverse"))
+
+    def _keys(options: Options | None = None, **overrides: Any) -> Keys:
+        params = load_params(workspace / "params.yaml", {k.replace("__", "."): v for k, v in overrides.items()})
+        return keys_of(compiled(options or Options()), measured(params, workspace).as_keywords())
+
+    return _keys
+
+
+def test_nothing_runs_again_when_nothing_changed(keys: Callable[..., Keys]) -> None:
+    first = keys()
+    assert first.keys() == {*DATA, "base-model", *TRAINED}
+    assert missed(first, keys()) == set()
+
+
+@pytest.mark.parametrize("key", PARAMETERS)
+def test_a_changed_parameter(keys: Callable[..., Keys], key: str) -> None:
+    section, name = key.split(".")
+    now = getattr(getattr(load_params(REPO / "params.yaml"), section), name)
+    assert missed(keys(), keys(**{f"{section}__{name}": now + 1})) == PARAMETERS[key]
+
+
+def test_every_section_of_the_parameters_is_in_the_table() -> None:
+    sections = set(yaml.safe_load((REPO / "params.yaml").read_text("utf-8"))) - {"corpora"}
+    assert {key.partition(".")[0] for key in PARAMETERS} == sections
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_a_changed_clip_or_label(keys: Callable[..., Keys], workspace: Path, name: str) -> None:
+    before = keys()
+    (workspace / "data/raw/sample" / name).write_text("changed", "utf-8")
+    assert missed(before, keys()) == RAW[name]
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_changed_code_or_a_changed_prompt(keys: Callable[..., Keys], workspace: Path, name: str) -> None:
+    before = keys()
+    with (workspace / "emoverse" / name).open("a", encoding="utf-8") as handle:
+        handle.write("\n")
+    assert missed(before, keys()) == CODE[name]
+
+
+def test_another_commit_alone_runs_nothing_again(keys: Callable[..., Keys]) -> None:
+    assert missed(keys(Options(revision="a")), keys(Options(revision="b"))) == set()
+
+
+def test_another_image_runs_its_steps_again_and_what_reads_them(keys: Callable[..., Keys]) -> None:
+    other = Options(images=Images(data="emoverse-data-python@sha256:1"))
+    assert missed(keys(), keys(other)) == {*DATA, *TRAINED}
+
+
+def test_a_corpus_taken_out_leaves_the_others_validated(keys: Callable[..., Keys], compiled: Any) -> None:
+    whole = keys()
+    params = load_params(REPO / "params.yaml")
+    fewer = replace(params, corpora={n: one for n, one in params.corpora.items() if n != "ecf"})
+    arguments = presets(fewer, REPO).as_keywords()
+    before = keys_of(compiled(Options()), presets(params, REPO).as_keywords())
+    after = keys_of(compiled(Options()), arguments)
+    assert whole.keys() - after.keys() == {"fetch@ecf", "validate@ecf"}
+    assert {name for name in after if before[name] != after[name]} == {"build-amt", *TRAINED}
+
+
+def test_a_clip_runs_all_shards_of_its_corpus_again_and_no_other(keys: Callable[..., Keys], workspace: Path) -> None:
+    sharded = Options(shards=2)
+    before = keys(sharded)
+    (workspace / "data/raw/sample/ECF/clip.mp4").write_text("changed", "utf-8")
+    again = {"validate-part@ecf@1/2", "validate-part@ecf@2/2", "validate-join@ecf"}
+    assert missed(before, keys(sharded)) == {"fetch@ecf", *again, "build-amt", *TRAINED}

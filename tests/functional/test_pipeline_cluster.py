@@ -1,0 +1,103 @@
+"""A cluster profile: what it says is what the pods get; what it may not say is refused before anything is compiled."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from emoverse.cli import main
+from emoverse.errors import UserError
+from pipelines.cluster import load_cluster
+
+REPO = Path(__file__).resolve().parents[2]
+EXAMPLE = REPO / "docs/cluster.yaml"
+ON_GPU = {"exec-train", "exec-train-2", "exec-evaluate"}
+IN_TRAIN = {*ON_GPU, "exec-base-model", "exec-export"}
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Compile for the documented profile; return the pipeline's executors and their Kubernetes settings, by name."""
+    out = tmp_path_factory.mktemp("cluster") / "p.yaml"
+    words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(out), "--cluster", str(EXAMPLE)]
+    assert main(words) == 0
+    pipeline, platform = yaml.safe_load_all(out.read_text("utf-8"))
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return pipeline["deploymentSpec"]["executors"], settings
+
+
+def test_steps_run_in_the_images_of_the_profile(compiled: Any) -> None:
+    profile = load_cluster(EXAMPLE)
+    for name, executor in compiled[0].items():
+        wanted = profile.images.train if name in IN_TRAIN else profile.images.data
+        assert executor["container"]["image"] == wanted, name
+
+
+def test_only_the_steps_named_get_a_gpu(compiled: Any) -> None:
+    found = {n: e["container"].get("resources", {}).get("accelerator") for n, e in compiled[0].items()}
+    assert {name for name, one in found.items() if one} == ON_GPU
+    assert all(one["resourceType"] == "nvidia.com/gpu" and one["resourceCount"] == "1" for one in found.values() if one)
+
+
+def test_the_pods_of_each_image_get_its_nodes_and_memory(compiled: Any) -> None:
+    executors, settings = compiled
+    for name, one in settings.items():
+        in_train = name in IN_TRAIN
+        assert ("nodeSelector" in one) == in_train, name
+        assert ("tolerations" in one) == in_train, name
+        shared = one.get("emptyDirMounts", [])
+        assert [(s["mountPath"], s["medium"], s["sizeLimit"]) for s in shared] == (
+            [("/dev/shm", "Memory", "16Gi")] if in_train else []
+        )
+        limit = executors[name]["container"]["resources"]["resourceMemoryLimit"]
+        assert limit == ("64Gi" if in_train else "16Gi"), name
+
+
+def test_every_pod_sees_the_volumes_and_secrets_and_may_pull(compiled: Any) -> None:
+    executors, settings = compiled
+    assert settings.keys() == executors.keys()
+    for one in settings.values():
+        assert [v["mountPath"] for v in one["pvcMount"]] == ["/raw", "/scratch", "/reports"]
+        assert one["pvcMount"][2]["subPath"] == "emoverse"
+        assert one["secretAsEnv"][0]["secretName"] == "dvc-remote"
+        keys = {k["secretKey"]: k["envVar"] for k in one["secretAsEnv"][0]["keyToEnv"]}
+        assert keys == {"id": "AWS_ACCESS_KEY_ID", "key": "AWS_SECRET_ACCESS_KEY"}
+        assert one["imagePullSecret"][0]["secretName"] == "registry-login"
+
+
+def test_checkpoints_of_a_pod_that_goes_away_lie_on_a_volume(compiled: Any) -> None:
+    env = {e["name"]: e["value"] for e in compiled[0]["exec-train"]["container"]["env"]}
+    assert env["EMOVERSE_SCRATCH"] == "/scratch"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("gpus: {count: 1}", "unknown parameter 'gpus', did you mean 'gpu'"),
+        ("gpu: {count: 0}", "'gpu.count': Input should be greater than or equal to 1"),
+        ("train: {memory: lots}", "'train.memory'"),
+        ("train: {tolerations: [{key: a, operator: exists}]}", "'train.tolerations.0.operator'"),
+        ("volumes: [{claim: raw, path: raw}]", "'volumes.0.path'"),
+        ("secrets: [{name: s, value: hunter2}]", "unknown parameter 'secrets.0.value'"),
+        ("publish: /reports", "publish names /reports, which lies on none of the volumes"),
+        ("volumes: [{claim: a, path: /rep}]\npublish: /reports", "lies on none of the volumes"),
+        ("retries: {count: two}", "'retries.count'"),
+        ("gpu: [", "not valid YAML"),
+        ("- gpu", "holds no mapping"),
+    ],
+)
+def test_a_profile_with_a_fault_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(UserError) as caught:
+        load_cluster(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_profile_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path / "p.yaml")]
+    assert main([*words, "--cluster", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml: cannot be read" in capsys.readouterr().err
+    assert not (tmp_path / "p.yaml").exists()

@@ -1,0 +1,108 @@
+"""Pipelines on Kubeflow's local runner: shards join to one machine's bytes; a failed check stops what would follow."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emoverse.errors import UserError
+from emoverse.manifest import open_source
+from emoverse.params import CorpusParams, MediaParams, Params, ValidationParams, load_params
+from emoverse.report.ending import publish_page, tell
+from emoverse.validation.step import validate
+from pipelines.arguments import measured
+from pipelines.cluster import Cluster, Retries, Volume
+from pipelines.emoverse import pipeline
+from pipelines.local import session
+from pipelines.options import Options
+from pipelines.placing import Placing
+from pipelines.wiring import validation_apart
+from tests.factories.meld import make_meld
+
+REPO = Path(__file__).resolve().parents[2]
+MEDIA = MediaParams(frames=2, size=32, timeout=20.0)
+VALIDATION = ValidationParams(max_quarantined=0.5, min_duration=0.1, max_duration=60.0, max_duration_gap=2.0)
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Params:
+    """Make a small MELD and return parameters that name it alone."""
+    make_meld(tmp_path / "MELD", {"train": 3, "dev": 1, "test": 1})
+    corpora = {"meld": CorpusParams(root=str(tmp_path / "MELD"))}
+    return replace(load_params(REPO / "params.yaml"), corpora=corpora, media=MEDIA, validation=VALIDATION)
+
+
+def test_shards_on_several_pods_join_to_the_bytes_of_one_machine(params: Params, tmp_path: Path) -> None:
+    validate("meld", tmp_path / "MELD", tmp_path / "direct", MEDIA, VALIDATION)
+    options = Options(shards=2, local=True)
+    apart = validation_apart(options, Placing(options))
+    given = measured(params, tmp_path).as_keywords()
+    names = ("corpora", "media", "validation", "code_validate")
+    with session(tmp_path / "runs"):
+        (joined,) = apart(raw_volume="", **{name: given[name] for name in names}).output
+    assert open_source(Path(joined.path)).digest == open_source(tmp_path / "direct").digest
+    assert joined.metadata["raw"] == {"meld": given["corpora"][0]["md5"]}
+
+
+def stopped(params: Params, tmp_path: Path, **changes: Any) -> dict[str, Any]:
+    """Run the pipeline of a cluster (stage 1 given) until it stops; return the end it published."""
+    (tmp_path / "reports").mkdir()
+    cluster = Cluster(
+        retries=Retries(count=0),
+        volumes=(Volume(claim="c", path=str(tmp_path / "reports")),),
+        publish=str(tmp_path / "reports"),
+    )
+    options = Options(start="stage1", model=str(tmp_path / "given"), cluster=cluster)
+    arguments = measured(params, tmp_path)
+    with pytest.raises(UserError, match="the pipeline stopped"), session(tmp_path / "runs"):
+        pipeline(arguments, options)(**{**arguments.as_keywords(), **changes})
+    (status,) = (tmp_path / "reports").glob("*/status.json")
+    return dict(json.loads(status.read_text("utf-8")))
+
+
+def steps_of(root: Path) -> set[str]:
+    return {path.parent.name for path in root.rglob("executor_output.json")}
+
+
+def test_too_many_bad_rows_stop_the_run_before_training_and_its_end_is_published(
+    params: Params, tmp_path: Path
+) -> None:
+    for clip in (tmp_path / "MELD").rglob("*.mp4"):
+        clip.write_bytes(b"no video")
+    end = stopped(params, tmp_path)
+    assert end["state"] == "FAILED"
+    assert end["report"] is False
+    assert steps_of(tmp_path / "runs") == {"fetch", "finish"}  # validate leaves no outputs when it fails
+
+
+def test_a_page_and_its_runs_end_lie_in_one_folder(tmp_path: Path) -> None:
+    page = tmp_path / "index.html"
+    page.write_text("<p>scores", "utf-8")
+    (tmp_path / "all").mkdir()
+    publish_page(page, "run-1", str(tmp_path / "all"))
+    words = tell("run-1", state="SUCCEEDED", task="emoverse", problem="", publish=str(tmp_path / "all"))
+    assert (tmp_path / "all/run-1/index.html").read_text("utf-8") == "<p>scores"
+    assert json.loads((tmp_path / "all/run-1/status.json").read_text("utf-8"))["report"] is True
+    assert words.startswith("# run-1: SUCCEEDED\n")
+    assert str(tmp_path / "all/run-1/index.html") in words
+
+
+def test_the_end_of_a_failed_run_says_where_it_stopped_and_what_to_do() -> None:
+    words = tell("run-1", state="FAILED", task="train", problem="out of memory")
+    assert "# run-1: FAILED" in words
+    assert "Stopped in `train`: out of memory" in words
+    assert "a new run takes finished steps from the cache" in words
+
+
+@pytest.mark.parametrize("name", ["../run", "a/b", "", ".."])
+def test_a_run_cannot_write_outside_the_folder_of_reports(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="is no name for a folder"):
+        tell(name, state="SUCCEEDED", task="t", problem="", publish=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_reports_that_is_not_mounted_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="mount the volume"):
+        tell("run-1", state="SUCCEEDED", task="t", problem="", publish=str(tmp_path / "none"))

@@ -1,0 +1,105 @@
+"""Other pipelines from the same wiring: shards, a given model, an original InternVL2, a sweep over seeds."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from emoverse.errors import UserError
+from emoverse.params import load_params
+from pipelines.cluster import Cluster, Retries
+from pipelines.compile import compile_to
+from pipelines.options import Options
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def compiled(folder: Path, options: Options) -> dict[str, Any]:
+    compile_to(folder / "p.yaml", load_params(REPO / "params.yaml"), base=REPO, options=options)
+    return dict(next(iter(yaml.safe_load_all((folder / "p.yaml").read_text("utf-8")))))
+
+
+def groups_of(pipeline: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the tasks of each loop and handler."""
+    return {name: one["dag"]["tasks"] for name, one in pipeline["components"].items() if "dag" in one}
+
+
+def tasks_of(pipeline: dict[str, Any]) -> dict[str, Any]:
+    return {name: task for tasks in groups_of(pipeline).values() for name, task in tasks.items()}
+
+
+def producers(task: dict[str, Any]) -> set[str]:
+    return {one["taskOutputArtifact"]["producerTask"] for one in task["inputs"]["artifacts"].values()
+            if "taskOutputArtifact" in one}  # fmt: skip
+
+
+def test_steps_that_may_be_preempted_are_tried_again_after_ever_longer_waits(tmp_path: Path) -> None:
+    tasks = tasks_of(compiled(tmp_path, Options()))
+    policy = {"maxRetryCount": 3, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "900s"}
+    assert {name for name, task in tasks.items() if "retryPolicy" in task} == {"fetch", "train", "train-2", "evaluate"}
+    assert all(task.get("retryPolicy", policy) == policy for task in tasks.values())
+    without = tasks_of(compiled(tmp_path, Options(cluster=Cluster(retries=Retries(count=0)))))
+    assert not any("retryPolicy" in task for task in without.values())
+
+
+def test_the_end_of_a_run_is_told_whatever_became_of_it(tmp_path: Path) -> None:
+    end = compiled(tmp_path, Options())["root"]["dag"]["tasks"]["finish"]
+    assert end["triggerPolicy"] == {"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}
+    assert "enableCache" not in end["cachingOptions"]
+
+
+def test_shards_are_validated_apart_and_joined_in_each_corpus(tmp_path: Path) -> None:
+    groups = groups_of(compiled(tmp_path, Options(shards=3)))
+    (corpus,) = (tasks for tasks in groups.values() if "validate-join" in tasks)
+    (name,) = (name for name, task in corpus.items() if "parameterIterator" in task)
+    assert yaml.safe_load(corpus[name]["parameterIterator"]["items"]["raw"]) == ["1/3", "2/3", "3/3"]
+    assert producers(corpus["validate-join"]) == {"fetch", name}
+    assert "validate" not in corpus
+    assert "validate-part" in groups["comp-" + name]
+
+
+def test_a_given_model_takes_the_place_of_stage_1(tmp_path: Path) -> None:
+    pipeline = compiled(tmp_path, Options(start="stage1", model="s3://models/stage1"))
+    tasks = tasks_of(pipeline)
+    assert "base-model" not in tasks
+    assert "train-2" not in tasks
+    assert tasks["train"]["taskInfo"]["name"] == "train stage2"
+    assert "importer" in producers(tasks["train"])
+    assert pipeline["deploymentSpec"]["executors"]["exec-importer"]["importer"]["artifactUri"] == {
+        "constant": "s3://models/stage1"
+    }
+    assert set(tasks["report"]["inputs"]["artifacts"]) == {"validated", "amt", "base", "stage2", "scores", "onnx"}
+
+
+def test_an_original_internvl2_is_converted_and_trained_in_both_stages(tmp_path: Path) -> None:
+    tasks = tasks_of(compiled(tmp_path, Options(start="convert", model="s3://models/InternVL2-2B/")))
+    assert producers(tasks["convert"]) == {"importer"}
+    assert "convert" in producers(tasks["train"])
+    assert "train" in producers(tasks["train-2"])
+    assert "base-model" not in tasks
+
+
+def test_a_sweep_trains_and_scores_once_a_seed_and_compares(tmp_path: Path) -> None:
+    groups = groups_of(compiled(tmp_path, Options(seeds=(1, 2, 3), shards=2)))
+    (loop,) = (tasks for tasks in groups.values() if "train" in tasks)
+    assert set(loop) == {"train", "train-2", "evaluate"}
+    (outer,) = (tasks for tasks in groups.values() if "over-seeds" in tasks)
+    (items,) = (t["parameterIterator"]["items"]["raw"] for t in outer.values() if "parameterIterator" in t)
+    assert yaml.safe_load(items) == [{"seed": "1"}, {"seed": "2"}, {"seed": "3"}]
+    assert not {"export", "report"} & set(outer)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"start": "stage1"}, "training starts from stage1"),
+        ({"model": "s3://models/stage1"}, "but a model is given"),
+        ({"shards": 0}, "0 is no number of shards"),
+        ({"seeds": (7,)}, "two or more different seeds"),
+        ({"seeds": (7, 7)}, "two or more different seeds"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Options(**options)
