@@ -1,7 +1,10 @@
 """Measure the media pass against bare decord, and reading shards against decoding the clips again each epoch.
 
-Every figure is a ratio of two timings taken in turn in one run, so that a busy machine hurts both alike.
-Run: ``python -m benchmarks.media`` (about a minute), ``--memory 2000 20000`` adds the memory of two long passes.
+Every figure is a ratio of two timings taken in turn in one run, so that a busy machine hurts both alike; the CPU ratio
+hardly depends on the load. Bare decord reads the same frames of the same clips in one process, one after the other,
+and does nothing with them; the pass also probes, resizes, encodes, checks and stores them.
+Run: ``python -m benchmarks.media`` (about two minutes), ``--memory 2000 20000`` measures the memory of whole
+``validate`` runs over so many small clips instead.
 """
 
 from __future__ import annotations
@@ -19,20 +22,49 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
+import av
+import numpy as np
+from PIL import Image
+
 from emoverse.media.extract import extract, records
 from emoverse.media.frames import FrameStore, write_index
 from emoverse.media.sampling import uniform
-from emoverse.media.work import Task
-from emoverse.params import MediaParams
-from tests.factories.clips import write_clip
+from emoverse.media.work import Task, process
+from emoverse.params import MediaParams, ValidationParams
+from tests.factories.meld import make_meld
 
-ROUNDS = 3
+ROUNDS = 9  # many short ones: another's work then hurts all sides of a ratio alike
 MEDIA = MediaParams(frames=8, size=448, crop="squash", colour="rgb", encoding="jpeg", timeout=60.0)
+SECONDS = (2.0, 3.0, 4.0, 6.0)  # lengths of clips; MELD's mean is 3.1
 
 
-def tasks_of(clips: list[Path], media: MediaParams) -> list[Task]:
+def film(path: Path, seconds: float, seed: int) -> Path:
+    """Write a clip like MELD's: 1280x720, 24 frames a second, x264's defaults, with grain some 220 kB a second."""
+    rng = np.random.default_rng(seed)
+
+    def texture(width: int, height: int, grain: int) -> np.ndarray:
+        coarse = rng.integers(0, 256, (height // grain, width // grain, 3), dtype=np.uint8)
+        return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+    room, person = texture(1600, 900, 10), texture(400, 500, 12)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
+        for n in range(int(24 * seconds)):
+            x, y = int(40 + 30 * np.sin(n / 11)), int(40 + 20 * np.cos(n / 17))
+            picture = room[y : y + 720, x : x + 1280].astype(np.int16)
+            x, y = int(440 + 200 * np.sin(n / 9)), int(120 + 60 * np.sin(n / 5))
+            picture[y : y + 500, x : x + 400] = person
+            picture += rng.integers(-3, 4, (720, 1280, 1), dtype=np.int16)
+            frame = av.VideoFrame.from_ndarray(np.clip(picture, 0, 255).astype(np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def tasks_of(clips: list[Path]) -> list[Task]:
     return [
-        Task(clip_id=f"{n:06d}", clip=path.name, path=path, units=None, params=media) for n, path in enumerate(clips)
+        Task(clip_id=f"{n:06d}", clip=path.name, path=path, units=None, params=MEDIA) for n, path in enumerate(clips)
     ]
 
 
@@ -46,53 +78,44 @@ def bare_decord(clips: list[Path], frames: int) -> None:
         reader.get_batch(sorted({*uniform(count, frames), count // 2})).asnumpy()
 
 
-def the_pass(clips: list[Path], folder: Path, workers: int, media: MediaParams = MEDIA) -> None:
+def the_pass(clips: list[Path], folder: Path, workers: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    extract(tasks_of(clips, media), folder / "frames", fingerprint="benchmark", workers=workers)
-
-
-def seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def throughput(clips: list[Path], folder: Path) -> dict[str, float]:
-    """Return the pass's clips a second over bare decord's on one core, and what a second core adds.
-
-    Starting the workers takes seconds once, whatever the number of clips: it is left out by timing the pass over all
-    clips and over a quarter of them, and taking the difference.
-    """
-    few, more = clips[: len(clips) // 4], len(clips) - len(clips) // 4
-    bare_decord(few[:1], MEDIA.frames)
-    the_pass(few[:1], folder, 2)
-    bare, passes, in_process = [], {1: [0.0] * ROUNDS, 2: [0.0] * ROUNDS}, []
-    for turn in range(ROUNDS):
-        bare.append(more / seconds(lambda: bare_decord(clips[len(few) :], MEDIA.frames)))
-        for workers, rates in passes.items():
-            short = seconds(lambda workers=workers: the_pass(few, folder, workers))
-            rates[turn] = more / (seconds(lambda workers=workers: the_pass(clips, folder, workers)) - short)
-        in_process.append(cpu(lambda: bare_decord(few, MEDIA.frames)) / cpu(lambda: work_of(few)))
-    return {
-        "bare decord, clips a second": median(bare),
-        "pass on one core / bare decord": median(p / b for p, b in zip(passes[1], bare, strict=True)),
-        "pass on two cores / pass on one": median(two / one for one, two in zip(*passes.values(), strict=True)),
-        "CPU of bare decord / CPU of a worker's whole work": median(in_process),
-    }
+    extract(tasks_of(clips), folder / "frames", fingerprint="benchmark", workers=workers)
 
 
 def work_of(clips: list[Path]) -> None:
     """Do in this process what a worker does."""
-    from emoverse.media.work import process
-
-    for task in tasks_of(clips, MEDIA):
+    for task in tasks_of(clips):
         assert process(task).probe
 
 
-def cpu(work: Callable[[], object]) -> float:
-    began = time.process_time()
+def took(work: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds of wall time and of this process's CPU that a piece of work takes."""
+    wall, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.process_time() - began
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def throughput(clips: list[Path], folder: Path) -> dict[str, float]:
+    """Return the whole pass's frames a second over bare decord's, on one core and on two, and the same in CPU time."""
+    bare_decord(clips[:1], MEDIA.frames)
+    the_pass(clips[:4], folder, 2)  # starts the fork server, which takes seconds once
+    work_of(clips[:1])
+    found: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        bare, bare_cpu = took(lambda: bare_decord(clips, MEDIA.frames))
+        one, parent_cpu = took(lambda: the_pass(clips, folder, 1))
+        two, _ = took(lambda: the_pass(clips, folder, 2))
+        _, worker_cpu = took(lambda: work_of(clips))
+        for name, value in {
+            "bare decord, frames a second": len(clips) * (MEDIA.frames + 1) / bare,
+            "pass with one worker / bare decord": bare / one,
+            "pass with two workers / bare decord": bare / two,
+            "CPU of bare decord / CPU of the pass, worker and parent": bare_cpu / (worker_cpu + parent_cpu),
+            "parent's share of the pass's CPU": parent_cpu / (worker_cpu + parent_cpu),
+        }.items():
+            found.setdefault(name, []).append(value)
+    return {name: median(values) for name, values in found.items()}
 
 
 def loading(clips: list[Path], folder: Path) -> dict[str, float]:
@@ -115,38 +138,42 @@ def loading(clips: list[Path], folder: Path) -> dict[str, float]:
         for number in range(len(clips)):
             store[f"clip:{number:06d}"]
 
-    pairs = [(seconds(swift), seconds(shards)) for _ in range(ROUNDS)]
+    pairs = [(took(swift)[1], took(shards)[1]) for _ in range(3)]
     raw, stored = (sum(p.stat().st_size for p in files) for files in (clips, (folder / "frames").glob("*.tar")))
     return {
-        "loading from shards / decoding mp4": median(a / b for a, b in pairs),
+        "CPU of decoding mp4 each epoch / CPU of loading from shards": median(a / b for a, b in pairs),
         "bytes of shards / bytes of mp4": stored / raw,
     }
 
 
 def memory(counts: list[int], folder: Path) -> dict[str, float]:
-    """Return the peak memory (MB, all processes) of a pass over many small clips; content repeats, files do not."""
-    clip = write_clip(folder / "small.mp4", frames=24, size=(160, 96))
+    """Return the peak memory (MB, all processes) of `validate` over many small clips; content repeats, files do not."""
     found = {}
     for count in counts:
-        root = folder / f"clips{count}"
-        root.mkdir()
-        paths = [root / f"{n:06d}.mp4" for n in range(count)]
-        for path in paths:
-            shutil.copy(clip, path)
-        code = f"import sys; from benchmarks.media import long_pass; long_pass({str(root)!r}, {str(folder / 'long')!r})"
-        child = subprocess.Popen([sys.executable, "-c", code])
-        peak, done = 0.0, threading.Event()
+        raw = make_meld(folder / f"MELD{count}", {"train": count - 200, "dev": 100, "test": 100})
+        size = sum(path.stat().st_size for path in raw.rglob("*.mp4"))
+        words = "import sys; from benchmarks.media import long_pass; long_pass(*sys.argv[1:])"
+        out = folder / f"out{count}"
+        child = subprocess.Popen([sys.executable, "-c", words, str(raw), str(out)])
+        peak, done, began = 0.0, threading.Event(), time.perf_counter()
         while child.poll() is None:
             peak = max(peak, sum(resident(pid) for pid in tree(child.pid)))
             done.wait(0.2)
         assert child.returncode == 0
         found[f"peak memory, {count} clips (MB)"] = peak / 2**20
-        shutil.rmtree(root)
+        found[f"seconds, {count} clips"] = time.perf_counter() - began
+        shards = sum(path.stat().st_size for path in (out / "frames").iterdir())
+        found[f"bytes of shards / bytes of mp4, {count} clips"] = shards / size
+        shutil.rmtree(raw)
     return found
 
 
-def long_pass(root: str, out: str) -> None:
-    the_pass(sorted(Path(root).iterdir()), Path(out), 2, MediaParams(frames=8, size=64, encoding="jpeg", timeout=60.0))
+def long_pass(raw: str, out: str) -> None:
+    from emoverse.validation.step import validate
+
+    media = MediaParams(frames=8, size=64, encoding="jpeg", timeout=60.0)
+    limits = ValidationParams(max_quarantined=0.1, min_duration=0.2, max_duration=60.0, max_duration_gap=2.0)
+    validate("meld", Path(raw), Path(out), media, limits, workers=2)
 
 
 def tree(pid: int) -> Iterator[int]:
@@ -169,18 +196,22 @@ def resident(pid: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=24, help="clips of 3 s, 1280x720, as MELD's")
+    parser.add_argument("--clips", type=int, default=8, help=f"clips like MELD's, of {SECONDS} s in turn")
     parser.add_argument("--memory", type=int, nargs="*", default=[], metavar="COUNT", help="clips of the long passes")
     args = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        clip = write_clip(folder / "clip.mp4", frames=72, size=(1280, 720), key_every=48)
-        clips = [folder / "clips" / f"{n:06d}.mp4" for n in range(args.clips)]
-        clips[0].parent.mkdir()
-        for path in clips:
-            shutil.copy(clip, path)
-        result = throughput(clips, folder / "out") | loading(clips, folder / "out") | memory(args.memory, folder)
+        if args.memory:
+            result = memory(args.memory, folder)
+        else:
+            films = [film(folder / f"{n}.mp4", seconds, n) for n, seconds in enumerate(SECONDS)]
+            clips = [folder / "clips" / f"{n:06d}.mp4" for n in range(args.clips)]
+            clips[0].parent.mkdir()
+            for n, path in enumerate(clips):
+                shutil.copy(films[n % len(films)], path)
+            result = throughput(clips, folder / "out") | loading(clips, folder / "out")
+    result["load average"] = os.getloadavg()[0]
     print(json.dumps({key: round(value, 3) for key, value in result.items()}, indent=2))
 
 

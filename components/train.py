@@ -14,6 +14,7 @@ def train(
     code: str,
     seed: str,
     model: dsl.Input[dsl.Model],
+    base: dsl.Input[dsl.Model],
     amt: dsl.Input[dsl.Dataset],
     validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     trained: dsl.Output[dsl.Model],
@@ -27,6 +28,7 @@ def train(
         code: Digest of the step's code; other code is refused. Empty: the image's.
         seed: A seed in place of the section's, in a sweep. Empty: the section's.
         model: The model to start from.
+        base: The base model, which a stage that goes on with an adapter needs.
         amt: The AMT dataset.
         validated: What validate left, of each corpus: the frames.
         trained: The merged model, the adapter, the log and the ledger of rows.
@@ -50,6 +52,7 @@ def train(
         [Path(one.path) for one in validated],
         out,
         parse(TrainParams, section, place=stage),
+        base=Path(base.path),
     )
     trained.metadata.update(metadata_of(out))
     facts = read_manifest(out)["facts"]

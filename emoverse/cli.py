@@ -13,6 +13,7 @@ from emoverse import __version__
 
 # verb -> (module, one-line help). The module has ``arguments(parser)`` and ``main(args)`` and is imported when used.
 VERBS: Final[dict[str, tuple[str, str]]] = {
+    "unpack": ("emoverse.verbs.unpack", "unpack a corpus archive, and the archives in it, safely"),
     "validate": ("emoverse.verbs.validate", "check a raw corpus; keep utterances, frames and a quarantine"),
     "build-amt": ("emoverse.verbs.build_amt", "turn utterances into the AMT instruction dataset"),
     "base-model": ("emoverse.verbs.base_model", "make the tiny InternVL2 the sample is trained on"),
@@ -21,6 +22,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "evaluate": ("emoverse.verbs.evaluate", "score a model on AMT's test sets"),
     "export": ("emoverse.verbs.export", "write a model as ONNX graphs, checked against torch"),
     "predict": ("emoverse.verbs.predict", "ask an exported model about your own clip or dialogue"),
+    "demo": ("emoverse.verbs.demo", "a page to ask an exported model about one's own clip"),
     "report": ("emoverse.verbs.report", "write one self-contained page over all results"),
     "lineage": ("emoverse.verbs.lineage", "print what an output was made from, back to the raw data"),
     "budget": ("emoverse.verbs.budget", "count the rows that are too long for a model"),

@@ -133,7 +133,7 @@ def publish(
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
-    with _exclusive(out, step):
+    with exclusive(out, step):
         _recover(out)
         draft = Draft(out.parent / f".{out.name}.partial")
         shutil.rmtree(draft.path, ignore_errors=True)  # what a killed run left behind
@@ -188,7 +188,8 @@ def _merged(inputs: Mapping[str, Source]) -> dict[str, Any]:
 
 
 @contextmanager
-def _exclusive(out: Path, step: str) -> Iterator[None]:
+def exclusive(out: Path, step: str) -> Iterator[None]:
+    """Hold the lock of an output; raise UserError, naming the holder, when another process has it."""
     path = out.with_name(f".{out.name}.lock")
     with path.open("a+", encoding="utf-8") as handle:
         try:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -78,25 +78,36 @@ class AmtParams:
     stage2: MixtureParams
 
 
+TINY: Final = "emoverse/models/tiny.py"  # the source of the tiny base model: its code, as DVC wants to see a file
+
+
 @_frozen
 class BaseModelParams:
-    """The tiny base model that stands in for InternVL2 on the sample.
+    """The model that stage 1 starts from: the tiny one (``source`` TINY), or a folder with an InternVL2 checkpoint.
 
-    ``faces`` are clips drawn for its pretraining and ``sentences`` lessons about words alone; ``face_epochs`` passes
-    over the frames train its eyes, ``epochs`` passes over the lessons its words.
+    The rest is for the tiny one alone. ``faces`` are clips drawn for its pretraining and ``sentences`` lessons about
+    words alone; ``face_epochs`` passes over the frames train its eyes, ``epochs`` passes over the lessons its words.
     """
 
-    seed: int
-    faces: int = Field(ge=1)
+    source: str
+    seed: int = 1
+    faces: int = Field(default=3000, ge=1)
     face_epochs: int = Field(default=5, ge=1)
-    sentences: int = Field(ge=1)
-    epochs: int = Field(ge=1)
+    sentences: int = Field(default=4000, ge=1)
+    epochs: int = Field(default=3, ge=1)
 
 
 @_frozen
 class TrainParams:
-    """One stage of fine-tuning; the learning rate is the peak of a cosine, ``warmup`` a share of all steps."""
+    """One stage of fine-tuning; the learning rate is the peak of a cosine, ``warmup`` a share of all steps.
 
+    ``start`` is what a stage after the first goes on from: the model that stage left, its adapter merged in, or the
+    base model with that adapter, trained further. ``projector`` with LoRA: ``lora`` gives it an adapter (the authors'
+    scripts), ``full`` trains it whole (the paper's figure). ``attention`` auto is flash attention where it is installed
+    and the device can, sdpa elsewhere.
+    """
+
+    start: Literal["merged", "adapter"] = "merged"
     seed: int
     epochs: float = Positive
     learning_rate: float = Positive
@@ -108,11 +119,26 @@ class TrainParams:
     lora_alpha: int = Field(ge=1)
     lora_dropout: float = Share
     train_vision: bool
-    train_projector: bool
+    projector: Literal["frozen", "lora", "full"]
     warmup: float = Share
     weight_decay: float = Field(ge=0.0)
     dtype: Literal["float32", "bfloat16", "float16"]
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"]
+    gradient_checkpointing: bool
+    group_by_length: bool
+    workers: int = Field(ge=0)
+    gpus: int = Field(ge=1)
+    sharding: Literal["none", "zero2", "zero3", "fsdp2"]
     save_every: int = Field(ge=1)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for settings that exclude each other."""
+        if self.tuner == "full" and self.projector == "lora":
+            raise ValueError("tuner full has no adapters: projector is full or frozen then")
+        if self.tuner == "full" and self.start == "adapter":
+            raise ValueError("tuner full has no adapter to go on from: start is merged then")
+        if self.sharding != "none" and self.gpus == 1:
+            raise ValueError(f"sharding {self.sharding} needs more than one of gpus")
 
 
 @_frozen
@@ -210,7 +236,24 @@ def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] |
         raise UserError("holds no mapping of sections", place=str(path), remedy="restore it with `git checkout`")
     for key, value in (overrides or {}).items():
         _set(tree, key, value, path)
+    _share(tree, place=str(path))
     return parse(Params, tree, place=str(path))
+
+
+def _share(tree: dict[str, Any], *, place: str) -> None:
+    """Complete stage1 and stage2 by section ``train``, which says what both have in common; a stage's own word wins."""
+    shared = tree.pop("train", {})
+    if not isinstance(shared, dict):
+        raise UserError("section train is no mapping", place=place, remedy="give it the parameters of both stages")
+    try:
+        TypeAdapter(TrainParams).validate_json(json.dumps(shared, default=str), strict=True)
+    except ValidationError as error:
+        wrong = [{**item, "loc": ("train", *item["loc"])} for item in error.errors() if "missing" not in item["type"]]
+        if problems := "; ".join(_sentence({"train": TrainParams}, item) for item in wrong):
+            raise UserError(problems, place=place, remedy="correct it there") from None
+    for name in ("stage1", "stage2"):
+        if isinstance(own := tree.get(name) or {}, dict):
+            tree[name] = {**shared, **own}
 
 
 def parse(kind: type[Section], tree: Mapping[str, Any], *, place: str) -> Section:
@@ -249,12 +292,14 @@ def _sentence(kind: Any, item: Any) -> str:
         return f"unknown parameter {dotted!r}, {did_you_mean(str(item['loc'][-1]), known)}"
     if item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
         return f"parameter {dotted!r} is missing"
+    if item["type"] == "value_error":  # of a whole section: __post_init__ says it all
+        return f"section {dotted!r}: {item['msg'].removeprefix('Value error, ')}"
     return f"parameter {dotted!r}: {item['msg']}, got {item['input']!r}"
 
 
 def _known(kind: Any, path: tuple[Any, ...]) -> list[str]:
     for part in path:
-        hints = get_type_hints(kind) if is_dataclass(kind) else {}
+        hints = kind if isinstance(kind, dict) else get_type_hints(kind) if is_dataclass(kind) else {}
         # A mapping such as corpora has no hints: its values share one type.
         kind = hints[part] if part in hints else getattr(kind, "__args__", (kind,))[0 if isinstance(part, int) else -1]
     return [f.name for f in fields(kind)] if is_dataclass(kind) else []

@@ -18,7 +18,7 @@ CODE: Final[dict[str, tuple[str, ...]]] = {
     "build-amt": ("corpora", "tasks", "amt", "endpoint.py", "tables.py", *FRAMES),
     "base-model": ("models", "synthetic", "media/transform.py"),
     "convert": ("models/convert",),
-    "train": ("training", "inference/encode.py", "inference/settings.py", *FRAMES),
+    "train": ("training", "models/native.py", "inference/encode.py", "inference/settings.py", *FRAMES),
     "evaluate": ("corpora/base.py", "tasks", "inference", "evaluation", *FRAMES),
     "export": ("corpora/base.py", "tasks", "export", "inference", *FRAMES),
     "report": ("corpora/base.py", "tasks", "evaluation", "report", "lineage.py", "tables.py", *FRAMES),

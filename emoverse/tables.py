@@ -62,6 +62,7 @@ QUARANTINE: Final = pa.schema(
     [
         pa.field("row_id", pa.string(), nullable=False),
         pa.field("source", pa.string(), nullable=False),  # file:row, or the file nobody annotates
+        pa.field("clip", pa.string(), nullable=False),  # relative to the corpus root; empty where the row does not say
         pa.field("column", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),  # a stable code
         pa.field("detail", pa.string(), nullable=False),  # what exactly, in the decoder's or expectation's words

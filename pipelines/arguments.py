@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
@@ -12,7 +12,7 @@ from emoverse.fetching.resolve import Remotes
 from emoverse.fetching.settings import public, travels
 from emoverse.lineage import dvc_md5_in
 from emoverse.manifest import open_raw
-from emoverse.params import Params, plain
+from emoverse.params import TINY, Params, plain
 from emoverse.steps import CODE
 
 STEPS: Final = ("validate", "build-amt", "base-model", "train", "evaluate", "export", "report")  # of the pipeline
@@ -23,17 +23,20 @@ SECTIONS: Final = tuple(name for name in get_type_hints(Params) if name != "corp
 class Arguments:
     """The pipeline's arguments: corpora (as ``fetch`` takes them), sections as JSON text, code digest per step.
 
+    ``weights`` is the base model's checkpoint as ``fetch`` takes it; nothing where the tiny base model is made.
     Sections travel as text because Kubeflow's own dictionaries turn whole numbers into floats.
     """
 
     corpora: list[dict[str, str]]
     sections: Mapping[str, str]
     code: Mapping[str, str]
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     def as_keywords(self) -> dict[str, Any]:
         """Return the arguments by the pipeline's parameter names."""
         code = {"code_" + step.replace("-", "_"): digest for step, digest in self.code.items()}
-        return {"corpora": self.corpora, **self.sections, **code}
+        weights = {f"weights_{key}": self.weights.get(key, "") for key in ("md5", "remote", "root")}
+        return {"corpora": self.corpora, **self.sections, **code, **weights}
 
 
 def presets(params: Params, base: Path) -> Arguments:
@@ -46,12 +49,13 @@ def presets(params: Params, base: Path) -> Arguments:
         [_preset(name, one.root, base) for name, one in params.corpora.items()],
         _sections(params),
         dict.fromkeys(STEPS, ""),
+        {} if params.base_model.source == TINY else _preset("weights", params.base_model.source, base),
     )
 
 
-def ordered(params: Params, corpora: list[dict[str, str]]) -> Arguments:
-    """Return the arguments of a run on a cluster: these corpora, and the code of this checkout and no other."""
-    return Arguments(corpora, _sections(params), {step: code_digest(CODE[step]) for step in STEPS})
+def ordered(params: Params, corpora: list[dict[str, str]], weights: Mapping[str, str] | None = None) -> Arguments:
+    """Return the arguments of a run on a cluster: these corpora and weights, the code of this checkout and no other."""
+    return Arguments(corpora, _sections(params), {step: code_digest(CODE[step]) for step in STEPS}, weights or {})
 
 
 def measured(params: Params, base: Path) -> Arguments:
@@ -59,14 +63,14 @@ def measured(params: Params, base: Path) -> Arguments:
 
     Relative roots are taken from ``base``. Raises UserError when a raw corpus is missing.
     """
-    corpora = []
-    for name, one in params.corpora.items():
-        root = (base / one.root).absolute()
-        source = open_raw(root, name=name)
-        corpora.append(
-            {"corpus": name, "root": str(root), "md5": source.ancestry[source.digest]["dvc_md5"], "remote": ""}
-        )
-    return ordered(params, corpora)
+    corpora = [_measured(name, base / one.root) for name, one in params.corpora.items()]
+    source = params.base_model.source
+    return ordered(params, corpora, {} if source == TINY else _measured("weights", base / source))
+
+
+def _measured(name: str, root: Path) -> dict[str, str]:
+    source = open_raw(root.absolute(), name=name)
+    return {"corpus": name, "root": str(source.path), "md5": source.ancestry[source.digest]["dvc_md5"], "remote": ""}
 
 
 def _preset(name: str, root: str, base: Path) -> dict[str, str]:

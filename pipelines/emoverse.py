@@ -42,8 +42,11 @@ def pipeline(defaults: Arguments, options: Options | None = None) -> Any:
         code_evaluate: str = preset["code_evaluate"],
         code_export: str = preset["code_export"],
         code_report: str = preset["code_report"],
+        weights_md5: str = preset["weights_md5"],
+        weights_remote: str = preset["weights_remote"],
+        weights_root: str = preset["weights_root"],
     ) -> Results:
-        given = SimpleNamespace(**locals())
+        given = SimpleNamespace(**locals(), adopted=bool(defaults.weights))
         if options.local:
             return cast(Results, wire(given, options, placing, apart))
         with dsl.ExitHandler(_ending(options, placing), name="emoverse run"):

@@ -6,6 +6,7 @@ from typing import Any, List, NamedTuple, cast  # noqa: UP035  (kfp reads list t
 
 from kfp import dsl
 
+from components.adopt import adopt
 from components.base_model import base_model
 from components.build_amt import build_amt
 from components.convert import convert
@@ -56,8 +57,8 @@ def wire(given: SimpleNamespace, options: Options, placing: Placing, apart: Any 
 
     def trained(stage: str, model: Any, seed: Any = "") -> Any:
         task = train(
-            stage=stage, params=getattr(given, stage), code=given.code_train, seed=seed, model=model, amt=dataset,
-            validated=validated(),
+            stage=stage, params=getattr(given, stage), code=given.code_train, seed=seed, model=model, base=start,
+            amt=dataset, validated=validated(),
         )  # fmt: skip
         return placing.put(task.set_display_name(f"train {stage}"), "train", "train").outputs["trained"]
 
@@ -131,6 +132,12 @@ def validation_apart(options: Options, placing: Placing) -> Any:
 
 def _start(given: SimpleNamespace, options: Options, placing: Placing) -> Any:
     """Return the model that training starts from; that of start ``stage1`` is the result of that stage."""
+    if options.start == "base-model" and given.adopted:
+        md5, places = given.weights_md5, {"remote": given.weights_remote, "root": given.weights_root}
+        fetched = fetch(corpus="weights", md5=md5, volume=given.raw_volume, **places)
+        placing.put(fetched, "data", "fetch")
+        taken = adopt(weights_md5=md5, media=given.media, code=given.code_base_model, weights=fetched.outputs["raw"])
+        return placing.put(taken, "train", "base-model").outputs["model"]
     if options.start == "base-model":
         made = base_model(params=given.base_model, media=given.media, code=given.code_base_model)
         return placing.put(made, "train", "base-model").outputs["model"]

@@ -54,6 +54,7 @@ class Quarantined:
     column: str
     reason: str
     detail: str
+    clip: str = ""  # of the row, relative to the corpus root, POSIX, NFC; empty where the row does not say
 
 
 @dataclass(frozen=True)

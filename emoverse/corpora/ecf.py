@@ -10,6 +10,7 @@ clips: a train clip that is not there under its own name is MELD's, below ``MELD
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +47,8 @@ def read(root: Path) -> Reading:
         utterances += one.utterances
         quarantined += one.quarantined
     if mapping:
-        utterances = [ecf1.with_meld_clip(one, mapping, root) for one in utterances]
+        utterances = [replace(one, clip=ecf1.meld_clip(one.clip, mapping, root)) for one in utterances]
+        quarantined = [replace(one, clip=ecf1.meld_clip(one.clip, mapping, root)) for one in quarantined]
     return Reading(utterances, quarantined)
 
 
@@ -92,7 +94,7 @@ def _conversation(item: Mapping[str, Any], i: int, split: Split, problems: Probl
     """Read one conversation: first its utterances, then the pairs between those that are annotated."""
     rows = [row if isinstance(row, dict) else {} for row in item["conversation"]]
     emotions = {str(row.get("utterance_ID")): row.get("emotion") for row in rows}
-    causes, bad = causes_of(item, i, split, emotions, problems)
+    causes, bad = causes_of(item, i, split, emotions, problems, FILES[split][1])
     good: dict[int, Utterance] = {}
     for j, row in enumerate(rows):
         where = f"[{i}].conversation[{j}]"
@@ -106,7 +108,8 @@ def _conversation(item: Mapping[str, Any], i: int, split: Split, problems: Probl
             if one.position not in bad:  # else its pairs are unreadable, and it was set aside with them
                 good[one.position] = one
         except BadRow as fault:
-            problems.add(row_id, where, fault.column, fault.reason, fault.detail)
+            clip = f"{FILES[split][1]}/{row_id.rpartition('/')[2]}.mp4"
+            problems.add(row_id, where, fault.column, fault.reason, fault.detail, clip=clip)
     return [good[position] for position in sorted(good)]
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-from emoverse.corpora.base import Split, Utterance
+from emoverse.corpora.base import Split
 from emoverse.corpora.files import decode
 from emoverse.corpora.times import episode_name
 from emoverse.errors import RowErrors, UserError
@@ -22,6 +22,7 @@ _HEADER: Final = re.compile(r"(\d+) (\d+)\s*\Z", re.ASCII)
 _PAIR: Final = re.compile(r"\((\d+),(\d+)\)", re.ASCII)
 _TIMES: Final = re.compile(r"Friends_S(\d+)E(\d+): *([\d:.]+) - ([\d:.]+)\s*\Z", re.ASCII)
 _CLIP: Final = re.compile(r"(train|dev|test)_(dia\d+_utt\d+)\Z", re.ASCII)
+_OWN: Final = re.compile(r"train/dia(\d+)utt(\d{1,6})\.mp4\Z", re.ASCII)
 _MELD: Final[dict[str, tuple[Split, str]]] = {
     "train": ("train", "train/train_splits"),
     "dev": ("validation", "dev/dev_splits_complete"),
@@ -73,13 +74,14 @@ def read_mapping(path: Path) -> dict[tuple[str, int], tuple[Split, str]]:
     return found
 
 
-def with_meld_clip(one: Utterance, mapping: Mapping[tuple[str, int], tuple[Split, str]], root: Path) -> Utterance:
-    """Point a train utterance at its MELD clip below ``MELD/`` when it has no clip under its own name."""
-    mapped = mapping.get((one.dialogue_id, one.position)) if one.split == "train" else None
-    if mapped is None or (root / one.clip).exists():
-        return one
+def meld_clip(clip: str, mapping: Mapping[tuple[str, int], tuple[Split, str]], root: Path) -> str:
+    """Return the MELD clip below ``MELD/`` of a train clip that is not there under its own name; others as they are."""
+    own = _OWN.match(clip)
+    mapped = mapping.get((own[1], int(own[2]))) if own else None
+    if mapped is None or (root / clip).exists():
+        return clip
     folder = next(folder for split, folder in _MELD.values() if split == mapped[0])
-    return replace(one, clip=f"MELD/{folder}/{mapped[1]}.mp4")
+    return f"MELD/{folder}/{mapped[1]}.mp4"
 
 
 def rebuild(conversations: list[Any], path: Path) -> list[dict[str, Any]]:

@@ -13,13 +13,13 @@ _CAUSE: Final = re.compile(r"(\d{1,6})(?:_.*)?\Z", re.ASCII | re.DOTALL)  # subt
 
 
 def causes_of(
-    item: Mapping[str, Any], i: int, split: str, emotions: Mapping[str, Any], problems: Problems
+    item: Mapping[str, Any], i: int, split: str, emotions: Mapping[str, Any], problems: Problems, folder: str
 ) -> tuple[dict[int, tuple[int, ...]], set[int]]:
     """Return each target's causes in file order, and the targets set aside because one of their pairs is bad.
 
-    ``emotions`` maps an utterance number (as text) to its annotated emotion. A pair must name two utterances of the
-    conversation and its target's own emotion. A bad pair sets its target aside: with one cause missing the right answer
-    would be a wrong one.
+    ``emotions`` maps an utterance number (as text) to its annotated emotion; clips lie in ``folder``. A pair must name
+    two utterances of the conversation and its target's own emotion. A bad pair sets its target aside: with one cause
+    missing the right answer would be a wrong one.
     """
     causes: dict[int, list[int]] = {}
     bad: set[int] = set()
@@ -29,7 +29,8 @@ def causes_of(
             name = f"dia{item['conversation_ID']}utt{target}" if target else f"dia{item['conversation_ID']}#pair{j}"
             if target not in bad:
                 where = f"[{i}].emotion-cause_pairs[{j}]"
-                problems.add(f"ecf/{split}/{name}", where, "emotion-cause_pairs", *fault)
+                clip = f"{folder}/{name}.mp4" if target else ""
+                problems.add(f"ecf/{split}/{name}", where, "emotion-cause_pairs", *fault, clip=clip)
             if target:
                 bad.add(target)
         elif cause not in causes.setdefault(target, []):

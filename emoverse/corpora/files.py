@@ -32,10 +32,12 @@ class Problems:
     name: str
     found: list[Quarantined] = field(default_factory=list)
 
-    def add(self, row_id: str, row: int | str, column: str, reason: str, detail: str) -> None:
-        """Set one row aside."""
+    def add(self, row_id: str, row: int | str, column: str, reason: str, detail: str, *, clip: str = "") -> None:
+        """Set one row aside; ``clip`` is where its clip should lie."""
         source = f"{self.name}:{row}"
-        self.found.append(Quarantined(row_id=row_id, source=source, column=column, reason=reason, detail=detail))
+        self.found.append(
+            Quarantined(row_id=row_id, source=source, column=column, reason=reason, detail=detail, clip=nfc(clip))
+        )
 
 
 @dataclass(frozen=True)

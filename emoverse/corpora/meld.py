@@ -52,7 +52,7 @@ def read_split(path: Path, split: Split) -> Reading:
                 raise BadRow("Utterance_ID", "duplicate-id", f"{row_id} is already on line {seen[row_id]}")
             good.append(utterance)
         except BadRow as fault:
-            problems.add(row_id, row.line, fault.column, fault.reason, fault.detail)
+            problems.add(row_id, row.line, fault.column, fault.reason, fault.detail, clip=_clip(split, row_id))
     return Reading(good, problems.found)
 
 
@@ -77,8 +77,12 @@ def _utterance(row: Row, split: Split, row_id: str, source: str) -> Utterance:
         polarity=cast(Literal["negative", "neutral", "positive"], polarity),
         sentiment=None, intensities=None, causes=None,
         episode=aired, start=begin, end=finish,
-        clip=f"{FILES[split][1]}/{row_id.rpartition('/')[2]}.mp4", source=source,
+        clip=_clip(split, row_id), source=source,
     )  # fmt: skip
+
+
+def _clip(split: Split, row_id: str) -> str:
+    return f"{FILES[split][1]}/{row_id.rpartition('/')[2]}.mp4"
 
 
 def _number(column: str, word: str) -> int:

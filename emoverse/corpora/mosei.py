@@ -50,7 +50,8 @@ def read_labels(path: Path, labels: EmotionLabels | None, notes: Counter[str]) -
                 raise BadRow("clip_id", "duplicate-id", f"{one.clip} is already on line {seen[one.clip]}")
             good.append(one)
         except BadRow as fault:
-            problems.add(row_id, row.line, fault.column, fault.reason, fault.detail)
+            clip = _clip(row.cells[0], row.cells[1])
+            problems.add(row_id, row.line, fault.column, fault.reason, fault.detail, clip=clip)
     return Reading(good, problems.found)
 
 
@@ -86,8 +87,12 @@ def _utterance(row: Row, row_id: str, labels: EmotionLabels | None, notes: Count
         speaker=None, text=text, emotion=emotion_of(intensities, notes) if intensities else None,
         polarity=polarity, sentiment=sentiment, intensities=intensities, causes=None, episode=None,
         start=times[0] if times else None, end=times[1] if times else None,
-        clip=nfc(f"Raw/{video}/{clip}.mp4"), source=source,
+        clip=_clip(video, clip), source=source,
     )  # fmt: skip
+
+
+def _clip(video: str, clip: str) -> str:
+    return nfc(f"Raw/{video}/{clip}.mp4")
 
 
 def _sentiment(label: str, annotation: str) -> tuple[float, Polarity]:

@@ -18,9 +18,10 @@ from emoverse.media.probe import Probe
 from emoverse.media.progress import progress
 from emoverse.media.shards import ShardWriter, Slot, shard_name
 from emoverse.media.transform import uses_torch
-from emoverse.media.work import PYAV_ONLY, Done, Task, process
+from emoverse.media.work import Done, Task, process
 
 JOURNAL: Final = "journal.jsonl"
+ALONE: Final = ("pyav", "decord")
 LOST: Final = {"timeout": "clip-timeout", "crash": "clip-crashed-decoder"}
 
 
@@ -78,19 +79,24 @@ def records(folder: Path) -> Iterator[Record]:
 
 
 def _second_try(task: Task, lost: Lost) -> Done:
-    """Ask PyAV alone, in a process of its own, for a clip that took its process down or did not come back.
+    """Ask each decoder alone, in a process of its own, about a clip that took its process down or did not come back.
 
-    Who measured action units inside that process may be the cause, and is not asked again.
+    Who measured action units inside that process may be the cause, and is not asked again. A clip that took its time
+    once gets one more try only: the others wait meanwhile.
     """
     unsafe = task.units is None and task.measurer is not None and not task.measurer.own_process
-    task = replace(task, decoders=PYAV_ONLY, measurer=None if unsafe else task.measurer)
-    again: Pool[Task, Done] = Pool(process, timeout=task.limit, workers=1)
-    answer = next(again.map([task]))
-    if isinstance(answer, Lost):
-        return Done(failure=(LOST[lost.kind], f"{lost.detail}; with pyav alone: {answer.detail}"))
-    if answer.failure:
-        return Done(failure=(LOST[lost.kind], f"{lost.detail}; {answer.failure[1]}"))
-    return replace(answer, note=f"not measured: {lost.detail}") if unsafe else answer
+    task = replace(task, measurer=None if unsafe else task.measurer)
+    said = [lost.detail]
+    for decoder in ALONE if lost.kind == "crash" else ALONE[:1]:
+        again: Pool[Task, Done] = Pool(process, timeout=task.limit, workers=1)
+        answer = next(again.map([replace(task, decoders=(decoder,))]))
+        if isinstance(answer, Lost):
+            said.append(f"{decoder} alone: {answer.detail}")
+        elif answer.failure:
+            said.append(answer.failure[1])
+        else:
+            return replace(answer, note=f"not measured: {lost.detail}") if unsafe else answer
+    return Done(failure=(LOST[lost.kind], "; ".join(said)))
 
 
 def _resume(tasks: Sequence[Task], folder: Path, fingerprint: str) -> tuple[ShardWriter, int]:

@@ -1,12 +1,14 @@
-"""Read frames of a clip by index: decord first, PyAV for what decord cannot read, one error type.
+"""Read frames of a clip by index with decord or PyAV, whichever is at its best; one error type.
 
 Both give the same pixels (a contract test holds them to it): RGB as shown, the rotation in the metadata applied.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -14,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emoverse.media.errors import ClipError, tidy
-from emoverse.media.probe import Header, Probe, describe, pyav_text, read_header
+from emoverse.media.probe import Header, Probe, opened, pyav_text
 
 Frame = NDArray[np.uint8]
 NOT_BY_DECORD: Final = frozenset({"av1"})  # decord 0.6.0 was built in 2021 without a decoder for it
+# Codecs that mark the frames no other frame refers to. PyAV leaves these out, which decord cannot.
+SKIPPING: Final = frozenset({"h264", "hevc"})
 
 
 class Clip(Protocol):
@@ -37,7 +41,7 @@ class Clip(Protocol):
 class DecordClip:
     """A clip read by decord."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, container: Any) -> None:
         import decord
 
         decord.logging.set_level(decord.logging.QUIET)
@@ -58,45 +62,59 @@ class DecordClip:
 class PyAVClip:
     """A clip read by PyAV: the packets' times are listed first, then frames are sought by time."""
 
-    def __init__(self, path: Path) -> None:
-        import av
-
-        self._container = av.open(str(path), metadata_errors="ignore")
-        self._stream: Any = self._container.streams.video[0]
+    def __init__(self, path: Path, container: Any) -> None:
+        self._container = container
+        self._stream: Any = container.streams.video[0]
         self._stream.thread_type = "NONE"  # threads hold back frames, which costs more than it gains on short clips
-        self.header = describe(self._container)
-        packets = [p for p in self._container.demux(self._stream) if p.size and not p.is_discard]
+        self._skips = self._stream.codec_context.codec.canonical_name in SKIPPING
+        packets = [p for p in container.demux(self._stream) if p.size and not p.is_discard]
         times = [packet.pts for packet in packets]
         self._keys: list[int] = sorted(p.pts for p in packets if p.is_keyframe and p.pts is not None)
         # Without times (some AVI files) the only index is the order of decoding.
         self._times: list[int] | None = None if None in times else sorted(times)
         if self._times is None:
-            self._container.seek(0)
-            self.count = sum(1 for _ in self._container.decode(self._stream))
+            container.seek(0)
+            self.count = sum(1 for _ in container.decode(self._stream))
         else:
             self.count = len(self._times)
+            self._skips = self._skips and len(set(times)) == self.count
 
     def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
         """Yield the frames, decoding on from the last one unless a key frame lies between."""
-        if not indices:
-            return
         if self._times is None:
             yield from self._counted(set(indices))
             return
-        decoded: Iterator[Any] = iter(())
-        place: int | None = None
-        for index in indices:
-            wanted = self._times[index]
-            key = max((k for k in self._keys if k <= wanted), default=None)
-            if place is None or (key is not None and key > place):
-                # Only a frame that was asked for may be late: before the first key frame the start is sought.
-                self._container.seek(key if key is not None else self._times[0], stream=self._stream)
-                decoded = self._container.decode(self._stream)
-            frame = next((f for f in decoded if f.pts is not None and f.pts >= wanted), None)
-            if frame is None or frame.pts != wanted:
-                raise ClipError("clip-unreadable", f"pyav: frame {index} of {self.count} could not be decoded")
-            place = wanted
-            yield upright(frame)
+        wanted = [(index, self._times[index]) for index in indices]
+        for keys, run in groupby(wanted, lambda pair: bisect_right(self._keys, pair[1])):
+            # Only a frame that was asked for may be late: before the first key frame the start is sought.
+            yield from self._run(dict(run), self._keys[keys - 1] if keys else self._times[0])
+
+    def _run(self, wanted: dict[int, int], start: int) -> Iterator[Frame]:
+        """Yield the frames of (index -> time) pairs that follow the key frame at ``start``."""
+        left = dict(wanted)
+        # A broken stream may refer to what it says nobody refers to: then all is decoded.
+        for skip in (True, False) if self._skips else (False,):
+            for frame in self._decoded(start, set(left.values()), skip):
+                index, time = next(iter(left.items()))
+                if frame.pts != time:
+                    break
+                del left[index]
+                yield upright(frame)
+            if not left:
+                return
+        raise ClipError("clip-unreadable", f"pyav: frame {min(left)} of {self.count} could not be decoded")
+
+    def _decoded(self, start: int, times: set[int], skip: bool) -> Iterator[Any]:
+        """Yield the decoded frames at ``times``, as they come; with ``skip``, decode only what they depend on."""
+        self._container.seek(start, stream=self._stream)
+        context, last = self._stream.codec_context, max(times)
+        for packet in self._container.demux(self._stream):
+            context.skip_frame = "NONREF" if skip and packet.pts not in times else "DEFAULT"
+            for frame in packet.decode():
+                if frame.pts in times:
+                    yield frame
+                if frame.pts is not None and frame.pts >= last:
+                    return
 
     def _counted(self, wanted: set[int]) -> Iterator[Frame]:
         self._container.seek(0)
@@ -107,8 +125,7 @@ class PyAVClip:
                 return
 
     def close(self) -> None:
-        """Close the container."""
-        self._container.close()
+        """Leave the container to who opened it."""
 
 
 def upright(frame: Any) -> Frame:
@@ -118,7 +135,7 @@ def upright(frame: Any) -> Frame:
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
 
 
-DECODERS: Final[dict[str, Callable[[Path], Clip]]] = {"decord": DecordClip, "pyav": PyAVClip}
+DECODERS: Final[dict[str, Callable[[Path, Any], Clip]]] = {"decord": DecordClip, "pyav": PyAVClip}
 
 
 def read_frames(
@@ -135,22 +152,28 @@ def read_frames(
     over, and ``each`` may see an index twice. Raises ClipError, with ``name`` as its place, when none could.
     """
     try:
-        header = read_header(path)
-        able = [d for d in decoders if not (d == "decord" and header.codec in NOT_BY_DECORD)]
-        said: dict[str, str] = {}
-        for decoder in able:
-            try:
-                return _read(path, decoder, header, choose, each)
-            except ClipError as error:
-                said[error.detail] = error.reason
+        with opened(path) as (container, header):
+            said: dict[str, str] = {}
+            for decoder in in_order(decoders, header.codec):
+                try:
+                    return _read(path, container, decoder, header, choose, each)
+                except ClipError as error:
+                    said[error.detail] = error.reason
         reason = "clip-empty" if set(said.values()) == {"clip-empty"} else "clip-unreadable"
         raise ClipError(reason, "; ".join(said) or f"no decoder for {header.codec}")
     except ClipError as error:
         raise ClipError(error.reason, error.detail, clip=name or path.name) from None
 
 
+def in_order(decoders: Sequence[str], codec: str) -> list[str]:
+    """Return the decoders that are to try a codec: decord first, but PyAV where it needs not decode all frames."""
+    able = [d for d in decoders if not (d == "decord" and codec in NOT_BY_DECORD)]
+    return sorted(able, key=lambda d: d != "pyav") if codec in SKIPPING else able
+
+
 def _read(
     path: Path,
+    container: Any,
     decoder: str,
     header: Header,
     choose: Callable[[int], Sequence[int]],
@@ -158,7 +181,7 @@ def _read(
 ) -> Probe:
     shape: tuple[int, ...] = (0, 0)
     try:
-        with closing(DECODERS[decoder](path)) as clip:
+        with closing(DECODERS[decoder](path, container)) as clip:
             count = clip.count
             if count < 1:
                 raise ClipError("clip-empty", "the video stream has no frames")

@@ -1,4 +1,4 @@
-"""Make the tiny base model and publish it."""
+"""Publish the model that stage 1 starts from: the tiny one, made here, or InternVL2 itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.manifest import publish
-from emoverse.params import BaseModelParams, MediaParams, plain
+from emoverse.models.adopt import adopt
+from emoverse.params import TINY, BaseModelParams, MediaParams, plain
 from emoverse.steps import CODE
 
 SPELLED: Final = 8000
@@ -17,11 +18,14 @@ SPELLED: Final = 8000
 
 
 def base_model(out: Path, params: BaseModelParams, media: MediaParams) -> None:
-    """Build, pretrain and publish the tiny InternVL that stands in for InternVL2 on the sample.
+    """Publish the checkpoint of ``params.source``, or build and pretrain the tiny InternVL that stands in for one.
 
-    It sees drawn faces of people who are not in the sample and sentences of its own generator, never a clip, a
-    transcript, a question or a label of a corpus. The same seed gives the same bytes on one machine.
+    The tiny one sees drawn faces of people who are not in the sample and sentences of its own generator, never a clip,
+    a transcript, a question or a label of a corpus. The same seed gives the same bytes on one machine.
     """
+    if params.source != TINY:
+        adopt(Path(params.source), out, media)
+        return
     settings = {**plain(params), "media": plain(media)}
     with publish(out, step="base-model", params=settings, inputs={}, code=CODE["base-model"],
                  libraries=("torch", "transformers", "tokenizers")) as draft:  # fmt: skip

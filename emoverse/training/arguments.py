@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from emoverse.params import TrainParams
@@ -19,8 +20,7 @@ _FIXED = {
     "truncation_strategy": "delete",
     "split_dataset_ratio": "0",
     "lazy_tokenize": "true",
-    "group_by_length": "true",  # as batches.py does it
-    "dataloader_num_workers": "0",
+    "dataloader_persistent_workers": "false",  # kept workers would shift dropout's draws after a resume
     "lr_scheduler_type": "cosine",
     "adam_beta1": "0.9",
     "adam_beta2": "0.95",
@@ -28,20 +28,26 @@ _FIXED = {
     "save_strategy": "steps",
     "save_total_limit": "2",
     "eval_strategy": "no",
-    "gradient_checkpointing": "false",
-    "attn_impl": "sdpa",
     "load_args": "false",
     "logging_first_step": "true",
 }
 
 
 def swift_arguments(
-    params: TrainParams, *, model: Path, dataset: Path, output: Path, resume: Path | None, log_every: int, cpu: bool
+    params: TrainParams,
+    *,
+    model: Path,
+    dataset: Path,
+    output: Path,
+    resume: Path | None,
+    log_every: int,
+    cpu: bool,
+    adapter: Path | None = None,
 ) -> list[str]:
     """Return the command line of ``swift sft`` for these parameters.
 
-    ``resume`` is a complete checkpoint to go on from, or None. On a CPU ms-swift is told so; elsewhere it takes the
-    device it finds.
+    ``resume`` is a complete checkpoint to go on from, or None; ``adapter`` an adapter of the model to train further, or
+    None. On a CPU ms-swift is told so; elsewhere it takes the device it finds.
     """
     flags: dict[str, object] = {
         **_FIXED,
@@ -52,7 +58,11 @@ def swift_arguments(
         "tuner_type": params.tuner,
         "freeze_llm": "false",
         "freeze_vit": str(not params.train_vision).lower(),
-        "freeze_aligner": str(not params.train_projector).lower(),
+        "freeze_aligner": str(not _in_adapter(params)).lower(),
+        "attn_impl": attention(params, cpu=cpu),
+        "gradient_checkpointing": str(params.gradient_checkpointing).lower(),
+        "group_by_length": str(params.group_by_length).lower(),  # as batches.py does it
+        "dataloader_num_workers": params.workers,
         "seed": params.seed,
         "data_seed": params.seed,
         "num_train_epochs": params.epochs,
@@ -73,6 +83,25 @@ def swift_arguments(
             "lora_alpha": params.lora_alpha,
             "lora_dropout": params.lora_dropout,
         }
+        if params.projector == "full":
+            flags["modules_to_save"] = "multi_modal_projector"
+    if params.sharding != "none":
+        flags["fsdp" if params.sharding == "fsdp2" else "deepspeed"] = params.sharding
+    if adapter is not None and resume is None:
+        flags["adapters"] = adapter
     if resume is not None:
         flags["resume_from_checkpoint"] = resume
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+def attention(params: TrainParams, *, cpu: bool) -> str:
+    """Return the attention to use: what the parameters say, and for ``auto`` flash attention where it can run."""
+    if params.attention != "auto":
+        return params.attention
+    able = not cpu and params.dtype != "float32" and find_spec("flash_attn") is not None
+    return "flash_attention_2" if able else "sdpa"
+
+
+def _in_adapter(params: TrainParams) -> bool:
+    # With LoRA, ms-swift's freeze_aligner says whether the projector gets an adapter; trained whole, it gets none.
+    return params.projector == ("lora" if params.tuner == "lora" else "full")

@@ -29,16 +29,19 @@ class Row:
 
 def steps_of(rows: int, params: TrainParams) -> int:
     """Return how many optimizer steps a stage of so many rows takes."""
-    an_epoch = math.ceil(math.ceil(rows / params.batch_size) / params.accumulation)
+    an_epoch = math.ceil(math.ceil(rows / (params.batch_size * params.gpus)) / params.accumulation)
     return math.ceil(an_epoch * params.epochs)
 
 
 def trainable(shapes: Shapes, params: TrainParams) -> int:
     """Return how many numbers are trained: LoRA's two matrices beside each linear layer, or whole parts."""
-    rooms = ["language", *(["projector"] * params.train_projector), *(["vision"] * params.train_vision)]
+    vision = ["vision"] * params.train_vision
+    whole = ["projector"] * (params.projector == "full")
     if params.tuner == "full":
-        return sum(count(shapes.part(room).values()) for room in rooms)
-    return params.lora_rank * sum(sum(shape) for room in rooms for shape in shapes.matrices(room).values())
+        return sum(count(shapes.part(room).values()) for room in ["language", *whole, *vision])
+    rooms = ["language", *(["projector"] * (params.projector == "lora")), *vision]
+    adapters = params.lora_rank * sum(sum(shape) for room in rooms for shape in shapes.matrices(room).values())
+    return adapters + sum(count(shapes.part(room).values()) for room in whole)
 
 
 def memory(shapes: Shapes, params: TrainParams, rows: Sequence[Row], *, checkpointing: bool) -> dict[str, int]:
@@ -127,7 +130,7 @@ def flops(shapes: Shapes, params: TrainParams, rows: Sequence[Row]) -> int:
         total += (
             row.tokens * (2 * language * learns + adapters) + 3 * heads * row.tokens**2 + row.answer * head * learns
         )
-        total += row.frames * shapes.tokens_per_frame * 2 * projector * (learns if params.train_projector else 2)
+        total += row.frames * shapes.tokens_per_frame * 2 * projector * (2 if params.projector == "frozen" else learns)
         total += row.frames * shapes.patches * patch * (learns if params.train_vision else 1)
     return total
 

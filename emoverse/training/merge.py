@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from emoverse.errors import UserError
 from emoverse.params import TrainParams
 
 # What the weights do not decide: taken over from the model that was trained, byte for byte.
@@ -16,29 +15,6 @@ _KEPT: Final = (
     "tokenizer*", "chat_template*", "*processor_config.json", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "merges.txt", "generation_config.json",
 )  # fmt: skip
-_CODE: Final = (".py", ".bin", ".pt", ".pth", ".pkl", ".ckpt", ".msgpack", ".h5")
-
-
-def check_model_folder(folder: Path) -> None:
-    """Raise UserError unless ``folder`` is a transformers-native InternVL in safetensors without code or pickles."""
-    if not (folder / "config.json").is_file():
-        raise UserError("no config.json: not a model folder", place=str(folder), remedy="give a step's output folder")
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in _CODE:
-            remedy = "convert it to safetensors with `emoverse convert`, and take weights only from who you trust"
-            raise UserError(f"{path.name} could run code when loaded, refused", place=str(folder), remedy=remedy)
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    if "auto_map" in config or config.get("model_type") != "internvl":
-        remedy = "turn it into a native model with `emoverse convert`"
-        raise UserError("asks for remote code or is not a native InternVL", place=str(folder), remedy=remedy)
-    index = folder / "model.safetensors.index.json"
-    wanted = (
-        set(json.loads(index.read_text("utf-8"))["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    )
-    if missing := sorted(name for name in wanted if not (folder / name).is_file()):
-        raise UserError(
-            f"weights are missing: {', '.join(missing)}", place=str(folder), remedy="copy the whole folder again"
-        )
 
 
 def write_model(base: Path, checkpoint: Path, params: TrainParams, model: Path, adapter: Path) -> None:

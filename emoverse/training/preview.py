@@ -12,9 +12,9 @@ from emoverse.inference.encode import Encoder
 from emoverse.inference.settings import settings_of_model
 from emoverse.manifest import read_manifest
 from emoverse.media.frames import FrameStore
+from emoverse.models.native import check_model_folder
 from emoverse.params import TrainParams
 from emoverse.training.estimate import Row, plan
-from emoverse.training.merge import check_model_folder
 from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
 from emoverse.training.shapes import read_shapes
 
@@ -46,7 +46,7 @@ def preview(
         Row(length, answer, shown if row["videos"] else 1)
         for row, length, answer in zip(rows, lengths, answers, strict=True)
     ]
-    found = plan(read_shapes(weights), params, costs)
+    found = plan(read_shapes(weights), params, costs, checkpointing=params.gradient_checkpointing)
     measured, device, memory = _device(params.dtype)
     speed = rate or measured
     read = _seconds_a_row(rows, frames, encoder)

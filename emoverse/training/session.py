@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,12 @@ def train_rows(
     scratch: Path,
     label: str = "train",
     tensorboard: Path | None = None,
+    adapter: Path | None = None,
 ) -> Trained:
     """Train on rows (``lengths`` tokens each) in ``scratch``, going on from the last complete checkpoint there.
 
-    ``label`` goes before the progress; ``tensorboard`` is a folder for event files, or None.
+    ``label`` goes before the progress; ``tensorboard`` is a folder for event files, or None; ``adapter`` an adapter of
+    the model that is trained further, or None.
     Raises PreemptedError after SIGTERM (a checkpoint is saved), UserError for a loss or gradient that is not finite.
     """
     for name in _OFFLINE:
@@ -79,6 +82,7 @@ def train_rows(
         resume=resume,
         log_every=max(1, round(steps / LOG_POINTS)),
         cpu=not torch.cuda.is_available(),
+        adapter=adapter,
     )
     arguments += ["--disable_tqdm", "true"]
     display = Display(label, {row["channel"]: length for row, length in zip(rows, lengths, strict=True)}, tensorboard)
@@ -97,7 +101,7 @@ def train_rows(
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(self.watch)
             trainer.add_callback(display)
-            with display, on_sigterm(self.watch), grouped_by_length():
+            with display, on_sigterm(self.watch), grouped_by_length() if params.group_by_length else nullcontext():
                 return super().train(trainer)
 
     session = Session(arguments)

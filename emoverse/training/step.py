@@ -12,10 +12,12 @@ from emoverse.digests import code_digest
 from emoverse.errors import UserError
 from emoverse.manifest import open_source, publish, write_json
 from emoverse.media.frames import FrameStore
+from emoverse.models.native import check_model_folder
 from emoverse.params import TrainParams, plain
 from emoverse.steps import CODE
+from emoverse.training.adapters import adapter_base
 from emoverse.training.checkpoints import LIBRARIES, fingerprint_of, scratch_folder
-from emoverse.training.merge import check_model_folder, write_model
+from emoverse.training.merge import write_model
 from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
 
 
@@ -27,19 +29,24 @@ def train(
     out: Path,
     params: TrainParams,
     tensorboard: Path | None = None,
+    base: Path | None = None,
 ) -> None:
     """Train ``stage1`` or ``stage2`` of ``amt`` on the model of the step folder ``model``; publish ``out``.
 
     ``validated`` are the folders the rows' frames lie in. Every row is checked before training starts; unfinished
     training stays in a scratch folder and the next run goes on from there. ``tensorboard`` is a folder for event files,
-    below which each stage has its own. Raises UserError for bad rows, a model
-    folder with code or pickles, a loss that is not finite; PreemptedError after SIGTERM.
+    below which each stage has its own. With ``params.start`` adapter, ``model`` is a stage trained on the base model
+    ``base``, and its adapter is trained further. Raises UserError for bad rows, a model folder with code or pickles,
+    an adapter that does not fit, a loss that is not finite; PreemptedError after SIGTERM.
     """
     inputs = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
+    adapter = None
+    if params.start == "adapter":
+        inputs["base"], adapter = adapter_base(inputs["model"], base, params), model / "adapter"
     for folder in validated:
         source = open_source(folder, made_by="validate")
         inputs[f"validated/{source.manifest['name']}"] = source
-    weights = model / "model"
+    weights = (inputs["base"].path if adapter else model) / "model"
     check_model_folder(weights)
     rows = read_rows(amt / f"{stage}.jsonl")
     frames = FrameStore(validated)
@@ -52,7 +59,8 @@ def train(
                  libraries=LIBRARIES) as draft:  # fmt: skip
         from emoverse.training.session import train_rows
 
-        done = train_rows(rows, lengths, weights, frames, params, scratch, stage, tensorboard and tensorboard / stage)
+        events = tensorboard and tensorboard / stage
+        done = train_rows(rows, lengths, weights, frames, params, scratch, stage, events, adapter)
         write_model(weights, done.checkpoint, params, draft.path / "model", draft.path / "adapter")
         with (draft.path / "log.jsonl").open("w", encoding="utf-8") as log:
             log.writelines(json.dumps(entry, sort_keys=True) + "\n" for entry in done.log)

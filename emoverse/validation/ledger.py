@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import PurePosixPath
 
 from emoverse.corpora.base import Quarantined, Reading
 from emoverse.media.locate import nfc
@@ -18,7 +17,8 @@ class Ledger:
     def __init__(self, reading: Reading, faults: list[KnownFault]) -> None:
         self.rows = reading.rows
         self.good = sorted(reading.utterances, key=lambda u: u.utterance_id)
-        self.mentioned = _mentioned(reading)
+        named = [u.clip for u in reading.utterances] + [row.clip for row in reading.quarantined]
+        self.mentioned = {nfc(clip) for clip in named if clip}
         self._faults = faults
         self.set_aside: list[tuple[Quarantined, bool]] = [(row, False) for row in reading.quarantined]
         self.unannotated: list[tuple[Quarantined, bool]] = []
@@ -27,7 +27,9 @@ class Ledger:
         """Set aside good rows by position: each maps to (column, reason, detail)."""
         for position, (column, reason, detail) in sorted(failures.items()):
             u = self.good[position]
-            row = Quarantined(row_id=u.utterance_id, source=u.source, column=column, reason=reason, detail=detail)
+            row = Quarantined(
+                row_id=u.utterance_id, source=u.source, column=column, reason=reason, detail=detail, clip=u.clip
+            )
             self.set_aside.append((row, column == "clip" and fault_of(u.clip, self._faults) is not None))
         self.good = [u for position, u in enumerate(self.good) if position not in failures]
 
@@ -50,7 +52,9 @@ class Ledger:
         """Note clips that no row mentions; they are no rows, so they do not count as dropped."""
         for clip in clips:
             detail = "no annotation row names this file"
-            row = Quarantined(row_id=clip, source=clip, column="clip", reason="clip-unannotated", detail=detail)
+            row = Quarantined(
+                row_id=clip, source=clip, column="clip", reason="clip-unannotated", detail=detail, clip=clip
+            )
             self.unannotated.append((row, fault_of(clip, self._faults) is not None))
 
     @property
@@ -66,29 +70,3 @@ class Ledger:
     def quarantine(self) -> list[tuple[Quarantined, bool]]:
         """Return all that was set aside, ordered by row id, source and reason, so that the table has one form."""
         return sorted([*self.set_aside, *self.unannotated], key=lambda p: (p[0].row_id, p[0].source, p[0].reason))
-
-
-def _mentioned(reading: Reading) -> set[str]:
-    """Return the clips (NFC) that rows name, bad rows too.
-
-    A bad row has an id but no clip: where the good rows of its split keep theirs, there its clip would lie.
-    """
-    clips = {nfc(u.clip) for u in reading.utterances}
-    places: dict[str, set[tuple[str, str]]] = {}
-    for u in reading.utterances:
-        split, rest = _parts(u.utterance_id)
-        stem = str(PurePosixPath(u.clip).with_suffix(""))
-        if rest and stem.endswith(rest):
-            places.setdefault(split, set()).add((stem[: -len(rest)], PurePosixPath(u.clip).suffix))
-    for row in reading.quarantined:
-        split, rest = _parts(row.row_id)
-        # A bad split is a fault too: then any place will do.
-        options = places.get(split) or {place for found in places.values() for place in found}
-        clips |= {nfc(f"{head}{rest}{suffix}") for head, suffix in options}
-    return clips
-
-
-def _parts(utterance_id: str) -> tuple[str, str]:
-    _, _, tail = utterance_id.partition("/")
-    split, _, rest = tail.partition("/")
-    return split, rest

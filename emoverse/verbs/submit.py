@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
     params, base = params_of(args), Path()
     options = options_of(args, revision=revision(base), cache=not args.no_cache)
     from pipelines import checks, registry, submit
-    from pipelines.arguments import ordered
+    from pipelines.arguments import ordered, presets
 
     images = options.cluster.named(options.images)
     for option, image in (("--image-data", images.data), ("--image-train", images.train)):
@@ -56,7 +56,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"{one['corpus']}: {one['md5']}, all there")
     run = submit.submit(
         params,
-        ordered(params, corpora),
+        ordered(params, corpora, presets(params, base).weights),
         options,
         base=base,
         host=args.host,

@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
     parser.add_argument("--stage", required=True, choices=("stage1", "stage2"))
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="output of base-model or of a stage")
+    parser.add_argument("--base", type=Path, metavar="DIR", help="the base model, for a stage with start: adapter")
     parser.add_argument("--amt", type=Path, required=True, metavar="DIR", help="output of build-amt")
     parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="outputs of validate")
     goal = parser.add_mutually_exclusive_group(required=True)
@@ -45,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
 
     try:
         validated, stage = validated_of(args, params), getattr(params, args.stage)
-        train(args.stage, args.model, args.amt, validated, args.out, stage, args.tensorboard)
+        train(args.stage, args.model, args.amt, validated, args.out, stage, args.tensorboard, args.base)
     except PreemptedError as stop:
         print(f"emoverse: {stop}", file=sys.stderr)
         sys.exit(PREEMPTED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -35,8 +35,12 @@ def write_clip(
     rotation: int = 0,
     sound: bool = False,
     faststart: bool = False,
+    options: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write a clip; ``times`` are ticks of each frame, ``rotation`` degrees for the player to turn it clockwise."""
+    """Write a clip; ``times`` are ticks of each frame, ``rotation`` degrees for the player to turn it clockwise.
+
+    ``options`` are the encoder's.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
         stream = container.add_stream(codec, rate=fps)
@@ -44,6 +48,7 @@ def write_clip(
         stream.codec_context.time_base = Fraction(1, TICKS)
         stream.codec_context.gop_size = key_every
         stream.codec_context.thread_count = 1
+        stream.options = dict(options or {})
         if rotation:
             stream.set_display_rotation(-rotation)
         audio = container.add_stream("aac", rate=16_000, layout="mono") if sound else None

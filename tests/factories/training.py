@@ -32,7 +32,10 @@ def train_params(**changes: Any) -> TrainParams:
     settings: dict[str, Any] = {
         "seed": 42, "epochs": 2.0, "learning_rate": 2e-3, "batch_size": 4, "accumulation": 1, "max_length": 512,
         "tuner": "lora", "lora_rank": 4, "lora_alpha": 8, "lora_dropout": 0.0, "train_vision": False,
-        "train_projector": True, "warmup": 0.05, "weight_decay": 0.1, "dtype": "float32", "save_every": 2,
+        "projector": "full" if changes.get("tuner") == "full" else "lora",
+        "warmup": 0.05, "weight_decay": 0.1, "dtype": "float32", "save_every": 2,
+        "attention": "sdpa", "gradient_checkpointing": False, "group_by_length": True, "workers": 0, "gpus": 1,
+        "sharding": "none",
     }  # fmt: skip
     return TrainParams(**{**settings, **changes})
 

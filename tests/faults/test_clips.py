@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +56,7 @@ def test_a_clip_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     ]
     extract(tasks, tmp_path / "out", fingerprint="x", workers=2)
     found = {record.clip_id: record for record in records(tmp_path / "out")}
-    assert found["b"].failure == ("clip-timeout", "no answer within 1 s; with pyav alone: no answer within 1 s")
+    assert found["b"].failure == ("clip-timeout", "no answer within 1 s; pyav alone: no answer within 1 s")
     assert found["a"].probe is not None
     assert found["c"].probe is not None
 
@@ -135,6 +137,30 @@ def test_of_two_runs_in_one_place_the_second_says_who_is_there(tmp_path: Path) -
             validate("meld", raw, out, params.media, params.validation, workers=1)
         (draft.path / "mine").write_text("undisturbed")
     assert (out / "mine").read_text() == "undisturbed"
+
+
+def test_a_full_disk_keeps_the_finished_clips_and_says_how_much_to_free(
+    tmp_path: Path, make_disk: Callable[[str], Path]
+) -> None:
+    raw = make_meld(tmp_path / "MELD", {"train": 30, "dev": 5, "test": 5})
+    disk = make_disk("250k")  # the frames of all 40 clips need twice that
+    out = disk / "out"
+    params = load_params(REPO / "params.yaml", {"media.size": 96})
+    with pytest.raises(UserError, match=r"(\d+) of 40 clips are done .*about [\d,]+ more needed") as caught:
+        validate("meld", raw, out, params.media, params.validation, workers=1)
+    assert caught.value.place == str(out)
+    assert re.search(
+        r"free [\d,]+ bytes there and run again, .*or give it up: rm -r .*\.out\.scratch", str(caught.value)
+    )
+    done = int(re.search(r"(\d+) of 40", str(caught.value))[1])  # type: ignore[index]
+    assert 0 < done < 40
+    assert not out.exists()
+    assert not (disk / ".out.partial").exists()
+    subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+    validate("meld", raw, out, params.media, params.validation, workers=1)
+    assert json.loads((disk / "out.run.json").read_text())["resumed_clips"] == done
+    validate("meld", raw, tmp_path / "calm", params.media, params.validation, workers=1)
+    assert open_source(out).digest == open_source(tmp_path / "calm").digest
 
 
 def test_a_truncated_clip_is_quarantined_with_the_bytes_it_lacks(tmp_path: Path) -> None:

@@ -1,11 +1,9 @@
 """Killed, on a full disk, or twice at once: no half-written output is ever taken for a finished one."""
 
-import os
-import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -102,25 +100,8 @@ def test_the_second_of_two_runs_at_once_says_who_holds_the_folder(tmp_path: Path
     finish(out, "after")  # a dead holder's lock holds nobody up
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Path:
-    """Mount a file system of 256 KiB, and take it off again afterwards."""
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("mounting a small file system needs root")
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
-    yield place
-    for _ in range(20):
-        if subprocess.run(["umount", str(place)], check=False).returncode == 0:
-            return
-        time.sleep(0.1)
-
-
-def test_a_full_disk_is_named_with_bytes_and_leaves_the_earlier_output(small_disk: Path) -> None:
+def test_a_full_disk_is_named_with_bytes_and_leaves_the_earlier_output(make_disk: Callable[[str], Path]) -> None:
+    small_disk = make_disk("256k")
     out = small_disk / "out"
     with publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
         (draft.path / "good.txt").write_text("good", "utf-8")

@@ -13,7 +13,7 @@ import yaml
 from emoverse.cli import main
 from emoverse.digests import code_digest
 from emoverse.errors import UserError
-from emoverse.params import CorpusParams, Params, load_params, parse
+from emoverse.params import BaseModelParams, CorpusParams, Params, load_params, parse
 from emoverse.steps import CODE
 from pipelines.arguments import SECTIONS, STEPS, measured, presets
 from pipelines.compile import GOLDEN, compile_to
@@ -26,7 +26,7 @@ EXPECTED = {
     "build-amt": ({"amt"}, "code_build_amt", {"for-loop-2"}),
     "base-model": ({"base_model", "media"}, "code_base_model", set()),
     "train": ({"stage1"}, "code_train", {"base-model", "build-amt", "for-loop-2"}),
-    "train-2": ({"stage2"}, "code_train", {"train", "build-amt", "for-loop-2"}),
+    "train-2": ({"stage2"}, "code_train", {"base-model", "train", "build-amt", "for-loop-2"}),
     "evaluate": ({"evaluate"}, "code_evaluate", {"train-2", "build-amt", "for-loop-2"}),
     "export": ({"export"}, "code_export", {"train-2", "build-amt", "for-loop-2", "evaluate"}),
     "report": (
@@ -102,7 +102,8 @@ def test_kubeflow_and_dvc_give_each_step_the_same_sections(compiled: dict[str, A
             continue
         stage = stages[names.get(task, task)]
         declared = set(stage.get("do", stage).get("params", []))
-        assert declared - {"corpora"} == sections, task  # which corpora there are is Kubeflow's loop
+        # which corpora there are is Kubeflow's loop; what the stages share is in each stage's text
+        assert declared - {"corpora", "train"} == sections, task
 
 
 def test_no_package_is_installed_when_a_step_runs(compiled: dict[str, Any]) -> None:
@@ -173,6 +174,23 @@ def test_a_local_run_measures_raw_corpora_and_code(params: Params, tmp_path: Pat
     assert one.code == two.code == {step: code_digest(CODE[step]) for step in STEPS}
     with pytest.raises(UserError, match="the raw corpus 'meld' is not here"):
         measured(some, tmp_path / "elsewhere")
+
+
+def test_internvl2_as_the_base_is_fetched_by_its_md5_and_adopted(params: Params, tmp_path: Path) -> None:
+    (tmp_path / "InternVL2-4B").mkdir()
+    (tmp_path / "InternVL2-4B/config.json").write_text("{}", "utf-8")
+    (tmp_path / "InternVL2-4B.dvc").write_text("outs:\n- md5: beef.dir\n  path: InternVL2-4B\n", "utf-8")
+    real = replace(params, corpora={}, base_model=BaseModelParams(source="InternVL2-4B"))
+    found = presets(real, tmp_path)
+    assert (found.weights["md5"], found.weights["root"]) == ("beef.dir", "InternVL2-4B")
+    assert measured(real, tmp_path).weights["root"] == str(tmp_path / "InternVL2-4B")
+    compile_to(tmp_path / "p.yaml", real, base=tmp_path)
+    whole = yaml.safe_load((tmp_path / "p.yaml").read_text("utf-8"))
+    tasks = tasks_of(whole)
+    assert "base-model" not in tasks
+    assert len(tasks["adopt"]["dependentTasks"]) == 1
+    assert tasks["train"]["inputs"]["artifacts"]["model"]["taskOutputArtifact"]["producerTask"] == "adopt"
+    assert whole["root"]["inputDefinitions"]["parameters"]["weights_md5"]["defaultValue"] == "beef.dir"
 
 
 def test_sections_travel_as_text_that_keeps_whole_numbers_whole(params: Params) -> None:

@@ -30,8 +30,9 @@ SECTIONS = {
     "validation.min_duration": VALIDATE,
     "amt.seed": {"build-amt"},
     "base_model.seed": {"base-model"},
-    "stage1.seed": {"stage1"},
-    "stage2.seed": {"stage2"},
+    "train.seed": {"stage1", "stage2"},
+    "stage1.epochs": {"stage1"},
+    "stage2.start": {"stage2"},
     "evaluate.seed": {"evaluate"},
     "export.tolerance": {"export"},
 }

@@ -33,7 +33,8 @@ def run(house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def train_to(name: str, params: TrainParams | None = None, **other: Path) -> Path:
         folders = {**house, **other}
         out = tmp_path / name
-        train("stage1", folders["model"], folders["amt"], [folders["meld"]], out, params or train_params())
+        settings = params or train_params()
+        train("stage1", folders["model"], folders["amt"], [folders["meld"]], out, settings, base=other.get("base"))
         return out
 
     return train_to
@@ -134,7 +135,7 @@ def test_the_merged_model_answers_as_base_and_adapter_do(run: Callable[..., Path
 
 def test_full_training_and_a_frozen_projector_are_honoured(run: Callable[..., Path], house: dict[str, Path]) -> None:
     before = load_file(house["model"] / "model" / "model.safetensors")
-    after = weights_of(run("full", train_params(tuner="full", train_projector=False)))
+    after = weights_of(run("full", train_params(tuner="full", projector="frozen")))
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert any("embed_tokens" in name for name in changed)
     assert not [name for name in changed if "vision" in name or "projector" in name]
@@ -144,6 +145,35 @@ def test_a_stage_goes_on_from_the_stage_before(run: Callable[..., Path]) -> None
     first = run("first")
     second = run("second", model=first)
     assert read_manifest(second)["inputs"]["model"] == read_manifest(first)["outputs"]["digest"]
+
+
+def test_a_stage_goes_on_with_the_adapter_of_the_stage_before(run: Callable[..., Path], house: dict[str, Path]) -> None:
+    # the projector trained whole and LoRA in the language model, as the paper's figure has it; the order plain
+    figure: dict[str, Any] = {"projector": "full", "group_by_length": False, "workers": 2}
+    first = run("first", train_params(gradient_checkpointing=True, **figure))
+    second = run("second", train_params(start="adapter", **figure), model=first, base=house["model"])
+    one, two = (load_file(out / "adapter" / "adapter_model.safetensors") for out in (first, second))
+    assert one.keys() == two.keys()
+    assert any("multi_modal_projector.linear_1.weight" in name for name in one)
+    assert not [name for name in one if "multi_modal_projector" in name and "lora" in name]
+    moved = max(float((two[name] - one[name]).abs().max()) for name in one)
+    fresh = max(float(two[name].abs().max()) for name in one if "lora_B" in name)
+    assert 0 < moved < 0.1
+    assert fresh > 0
+    base, merged = load_file(house["model"] / "model" / "model.safetensors"), weights_of(second)
+    name = "multi_modal_projector.linear_1.weight"
+    whole = next(tensor for key, tensor in two.items() if key.endswith(name))
+    assert torch.equal(merged[name], whole)
+    assert not torch.equal(merged[name], base[name])
+    assert set(json.loads((second / "rows.json").read_text("utf-8"))["trained"].values()) == {2}
+    assert read_manifest(second)["inputs"]["base"] == read_manifest(house["model"])["outputs"]["digest"]
+
+    with pytest.raises(UserError, match="the adapter has lora_rank 4"):
+        run("third", train_params(start="adapter", lora_rank=8, **figure), model=first, base=house["model"])
+    with pytest.raises(UserError, match="trained on another model"):
+        run("third", train_params(start="adapter", **figure), model=first, base=second)
+    with pytest.raises(UserError, match="set start: merged"):
+        run("third", train_params(start="adapter", **figure), base=house["model"])
 
 
 def test_a_row_longer_than_max_length_is_named_before_training(run: Callable[..., Path]) -> None:

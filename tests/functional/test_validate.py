@@ -101,6 +101,8 @@ def test_each_fault_is_quarantined_with_its_reason(tmp_path: Path) -> None:
         "train/train_splits/dia7_utt7.mp4": "clip-unannotated",
     }
     assert found["meld/train/dia0_utt1"]["source"].startswith("train_sent_emo.csv:3")
+    for row_id, row in found.items():
+        assert row["clip"] == f"train/train_splits/{row_id.rpartition('/')[2].removesuffix('.mp4')}.mp4"
     assert "pyav" in found["meld/train/dia1_utt0"]["detail"]
     assert summary["rows"]["in"] == 18
     assert summary["rows"]["out"] == 13

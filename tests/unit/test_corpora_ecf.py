@@ -129,3 +129,17 @@ def test_a_train_clip_missing_under_its_own_name_is_melds(tmp_path: Path) -> Non
     assert train == ["train/dia1utt1.mp4", "MELD/dev/dev_splits_complete/dia5_utt6.mp4"]
     test = [one.clip for one in ecf.read(tmp_path).utterances if one.split == "test"]
     assert test[0] == "test/dia2utt1.mp4"
+
+
+def test_a_row_that_is_set_aside_still_says_which_clip_is_its(tmp_path: Path) -> None:
+    rows = [ecf_utterance(1, emotion="hapy"), ecf_utterance(2), ecf_utterance(3)]
+    pairs = [["3_sadness", "1"], ["9_joy", "1"]]
+    write_ecf(tmp_path, [ecf_conversation(conversation=rows, **{"emotion-cause_pairs": pairs})])
+    found = {row.row_id: row.clip for row in ecf.read(tmp_path).quarantined}
+    assert found == {
+        "ecf/train/dia1utt1": "train/dia1utt1.mp4", "ecf/train/dia1utt3": "train/dia1utt3.mp4",
+        "ecf/train/dia1#pair1": "",
+    }  # fmt: skip
+    _ecf1(tmp_path / "all_data_pair_ECFvsMELD.txt", "dev_dia5_utt6")
+    mapped = {row.row_id: row.clip for row in ecf.read(tmp_path).quarantined}
+    assert mapped["ecf/train/dia1utt1"].startswith("MELD/dev/")

@@ -108,3 +108,28 @@ def test_an_override_keeps_everything_after_the_first_equals_sign() -> None:
 def test_an_override_in_another_form_is_refused_with_an_example(word: str) -> None:
     with pytest.raises(UserError, match="for example"):
         overrides_of([word])
+
+
+def test_what_both_stages_share_is_said_once_and_a_stage_has_the_last_word(write: Write, text: str) -> None:
+    params = load_params(write(text), {"train.lora_rank": 5, "train.seed": 6, "stage2.seed": 7})
+    assert (params.stage1.lora_rank, params.stage2.lora_rank) == (5, 5)
+    assert (params.stage1.seed, params.stage2.seed) == (6, 7)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("train.epohcs", 1, "unknown parameter 'train.epohcs', did you mean 'epochs'"),
+        ("train.dtype", "bf16", "parameter 'train.dtype'"),
+        ("stage2.sead", 1, "unknown parameter 'stage2.sead', did you mean 'seed'"),
+        ("train.tuner", "full", "section 'stage1': tuner full has no adapters"),
+        ("stage2.sharding", "zero2", "section 'stage2': sharding zero2 needs more than one of gpus"),
+    ],
+)
+def test_a_mistake_in_what_the_stages_share_is_named_where_it_stands(
+    write: Write, text: str, key: str, value: object, words: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_params(write(text), {key: value})
+    assert words in str(caught.value)
+    assert "train.train" not in str(caught.value)

@@ -59,7 +59,7 @@ def test_parameters_are_those_of_the_model(folder: Path, shapes: Shapes) -> None
     assert trainable(shapes, train_params()) == trained
     assert trainable(shapes, train_params(lora_rank=8)) == 2 * trained
     assert trainable(shapes, train_params(tuner="full", train_vision=True)) == whole - trained
-    assert trainable(shapes, train_params(train_projector=False)) < trained
+    assert trainable(shapes, train_params(projector="frozen")) < trained
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.05])

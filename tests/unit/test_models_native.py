@@ -1,13 +1,14 @@
 """Which model folders may be trained at all."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from emoverse.errors import UserError
-from emoverse.training.merge import check_model_folder
+from emoverse.models.native import check_model_folder
 from tests.factories.answering import make_model
 
 
@@ -29,6 +30,9 @@ def test_a_native_model_in_safetensors_is_accepted(tmp_path: Path) -> None:
         (lambda folder: configure(folder, model_type="internvl_chat"), "not a native InternVL"),
         (lambda folder: (folder / "model.safetensors").unlink(), "weights are missing: model.safetensors"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
+        (lambda folder: (folder / "processor_config.json").write_text('{"auto_map": {}}'), "asks for remote code"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 9000), "not a whole safetensors file"),
     ],
 )
 def test_a_folder_with_code_pickles_or_holes_is_refused(

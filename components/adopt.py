@@ -1,0 +1,32 @@
+"""The component of ``base-model`` where InternVL2 itself is the base."""
+
+from kfp import dsl
+
+from components.image import TRAIN
+
+
+@dsl.component(base_image=TRAIN, install_kfp_package=False)
+def adopt(
+    weights_md5: str, media: str, code: str, weights: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]
+) -> None:
+    """Take an InternVL2 checkpoint as the base model, converted where it is an original one.
+
+    Args:
+        weights_md5: The MD5 that DVC knows the checkpoint's folder by; other content is refused.
+        media: Section media of params.yaml, as JSON.
+        code: Digest of the step's code; other code is refused. Empty: the image's.
+        weights: What fetch left.
+        model: The base model.
+    """
+    import json
+    from pathlib import Path
+
+    from emoverse.fetching.step import raw_folder
+    from emoverse.lineage import check_code, metadata_of
+    from emoverse.models import adopt as step
+    from emoverse.params import MediaParams, parse
+
+    check_code("base-model", code)
+    out = Path(model.path)
+    step.adopt(raw_folder(Path(weights.path)), out, parse(MediaParams, json.loads(media), place="media"))
+    model.metadata.update(metadata_of(out, raw=weights_md5))
