@@ -19,20 +19,37 @@ BUCKET: Final = 32
 
 
 class LengthBatches(BatchSamplerShard):  # type: ignore[misc]
-    """Batches of rows of like length, in random order; all of it follows from the seed and the epoch."""
+    """Batches in random order, of rows of like length if wanted; all of it follows from the seed and the epoch.
+
+    ms-swift's own sampler leaves out the rows that do not divide among the processes of several GPUs. Here a last step
+    with fewer rows than processes joins the one before it, so every row is trained once and no process waits.
+    """
+
+    def __init__(self, total_samples: int, *args: Any, **kwargs: Any) -> None:
+        super().__init__(total_samples, *args, **kwargs)
+        self.rows: int = total_samples
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this rank's row numbers, batch by batch; the ranks' batches of one step are of like length, too."""
         generator = torch.Generator()
         generator.manual_seed(self.curr_seed)
-        order: list[int] = torch.randperm(self.total_samples * self.world_size, generator=generator).tolist()
-        order.sort(key=lambda row: self.lengths[row] // BUCKET)  # stable: random within a bucket
+        order: list[int] = torch.randperm(self.rows, generator=generator).tolist()
+        if self.group_by_length:
+            order.sort(key=lambda row: self.lengths[row] // BUCKET)  # stable: random within a bucket
         whole = self.batch_size * self.world_size
-        steps = [order[start : start + whole] for start in range(0, len(order), whole)]
-        if self.drop_last and len(steps[-1]) < whole:
-            steps.pop()
-        for number in torch.randperm(len(steps), generator=generator).tolist():
+        count = len(self)
+        steps = [order[whole * n : whole * (n + 1)] for n in range(count)]
+        if not self.drop_last:
+            steps[-1] += order[whole * count :]
+        for number in torch.randperm(count, generator=generator).tolist():
             yield steps[number][self.rank :: self.world_size]
+
+    def __len__(self) -> int:
+        """Return how many batches each rank gets."""
+        whole: int = self.batch_size * self.world_size
+        count, left = divmod(self.rows, whole)
+        alone = count == 0 or left >= self.world_size  # left rows that fill a step of their own, if a small one
+        return count + int(bool(left) and alone and not self.drop_last)
 
 
 @contextmanager

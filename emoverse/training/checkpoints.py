@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
-from collections.abc import Mapping
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 from emoverse.digests import digest_of_value
+from emoverse.errors import UserError
 
 LIBRARIES: Final = ("torch", "transformers", "ms-swift", "peft")
 _NAME: Final = re.compile(r"checkpoint-(\d+)")
 _LAST_WRITTEN: Final = "trainer_state.json"
+# What libraries say of a full disk: the system's words, those of safetensors, and torch's, who counts bytes instead.
+_FULL: Final = re.compile(r"No space left|Disk quota exceeded|unexpected pos|PytorchStreamWriter failed")
 
 
 def scratch_folder(fingerprint: str) -> Path:
@@ -57,9 +64,12 @@ def _problem(path: Path, step: int) -> str | None:
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         return "no weights"
-    for name in ("optimizer.pt", "scheduler.pt"):
-        if not (path / name).is_file() or not (path / name).stat().st_size:
-            return f"no {name}"
+    states = sorted(path.glob("rng_state*.pth"))
+    for file in (path / "optimizer.pt", path / "scheduler.pt", *states):
+        if not file.is_file():
+            return f"no {file.name}"
+        if not zipfile.is_zipfile(file):  # torch writes zip files, whose table of contents comes last
+            return f"{file.name} is cut off"
     for file in weights:
         try:
             with safe_open(file, "pt"):
@@ -67,3 +77,32 @@ def _problem(path: Path, step: int) -> str | None:
         except (SafetensorError, OSError) as error:
             return f"{file.name}: {error}"
     return None
+
+
+@contextmanager
+def full_disk_named(folder: Path) -> Iterator[None]:
+    """Turn a disk that is full while a checkpoint is saved into a UserError, and remove the unfinished checkpoint.
+
+    The message gives the folder, its free bytes and what a checkpoint takes; the one before it stays to go on from.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number not in (errno.ENOSPC, errno.EDQUOT) and not _FULL.search(str(error)):
+            raise
+        good, _ = last_complete(folder)
+        written = 0
+        for path in folder.glob("checkpoint-*"):
+            if path != good and _problem(path, int(path.name.rpartition("-")[2])):
+                written = max(written, _size(path))
+                shutil.rmtree(path, ignore_errors=True)
+        free = shutil.disk_usage(folder).free
+        needed = max(_size(good) if good else 0, written)
+        problem = f"the disk is full: {free} bytes are free now, a checkpoint takes more than {needed}"
+        remedy = "free some, or set EMOVERSE_SCRATCH to a folder with room, and run again"
+        raise UserError(problem, place=str(folder), remedy=remedy) from error
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

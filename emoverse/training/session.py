@@ -60,7 +60,7 @@ def train_rows(
 
     from emoverse.training.arguments import swift_arguments
     from emoverse.training.batches import grouped_by_length
-    from emoverse.training.checkpoints import last_complete
+    from emoverse.training.checkpoints import full_disk_named, last_complete
     from emoverse.training.display import Display
     from emoverse.training.template import use_frames
     from emoverse.training.watch import Ledger, PreemptedError, Watch, on_sigterm
@@ -85,8 +85,9 @@ def train_rows(
         adapter=adapter,
     )
     arguments += ["--disable_tqdm", "true"]
-    display = Display(label, {row["channel"]: length for row, length in zip(rows, lengths, strict=True)}, tensorboard)
-    ledger = Ledger(scratch / "ledger.jsonl", int(resume.name.rpartition("-")[2]) if resume else 0)
+    tokens = {row["channel"]: length for row, length in zip(rows, lengths, strict=True)}
+    display = Display(label, tokens, tensorboard)
+    ledger = Ledger(scratch, int(resume.name.rpartition("-")[2]) if resume else 0)
 
     class Session(SwiftSft):  # type: ignore[misc]
         """ms-swift's own training, with our rows already read and our watch beside the trainer."""
@@ -97,7 +98,7 @@ def train_rows(
 
         def train(self, trainer: Any) -> Any:
             self.trainer = trainer
-            self.watch = Watch(trainer, ledger, display.saw)
+            self.watch = Watch(trainer, ledger, tokens, display.saw)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(self.watch)
             trainer.add_callback(display)
@@ -105,7 +106,8 @@ def train_rows(
                 return super().train(trainer)
 
     session = Session(arguments)
-    session.main()
+    with full_disk_named(scratch):
+        session.main()
     state = session.trainer.state
     if session.watch.stop_asked and state.global_step < state.max_steps:
         raise PreemptedError(f"stopped at step {state.global_step} of {state.max_steps}, saved; run again to go on")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from emoverse.digests import code_digest
 from emoverse.errors import UserError
@@ -19,6 +20,8 @@ from emoverse.training.adapters import adapter_base
 from emoverse.training.checkpoints import LIBRARIES, fingerprint_of, scratch_folder
 from emoverse.training.merge import write_model
 from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
+
+_SHOWN: Final = 5
 
 
 def train(
@@ -73,13 +76,20 @@ def train(
 
 
 def _account(rows: Sequence[dict[str, Any]], seen: Mapping[str, int], params: TrainParams, path: Path) -> list[str]:
-    """Write how often each row was trained; return the rows that never were, which only a part of an epoch excuses."""
+    """Write how often each row was trained; return the rows that never were, which only a part of an epoch excuses.
+
+    Raises UserError naming rows that were trained more or less often than the epochs say, as when the trainer puts one
+    row in another's place.
+    """
     ids = [row["channel"] for row in rows]
-    dropped = [name for name in ids if not seen.get(name)]
     if strange := sorted(set(seen) - set(ids)):
         raise ValueError(f"the trainer saw rows that are not in the stage: {strange[:5]}")
-    if dropped and params.epochs >= 1:
-        shown = ", ".join(dropped[:5])
-        raise UserError(f"{len(dropped)} rows were never trained: {shown}", remedy="report this as a bug of emoverse")
+    fewest, most = math.floor(params.epochs), math.ceil(params.epochs)
+    wrong = {name: seen.get(name, 0) for name in ids if not fewest <= seen.get(name, 0) <= most}
+    if wrong:
+        shown = ", ".join(f"{name} {count} times" for name, count in list(wrong.items())[:_SHOWN])
+        problem = f"{len(wrong)} of {len(ids)} rows were not trained once an epoch: {shown}"
+        raise UserError(problem, remedy="report this as a bug of emoverse")
+    dropped = [name for name in ids if not seen.get(name)]
     write_json(path, {"in": len(ids), "trained": {name: seen[name] for name in sorted(seen)}, "dropped": dropped})
     return dropped

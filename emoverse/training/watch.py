@@ -6,14 +6,14 @@ import json
 import math
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
-from emoverse.errors import UserError
+from emoverse.errors import RowErrors, UserError
 
 
 class PreemptedError(Exception):
@@ -21,16 +21,16 @@ class PreemptedError(Exception):
 
 
 class Ledger:
-    """The ids of the rows that each optimizer step saw, kept in a file beside the checkpoints.
+    """The ids of the rows that each optimizer step saw, kept beside the checkpoints, a file for each process.
 
     A line is ``{"step": 7, "rows": [...]}``; after a resume, lines of steps that will be run again are dropped.
     """
 
-    def __init__(self, path: Path, resumed_from: int) -> None:
-        """Open the ledger, forgetting what came after step ``resumed_from``."""
-        self.path = path
-        kept = [line for line in _lines(path) if line["step"] <= resumed_from]
-        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), "utf-8")
+    def __init__(self, folder: Path, resumed_from: int, rank: int = 0) -> None:
+        """Open the ledger of process ``rank``, forgetting what came after step ``resumed_from``."""
+        self.folder, self.path = folder, folder / f"ledger-{rank}.jsonl"
+        kept = [line for line in _lines(self.path) if line["step"] <= resumed_from]
+        self.path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), "utf-8")
 
     def add(self, step: int, rows: list[str]) -> None:
         """Write down what a step saw, at once."""
@@ -38,8 +38,9 @@ class Ledger:
             handle.write(json.dumps({"step": step, "rows": rows}, ensure_ascii=False) + "\n")
 
     def counts(self) -> Counter[str]:
-        """Return how often each row was seen."""
-        return Counter(row for line in _lines(self.path) for row in line["rows"])
+        """Return how often each row was seen, by all processes together."""
+        files = sorted(self.folder.glob("ledger-*.jsonl"))
+        return Counter(row for path in files for line in _lines(path) for row in line["rows"])
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -55,12 +56,15 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 class Watch(TrainerCallback):  # type: ignore[misc]
     """Fill the ledger, stop at the first loss or gradient that is not finite, and save and stop on SIGTERM."""
 
-    def __init__(self, trainer: Any, ledger: Ledger, saw: Callable[[list[str]], None]) -> None:
+    def __init__(
+        self, trainer: Any, ledger: Ledger, tokens: Mapping[str, int], saw: Callable[[list[str]], None]
+    ) -> None:
         """Wrap the trainer's ``training_step``, which alone sees the rows that are really trained.
 
-        ``saw`` is told the rows of each optimizer step that is done.
+        ``tokens`` of each row by its id: a row that comes with more or fewer stops the training. ``saw`` is told the
+        rows of each optimizer step that is done.
         """
-        self.trainer, self.ledger, self.saw = trainer, ledger, saw
+        self.trainer, self.ledger, self.tokens, self.saw = trainer, ledger, tokens, saw
         self.stop_asked = False
         self._rows: list[str] = []
         self._inner = trainer.training_step
@@ -68,11 +72,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def _training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         rows = [str(row) for row in inputs["channel"]]
+        fed = inputs["attention_mask"].sum(1)
         loss = self._inner(model, inputs, *args, **kwargs)
+        self._check_tokens(rows, fed.tolist())
         if not math.isfinite(float(loss.detach())):
             raise _diverged("loss", float(loss.detach()), self.trainer.state.global_step, rows)
         self._rows += rows
         return loss
+
+    def _check_tokens(self, rows: list[str], fed: list[int]) -> None:
+        cut = [f"{row}: {n} tokens, not {self.tokens[row]}" for row, n in zip(rows, fed, strict=True)
+               if n != self.tokens[row]]  # fmt: skip
+        if cut:
+            raise RowErrors(cut, remedy="report this as a bug of emoverse: the trainer was fed other rows than checked")
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse a gradient that would spoil the weights, so every checkpoint is a good one."""

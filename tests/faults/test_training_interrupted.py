@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ import pytest
 import yaml
 
 from emoverse.digests import folder_files
-from emoverse.errors import UserError
+from emoverse.errors import RowErrors, UserError
 from emoverse.params import plain
 from emoverse.training.step import train
 from emoverse.verbs.train import PREEMPTED
 from tests.factories.training import make_training, train_params
 
-PARAMS = train_params(epochs=4.0, batch_size=2, save_every=4)  # 24 steps
+# 24 steps; dropout, so that a resumed training must draw what the undisturbed one drew
+PARAMS = train_params(epochs=4.0, batch_size=2, save_every=4, lora_dropout=0.05)
 REPO = Path(__file__).resolve().parents[2]
 
 
@@ -41,7 +44,24 @@ def undisturbed(house: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     return folder / "out"
 
 
-def start(house: dict[str, Path], folder: Path) -> subprocess.Popen[bytes]:
+# The command line on a disk so slow that the optimizer's state never gets written from the eighth step on.
+SLOW_DISK = """
+import sys, time
+from swift.trainers import Seq2SeqTrainer
+from emoverse.cli import main
+save = Seq2SeqTrainer._save_optimizer_and_scheduler
+def slowly(self, folder):
+    if self.state.global_step >= 8:
+        time.sleep(600)
+    save(self, folder)
+Seq2SeqTrainer._save_optimizer_and_scheduler = slowly
+sys.exit(main())
+"""
+
+
+def start(
+    house: dict[str, Path], folder: Path, program: Sequence[str] = ("-m", "emoverse.cli")
+) -> subprocess.Popen[bytes]:
     words = [
         "train",
         "--stage",
@@ -53,7 +73,7 @@ def start(house: dict[str, Path], folder: Path) -> subprocess.Popen[bytes]:
         "--validated",
         house["meld"],
     ]
-    command = [sys.executable, "-m", "emoverse.cli", *words, "--out", folder / "out", "--params", house["params"]]
+    command = [sys.executable, *program, *words, "--out", folder / "out", "--params", house["params"]]
     environment = {**os.environ, "EMOVERSE_SCRATCH": str(folder / "scratch"), "PYTHONPATH": str(REPO)}
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(list(map(str, command)), env=environment, cwd=folder, stdout=log, stderr=log)
@@ -100,21 +120,86 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_its_own_code(
     assert folder_files(tmp_path / "out") == folder_files(undisturbed)
 
 
-def test_an_incomplete_checkpoint_is_skipped_and_the_log_says_so(
+def test_a_kill_while_a_checkpoint_is_saved_costs_that_checkpoint_and_the_log_says_so(
     house: dict[str, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
-    process = start(house, tmp_path)
-    state = wait_for(tmp_path, "train/*/checkpoint-8/trainer_state.json", process)
+    process = start(house, tmp_path, ["-c", SLOW_DISK])
+    weights = wait_for(tmp_path, "train/*/checkpoint-8/adapter_config.json", process)
     process.kill()
     process.wait()
-    state.unlink()  # transformers writes it last: so a checkpoint looks that was being written
-    for later in state.parent.parent.glob("checkpoint-1*"):
-        (later / "trainer_state.json").unlink(missing_ok=True)
+    assert not (weights.parent / "trainer_state.json").exists()
     assert start(house, tmp_path).wait() == 0
     log = (tmp_path / "log.txt").read_text("utf-8")
     assert "checkpoint-8 is incomplete (no trainer_state.json), not used" in log
     assert "going on from checkpoint-4" in log
     assert folder_files(tmp_path / "out") == folder_files(undisturbed)
+
+
+def test_a_disk_that_fills_up_is_named_and_the_checkpoint_before_stays(
+    house: dict[str, Path],
+    undisturbed: Path,
+    make_disk: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from swift.trainers import Seq2SeqTrainer
+
+    small_disk = make_disk("2m")
+    monkeypatch.setenv("EMOVERSE_SCRATCH", str(small_disk))
+    inner, filler = Seq2SeqTrainer._save_optimizer_and_scheduler, small_disk / "filler"
+
+    def crowded(self: Any, folder: str) -> None:
+        if self.state.global_step == 8:
+            filler.write_bytes(bytes(shutil.disk_usage(small_disk).free - 8192))
+        inner(self, folder)
+
+    monkeypatch.setattr(Seq2SeqTrainer, "_save_optimizer_and_scheduler", crowded)
+    folders = (house["model"], house["amt"], [house["meld"]], tmp_path / "out", PARAMS)
+    with pytest.raises(UserError, match=r"the disk is full: \d+ bytes are free now, a checkpoint takes more") as told:
+        train("stage1", *folders)
+    assert str(small_disk) in str(told.value)
+    assert [path.name for path in small_disk.glob("train/*/checkpoint-*")] == ["checkpoint-4"]
+    assert not (tmp_path / "out").exists()
+    filler.unlink()
+    monkeypatch.undo()
+    monkeypatch.setenv("EMOVERSE_SCRATCH", str(small_disk))
+    train("stage1", *folders)
+    assert folder_files(tmp_path / "out") == folder_files(undisturbed)
+
+
+def test_a_row_that_the_trainer_puts_in_anothers_place_fails_the_step_by_name(
+    house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from swift.dataset import LazyLLMDataset
+
+    monkeypatch.setenv("EMOVERSE_SCRATCH", str(tmp_path / "scratch"))
+    inner = LazyLLMDataset.__getitem__
+    monkeypatch.setattr(LazyLLMDataset, "__getitem__", lambda self, k: inner(self, 5 if k == 3 else k))
+    params = train_params(epochs=1.0)
+    with pytest.raises(
+        UserError, match=r"2 of 12 rows were not trained once an epoch: mer/meld/\S+ 0 times, .* 2 times"
+    ):
+        train("stage1", house["model"], house["amt"], [house["meld"]], tmp_path / "out", params)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_row_that_the_trainer_cuts_stops_it_at_once_by_name(
+    house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from swift.dataset import LazyLLMDataset
+
+    monkeypatch.setenv("EMOVERSE_SCRATCH", str(tmp_path / "scratch"))
+    inner = LazyLLMDataset.__getitem__
+
+    def cut(self: Any, number: Any) -> Any:
+        row = inner(self, number)
+        if number == 3:
+            row = {**row, "input_ids": row["input_ids"][:-2], "labels": row["labels"][:-2]}
+        return row
+
+    monkeypatch.setattr(LazyLLMDataset, "__getitem__", cut)
+    with pytest.raises(RowErrors, match=r"mer/meld/\S+: \d+ tokens, not \d+"):
+        train("stage1", house["model"], house["amt"], [house["meld"]], tmp_path / "out", PARAMS)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(

@@ -37,3 +37,23 @@ def test_order_and_company_change_with_the_epoch_and_follow_from_the_seed(length
 
 def test_an_incomplete_batch_can_be_left_out(lengths: list[int]) -> None:
     assert {len(batch) for batch in batches_of(lengths, drop_last=True)} == {32}
+
+
+@pytest.mark.parametrize("count", [96, 97, 99, 100, 127, 128, 129, 257])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_several_processes_share_every_row_and_take_equally_many_steps(
+    monkeypatch: pytest.MonkeyPatch, count: int, ranks: int
+) -> None:
+    monkeypatch.setattr(LengthBatches, "world_size", ranks)
+    shares = []
+    for rank in range(ranks):
+        monkeypatch.setattr(LengthBatches, "rank", rank)
+        shares.append(batches_of([100 + n % 60 for n in range(count)], epoch=2))
+    assert len({len(share) for share in shares}) == 1
+    assert sorted(row for share in shares for batch in share for row in batch) == list(range(count))
+    assert all(batch for share in shares for batch in share)
+    assert max(len(batch) for share in shares for batch in share) <= 33
+
+
+def test_a_stage_smaller_than_a_batch_is_one_batch() -> None:
+    assert sorted(batches_of([100, 101])[0]) == [0, 1]

@@ -16,8 +16,8 @@ def make_checkpoint(folder: Path, step: int) -> Path:
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     save_file({"weight": torch.ones(4)}, path / "adapter_model.safetensors")
-    for name in ("optimizer.pt", "scheduler.pt"):
-        (path / name).write_bytes(b"state")
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"state": torch.zeros(3)}, path / name)
     (path / "trainer_state.json").write_text(json.dumps({"global_step": step}))
     return path
 
@@ -43,7 +43,9 @@ def test_nothing_is_found_in_a_folder_without_checkpoints(tmp_path: Path) -> Non
         (lambda path: truncate(path / "trainer_state.json"), "cut off"),
         (lambda path: truncate(path / "adapter_model.safetensors"), "adapter_model.safetensors"),
         (lambda path: (path / "adapter_model.safetensors").unlink(), "no weights"),
-        (lambda path: (path / "optimizer.pt").write_bytes(b""), "optimizer.pt"),
+        (lambda path: (path / "optimizer.pt").write_bytes(b""), "optimizer.pt is cut off"),
+        (lambda path: (path / "scheduler.pt").unlink(), "no scheduler.pt"),
+        (lambda path: truncate(path / "rng_state.pth"), "rng_state.pth is cut off"),
         (lambda path: (path / "trainer_state.json").write_text('{"global_step": 3}'), "another step"),
     ],
 )
@@ -71,10 +73,11 @@ def test_any_change_of_parameters_inputs_or_code_gives_another_fingerprint() -> 
 
 
 def test_a_ledger_forgets_steps_that_a_resumed_training_runs_again(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.jsonl"
-    ledger = Ledger(path, resumed_from=0)
+    ledger = Ledger(tmp_path, resumed_from=0)
     for step, rows in enumerate((["a", "b"], ["c"], ["a"]), 1):
         ledger.add(step, rows)
-    with path.open("a") as handle:
+    with (tmp_path / "ledger-0.jsonl").open("a") as handle:
         handle.write('{"step": 4, "rows": ["b')  # the kill came here
-    assert Ledger(path, resumed_from=2).counts() == {"a": 1, "b": 1, "c": 1}
+    other = Ledger(tmp_path, resumed_from=2, rank=1)
+    other.add(3, ["d"])
+    assert Ledger(tmp_path, resumed_from=2).counts() == {"a": 1, "b": 1, "c": 1, "d": 1}
