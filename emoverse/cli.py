@@ -14,6 +14,7 @@ from emoverse import __version__
 # verb -> (module, one-line help). The module has ``arguments(parser)`` and ``main(args)`` and is imported when used.
 VERBS: Final[dict[str, tuple[str, str]]] = {
     "unpack": ("emoverse.verbs.unpack", "unpack a corpus archive, and the archives in it, safely"),
+    "profile": ("emoverse.verbs.profile", "choose all parameters by one word: the sample, InternVL2-4B, ..."),
     "validate": ("emoverse.verbs.validate", "check a raw corpus; keep utterances, frames and a quarantine"),
     "build-amt": ("emoverse.verbs.build_amt", "turn utterances into the AMT instruction dataset"),
     "base-model": ("emoverse.verbs.base_model", "make the tiny InternVL2 the sample is trained on"),

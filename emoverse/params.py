@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from emoverse.errors import UserError, did_you_mean
+from emoverse.yaml_text import read_yaml
 
 Share = Field(ge=0.0, le=1.0)
 Positive = Field(gt=0)
@@ -186,29 +186,6 @@ class Params:
 
 
 Section = TypeVar("Section")
-
-
-class _Loader(yaml.SafeLoader):
-    """PyYAML with two corrections: ``1e-3`` is a number, as in YAML 1.2 and DVC, and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping; raise ConstructorError at a repeated key, which PyYAML would overwrite in silence."""
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
-            seen.add(key.value)
-        return dict(super().construct_mapping(node, deep))
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def read_yaml(text: str) -> Any:
-    """Read YAML text as params.yaml and ``--set`` values are read; raise yaml.YAMLError when it is broken."""
-    return yaml.load(text, _Loader)
 
 
 def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] | None = None) -> Params:

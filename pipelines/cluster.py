@@ -13,7 +13,8 @@ from pydantic.dataclasses import dataclass
 
 from components.image import Images
 from emoverse.errors import UserError
-from emoverse.params import parse, read_yaml
+from emoverse.params import parse
+from emoverse.yaml_text import read_yaml
 
 Group = Literal["data", "train"]
 _frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))

@@ -10,7 +10,8 @@ import yaml
 
 from emoverse.digests import MANIFEST
 from emoverse.errors import UserError
-from emoverse.params import Params, load_params, read_yaml
+from emoverse.params import Params, load_params
+from emoverse.yaml_text import read_yaml
 
 
 def add_params(parser: argparse.ArgumentParser) -> None:
