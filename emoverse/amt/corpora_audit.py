@@ -12,8 +12,8 @@ import orjson
 
 from emoverse.amt.conflicts import Conflict, conflicts, shared_utterances, summary
 from emoverse.amt.leakage import MIN_IOU, MIN_WORDS, Leak, find_leaks, sides
-from emoverse.amt.memory import uncollected
 from emoverse.amt.tables import CorpusTable
+from emoverse.corpora.memory import uncollected
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from emoverse.amt.baselines import baselines
 from emoverse.amt.builder import Builder
 from emoverse.amt.corpora_audit import CorporaAudit, audit_corpora
 from emoverse.amt.gate import check_leaks, check_splits
-from emoverse.amt.memory import uncollected
 from emoverse.amt.mixture import Stage, stages
 from emoverse.amt.outputs import Outputs
 from emoverse.amt.page import write_page
 from emoverse.amt.reasons import Reasons, provider
 from emoverse.amt.tables import CorpusTable
+from emoverse.corpora.memory import uncollected
 from emoverse.digests import sha256_file
 from emoverse.errors import UserError
 from emoverse.manifest import Source, open_source, publish, write_json

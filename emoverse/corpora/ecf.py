@@ -21,6 +21,7 @@ from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utteran
 from emoverse.corpora.ecf_pairs import causes_of
 from emoverse.corpora.files import BadRow, Problems, decode, unsafe
 from emoverse.corpora.hints import emotion_hint
+from emoverse.corpora.memory import uncollected
 from emoverse.corpora.times import seconds
 from emoverse.errors import UserError, did_you_mean
 
@@ -52,6 +53,7 @@ def read(root: Path) -> Reading:
     return Reading(utterances, quarantined)
 
 
+@uncollected()
 def read_split(path: Path, split: Split) -> Reading:
     """Read one annotation file of subtask 2 as a split of ECF."""
     return read_conversations(load(path), split, path.name)

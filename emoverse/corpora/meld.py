@@ -12,6 +12,7 @@ from typing import Final, Literal, cast
 from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
 from emoverse.corpora.files import BadRow, Problems, Row, rows_of, whole_number
 from emoverse.corpora.hints import emotion_hint
+from emoverse.corpora.memory import uncollected
 from emoverse.corpora.times import episode_name, seconds
 from emoverse.errors import did_you_mean
 
@@ -39,6 +40,7 @@ def read(root: Path) -> Reading:
     return Reading(utterances, quarantined)
 
 
+@uncollected()
 def read_split(path: Path, split: Split) -> Reading:
     """Read one annotation file as a split of MELD."""
     problems = Problems(path.name)

@@ -14,6 +14,7 @@ from typing import Final, Literal
 
 from emoverse.corpora.base import Reading, Split, Utterance
 from emoverse.corpora.files import BadRow, Problems, Row, nfc, rows_of, unsafe, whole_number
+from emoverse.corpora.memory import uncollected
 from emoverse.corpora.mosei_emotions import EmotionLabels
 from emoverse.errors import did_you_mean
 
@@ -37,6 +38,7 @@ def read(root: Path) -> Reading:
     return Reading(reading.utterances, reading.quarantined, dict(sorted(notes.items())))
 
 
+@uncollected()
 def read_labels(path: Path, labels: EmotionLabels | None, notes: Counter[str]) -> Reading:
     """Read label.csv; ``labels`` adds emotions and times where it is given."""
     problems = Problems(path.name)

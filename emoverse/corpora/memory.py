@@ -11,7 +11,7 @@ from contextlib import contextmanager
 def uncollected() -> Iterator[None]:
     """Pause the cyclic collector: rows hold no cycles, and it would walk all of them again and again.
 
-    A fourth of the time of a build goes there. What is no longer referred to is freed as ever.
+    A fourth of the time of reading and building goes there. What is no longer referred to is freed as ever.
     """
     was_on = gc.isenabled()
     gc.disable()
