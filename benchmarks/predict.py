@@ -3,6 +3,7 @@
 Needs ``data/onnx`` and the model it was exported from, as ``make run`` leaves them. Both answer the same four tasks
 about the same frames through the same code; only the engine differs. Each measurement is a process of its own, the two
 take turns, and the median counts. Wall and CPU time: where a machine is shared only the latter means much.
+The process that decodes is the same for both, and its CPU time is in neither.
 """
 
 from __future__ import annotations
