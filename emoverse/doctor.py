@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from emoverse.errors import UserError
 
-ROOM: Final = 10 * 2**30  # bytes; MELD alone is as much
+ROOM: Final = 5 * 2**30  # bytes; the sample's results and DVC's cache take about one, a trained InternVL2 more
 NVIDIA: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the second is Windows' own Linux
 
 
@@ -44,14 +44,16 @@ class Finding:
         return {"state": self.state, **asdict(self)}
 
 
-def findings(base: Path, params: Path, lock: Path) -> Iterator[Finding]:
-    """Yield what each check of this machine finds; ``base`` is the repository's root."""
+def findings(base: Path, params: Path, lock: Path, *, deep: bool = False) -> Iterator[Finding]:
+    """Yield what each check of this machine finds; ``base`` is the repository's root, ``deep`` reads all its data."""
     yield python()
     yield versions(lock)
     yield from (decoder(name) for name in ("decord", "pyav"))
     yield gpu()
     yield disk(base)
     yield from raw_data(base, params)
+    if (base / ".dvc").is_dir():
+        yield from kept(base, deep=deep)
     yield docker()
 
 
@@ -134,22 +136,55 @@ def disk(base: Path) -> Finding:
 
 
 def raw_data(base: Path, params: Path) -> Iterator[Finding]:
-    """Check, for each corpus of params.yaml, that the repository's DVC remote holds all of its files."""
+    """Check, for each corpus of params.yaml and the weights, that the repository's DVC remote holds all files."""
     from emoverse.fetching.resolve import check_held, resolve
-    from emoverse.params import load_params
+    from emoverse.params import TINY, load_params
 
     try:
-        corpora = load_params(params).corpora
+        found = load_params(params)
     except UserError as error:
         yield Finding("params", False, str(error))
         return
-    for name, one in corpora.items():
+    roots = {f"raw {name}": one.root for name, one in found.corpora.items()}
+    if found.base_model.source != TINY:
+        roots["weights"] = found.base_model.source
+    for name, root in roots.items():
 
-        def held(root: str = one.root) -> str:
+        def held(root: str = root) -> str:
             tracked = resolve(root, repository=base)
             return f"{check_held(tracked)} files in {tracked.config['url']}"
 
-        yield _tried(f"raw {name}", held)
+        yield _tried(name, held)
+
+
+def kept(base: Path, *, deep: bool) -> Iterator[Finding]:
+    """Check ``dvc.lock`` and that DVC's cache holds what it names; ``deep`` reads every byte."""
+    from emoverse.fetching.cache import amiss, tracked
+
+    try:
+        outputs = tracked(base)
+    except UserError as error:
+        yield Finding("dvc.lock", False, str(error).removesuffix(f"; {error.remedy}"), error.remedy)
+        return
+    whole = 0
+    for one in outputs:
+        wrong = list(amiss(base, one, deep=deep))
+        if wrong == [(".", "missing")]:
+            yield Finding("cache", False, f"{one.path} is not here", f"`{one.remedy}` brings it", needed=False)
+        elif wrong:
+            name, what = wrong[0]
+            found = f"{len(wrong)} objects of {one.path} are missing or changed: {name} is {what}"
+            yield Finding("cache", False, found, _mending(one.remedy, name))
+        else:
+            whole += 1
+    how = "every byte" if deep else "each is there; --data reads every byte"
+    yield Finding("cache", True, f"{whole} of {len(outputs)} outputs are whole ({how})")
+
+
+def _mending(remedy: str, name: str) -> str:
+    md5 = name.rpartition("(")[2].rstrip(")")
+    where = f"files/md5/{md5[:2]}/{md5[2:]}" if "(" in name else "that object"
+    return f"remove {where} from DVC's cache and run `{remedy}`"
 
 
 def docker() -> Finding:

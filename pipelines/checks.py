@@ -12,8 +12,8 @@ from typing import Any
 
 from emoverse.errors import UserError
 from emoverse.fetching.resolve import Tracked, check_held, resolve
-from emoverse.fetching.settings import travels, wanted
-from emoverse.params import Params
+from emoverse.fetching.settings import lacking, travels
+from emoverse.params import TINY, Params
 from pipelines.cluster import Cluster
 
 TOKEN = "KUBEFLOW_TOKEN"  # the variable that holds the bearer token of a cluster that asks for one
@@ -21,8 +21,8 @@ TOKEN = "KUBEFLOW_TOKEN"  # the variable that holds the bearer token of a cluste
 
 def check_data(
     params: Params, cluster: Cluster, *, base: Path, revision: str, remote: str, volume: str, secrets: bool = True
-) -> list[dict[str, str]]:
-    """Return what ``fetch`` needs of each corpus, as DVC knows them at a git revision.
+) -> dict[str, dict[str, str]]:
+    """Return what ``fetch`` needs of each corpus, and of ``weights`` to start from, as DVC knows them at a revision.
 
     Raises UserError when one is not tracked or not all there, or where pods could not reach it: a folder of this
     machine, a secret that no pod gets (unless ``secrets`` come otherwise), a ``volume`` that is not mounted.
@@ -31,26 +31,30 @@ def check_data(
     if volume and not any(f"{volume}/".startswith(f"{mount}/") for mount in mounts):
         problem = f"no volume of the cluster profile is mounted there (mounted: {', '.join(mounts) or 'none'})"
         raise UserError(problem, place=f"--raw-volume {volume}", remedy="name the claim under `volumes` in the profile")
-    found = []
-    for name, one in params.corpora.items():
-        tracked = resolve(one.root, repository=base, revision=revision, remote=remote)
+    roots = {name: one.root for name, one in params.corpora.items()}
+    if params.base_model.source != TINY:
+        roots["weights"] = params.base_model.source
+    found = {}
+    for name, root in roots.items():
+        tracked = resolve(root, repository=base, revision=revision, remote=remote)
         if travels(tracked.config) and secrets:
-            check_secrets(tracked, {variable for secret in cluster.secrets for variable in secret.env.values()})
+            told = {variable for secret in cluster.secrets for variable in secret.env.values()}
+            check_secrets(tracked, told | cluster.data.env.keys())
         if not travels(tracked.config) and not volume:
             problem = "the remote is a folder of this machine, which pods do not see"
             remedy = "name one that they reach (--remote), or the mounted folder that holds the data (--raw-volume)"
-            raise UserError(problem, place=one.root, remedy=remedy)
+            raise UserError(problem, place=root, remedy=remedy)
         check_held(tracked)
         settings = tracked.remote if travels(tracked.config) else ""
-        found.append({"corpus": name, "root": one.root, "md5": tracked.md5, "remote": settings})
+        found[name] = {"corpus": name, "root": root, "md5": tracked.md5, "remote": settings}
     return found
 
 
 def check_secrets(tracked: Tracked, given: Collection[str]) -> None:
     """Raise UserError when the pods would lack a secret that reaching the remote takes on this machine."""
-    lacking = [name for name in wanted(tracked.config) if name not in given]
-    if lacking:
-        problem = f"its remote needs {' and '.join(lacking)}, which no secret of the cluster profile gives to the pods"
+    absent = lacking(tracked.config, given)
+    if absent:
+        problem = f"its remote needs {' and '.join(absent)}, which no secret of the cluster profile gives to the pods"
         remedy = (
             "name a Kubernetes secret that holds it under `secrets` in the profile (--cluster), or --unchecked secrets"
         )

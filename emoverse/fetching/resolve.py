@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emoverse.errors import UserError
-from emoverse.fetching.settings import public
+from emoverse.fetching.settings import public, with_secrets
 from emoverse.fetching.store import SUFFIX, Store
 
 
@@ -66,12 +66,16 @@ class Remotes:
         self._config = Config(str((repository / ".dvc").absolute()))
 
     def named(self, name: str, path: str) -> Mapping[str, Any]:
-        """Return the settings of a remote (empty: the default one), for ``path``; raise UserError without one."""
+        """Return a remote's settings and secrets (no name: the default's); raise UserError about ``path`` without."""
         from dvc.fs import get_fs_config
 
         name = (name or self._config["core"].get("remote", "")).lower()
         if name in self._config["remote"]:
-            return dict(get_fs_config(self._config, name=name))
+            config = with_secrets(get_fs_config(self._config, name=name))
+            if config.get("version_aware") or config.get("worktree"):
+                remedy = "push to an ordinary remote and name it with --remote"
+                raise UserError(f"the remote {name!r} keeps versions of paths, not content", place=path, remedy=remedy)
+            return config
         known = ", ".join(self._config["remote"]) or "none"
         problem = f"no remote {name!r}" if name else "the repository names no remote"
         raise UserError(problem, place=path, remedy=f"known: {known}; `dvc remote add --default NAME URL` adds one")

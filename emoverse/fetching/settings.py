@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -34,7 +34,10 @@ def public(config: Mapping[str, Any], *, place: str) -> str:
     if parts.password:
         remedy = "take it out of the address: `dvc remote modify --local NAME password ...`"
         raise UserError("the remote's address holds a password", place=place, remedy=remedy)
-    return json.dumps({key: config[key] for key in PUBLIC if key in config}, sort_keys=True)
+    told = {key: config[key] for key in PUBLIC if key in config}
+    if isinstance(told.get("ssl_verify"), str):
+        del told["ssl_verify"]  # a file of certificates on this machine; pods trust what their image trusts
+    return json.dumps(told, sort_keys=True)
 
 
 def scheme_of(config: Mapping[str, Any]) -> str:
@@ -47,15 +50,24 @@ def travels(config: Mapping[str, Any]) -> bool:
     return bool(scheme_of(config))
 
 
-def wanted(config: Mapping[str, Any]) -> list[str]:
-    """Name the variables a pod needs to reach a remote as this machine does; ``config`` includes the secrets here."""
+def lacking(config: Mapping[str, Any], given: Collection[str]) -> list[str]:
+    """Name the variables a pod lacks to reach a remote as this machine does; ``config`` includes the secrets here.
+
+    A remote that takes a password, a token or a key is content with any one of them.
+    """
     scheme = scheme_of(config)
-    if scheme == "s3" and not config.get("allow_anonymous_login"):
-        return ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
-    if scheme == "gs" and not config.get("allow_anonymous_login"):
-        return ["GOOGLE_APPLICATION_CREDENTIALS"]
+    if scheme in ("s3", "gs"):
+        return [] if config.get("allow_anonymous_login") else [n for n in variables(scheme) if n not in given]
     here = [key for key in _TAKES.get(scheme, ()) if config.get(key) or config.get(f"ask_{key}")]
-    return [VARIABLES[key] for key in here]
+    if scheme == "ssh" and not here:
+        here = ["keyfile"]  # this machine's own keys or agent, which no pod has
+    return [] if set(variables(scheme)) & set(given) else [VARIABLES[key] for key in here]
+
+
+def variables(scheme: str) -> list[str]:
+    """Name the variables that may hold a secret for remotes of this kind."""
+    own = {"s3": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"], "gs": ["GOOGLE_APPLICATION_CREDENTIALS"]}
+    return own.get(scheme) or [VARIABLES[key] for key in _TAKES.get(scheme, ())]
 
 
 def complete(text: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -68,10 +80,13 @@ def complete(text: str, environment: Mapping[str, str] = os.environ) -> dict[str
     if strange or not isinstance(found.get("url"), str):
         problem = f"not the public settings of a DVC remote ({', '.join(strange) or 'no url'})"
         raise UserError(problem, place="remote", remedy='give JSON such as {"url": "s3://bucket/path"}')
-    secret = {
-        key: environment[VARIABLES[key]] for key in _TAKES.get(scheme_of(found), ()) if VARIABLES[key] in environment
-    }
-    return {**found, **secret}
+    return with_secrets(found, environment)
+
+
+def with_secrets(config: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+    """Return a remote's settings with the secrets that the environment holds, where the settings hold none."""
+    keys = [key for key in _TAKES.get(scheme_of(config), ()) if VARIABLES[key] in environment]
+    return {**{key: environment[VARIABLES[key]] for key in keys}, **config}
 
 
 def without_secrets(words: str, config: Mapping[str, Any]) -> str:

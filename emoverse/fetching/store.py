@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
 from emoverse.errors import UserError
-from emoverse.fetching.settings import VARIABLES, scheme_of, without_secrets
+from emoverse.fetching.settings import scheme_of, variables, without_secrets
 
 Result = TypeVar("Result")
 SUFFIX: Final = ".dir"
@@ -96,7 +96,5 @@ class Store:
             raise UserError(f"the remote gives no answer: {said}", place=self.url, remedy=self._remedy()) from None
 
     def _remedy(self) -> str:
-        scheme = scheme_of(self.config)
-        own = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "gs": "GOOGLE_APPLICATION_CREDENTIALS"}
-        names = own.get(scheme, " or ".join(VARIABLES.values()))
-        return f"check the address and its secret (here: {names} in the environment)" if scheme else "check the folder"
+        names = variables(scheme_of(self.config))
+        return "check the address" + (f", and its secret: {', '.join(names)} in the environment" if names else "")

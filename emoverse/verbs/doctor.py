@@ -12,6 +12,7 @@ import emoverse
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Take the cluster to check besides, and how to print."""
     parser.add_argument("--host", metavar="URL", help="address of Kubeflow Pipelines, to check it too")
+    parser.add_argument("--data", action="store_true", help="read every byte of DVC's cache too")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
 
@@ -29,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
             print(one.line(), flush=True)
 
     lock = Path(emoverse.__file__).parents[1] / "requirements/lock.txt"
-    for one in findings(Path(), args.params, lock):
+    for one in findings(Path(), args.params, lock, deep=args.data):
         tell(one)
     if args.host:
         from pipelines.checks import check_endpoint

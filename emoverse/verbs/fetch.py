@@ -25,6 +25,8 @@ def main(args: argparse.Namespace) -> None:
     from emoverse.fetching.step import keep
 
     tracked = resolve(args.path, repository=args.repository, revision=args.rev, remote=args.remote)
+    if args.out:
+        args.out.absolute().parent.mkdir(parents=True, exist_ok=True)
     folder = args.out or args.volume / tracked.md5
     facts = keep(tracked.md5, tracked.config, folder)
     print(f"{folder}: {facts['files']} files, {facts['bytes']:,} bytes, md5 {tracked.md5}")

@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> None:
     params, base = params_of(args), Path()
     options = options_of(args, revision=revision(base), cache=not args.no_cache)
     from pipelines import checks, registry, submit
-    from pipelines.arguments import ordered, presets
+    from pipelines.arguments import ordered
 
     images = options.cluster.named(options.images)
     for option, image in (("--image-data", images.data), ("--image-train", images.train)):
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
     checks.check_endpoint(args.host)
     for image in () if "image" in args.unchecked else (images.data, images.train):
         registry.check_held(image)
-    corpora = checks.check_data(
+    data = checks.check_data(
         params,
         options.cluster,
         base=base,
@@ -52,11 +52,12 @@ def main(args: argparse.Namespace) -> None:
         volume=args.raw_volume,
         secrets="secrets" not in args.unchecked,
     )
-    for one in corpora:
-        print(f"{one['corpus']}: {one['md5']}, all there")
+    for name, one in data.items():
+        print(f"{name}: {one['md5']}, all there")
+    weights = data.pop("weights", {})
     run = submit.submit(
         params,
-        ordered(params, corpora, presets(params, base).weights),
+        ordered(params, list(data.values()), weights),
         options,
         base=base,
         host=args.host,

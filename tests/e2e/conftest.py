@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.factories import canary
+
 REPO = Path(__file__).resolve().parents[2]
 # Fewer steps and resamples, the same rows and clips: what is tested here is the workflow, not the scores.
 SHORT = {
@@ -35,7 +37,7 @@ class Checkout:
     def attempt(self, *words: str, timeout: int = 800) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment in the checkout."""
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-        env |= {"DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(self.root)}
+        env |= {"DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(self.root), **canary.ENVIRONMENT}
         return subprocess.run(words, cwd=self.root, env=env, capture_output=True, text=True, timeout=timeout)
 
     def set_params(self, changes: dict[str, dict[str, object]]) -> None:

@@ -3,11 +3,14 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emoverse.manifest import open_source
+from emoverse.report.scores import flat
 from tests.e2e.conftest import Checkout
+from tests.factories import canary
 
 pytestmark = pytest.mark.slow
 OUTPUTS = ("validated/meld", "validated/ecf", "validated/mosei", "amt", "base", "stage1", "stage2", "scores", "onnx")
@@ -33,6 +36,62 @@ def test_the_local_kubeflow_run_gives_the_same_digests_and_then_only_cache_hits(
     second = json.loads(repro.run("emoverse", "run-local", "--json"))
     assert second["digests"] == first["digests"]
     assert second["ran"] == []
+
+
+def test_a_final_score_leads_back_to_the_raw_videos_the_same_in_every_place(repro: Checkout) -> None:
+    """The artifact's metadata, `emoverse lineage` and the report's graph name the same digests and the same MD5."""
+    tracked = {
+        name.lower(): re.findall(r"md5: (\S+)", (repro.root / f"data/raw/sample/{name}.dvc").read_text("utf-8"))[0]
+        for name in ("MELD", "ECF", "MOSEI")
+    }
+    repro.run("emoverse", "run-local", "--json")
+    told = artifacts(repro.root / "scratch/kubeflow")
+    assert told["evaluate/metrics"] == flat(repro.root / "data/scores")
+    kubeflow = told["evaluate/scores"]
+    chain = json.loads(repro.run("emoverse", "lineage", "data/scores", "--json"))
+    assert kubeflow["raw"] == raw_of(chain) == tracked
+    assert kubeflow["digest"] == chain["digest"]
+    assert set(kubeflow["made_from"]) == set(lines_of(chain)) - {line_of(chain)}
+    assert kubeflow["rows"] == chain["rows"]
+    assert kubeflow["revision"] == chain["revision"]
+    fetched = {line.split()[2]: line.split()[1] for line in kubeflow["made_from"] if line.startswith("raw ")}
+    assert {told[f"raw {name}"]["digest"]: name for name in tracked} == fetched
+    assert {name: told[f"raw {name}"]["dvc_md5"] for name in tracked} == tracked
+    page = (repro.root / "reports/index.html").read_text("utf-8")
+    graph = page[page.index('aria-label="lineage graph"') :]
+    for line in (line_of(chain), *kubeflow["made_from"]):
+        step, _, digest = line.split()
+        assert digest[:12] in graph or step == "raw"
+    assert all(f"DVC md5 {md5}" in graph for md5 in tracked.values())
+
+
+def artifacts(root: Path) -> dict[str, Any]:
+    """Return the metadata of the artifacts in the cache of kfp's local runner, as ``step/name``; ``raw`` by corpus."""
+    found: dict[str, Any] = {}
+    for path in (root / "cache").glob("*.json"):
+        for name, one in json.loads(path.read_text("utf-8")).items():
+            if isinstance(one, dict) and one.get("__kfp_artifact__"):
+                step = Path(one["uri"]).parent.name
+                found[f"raw {one['metadata']['corpus']}" if name == "raw" else f"{step}/{name}"] = one["metadata"]
+    return found
+
+
+def raw_of(node: dict[str, Any]) -> dict[str, str]:
+    own = {node["name"]: node["dvc_md5"]} if node["step"] == "raw" else {}
+    return own | {name: md5 for child in node["inputs"].values() for name, md5 in raw_of(child).items()}
+
+
+def lines_of(node: dict[str, Any]) -> list[str]:
+    return [line_of(node), *(line for child in node["inputs"].values() for line in lines_of(child))]
+
+
+def line_of(node: dict[str, Any]) -> str:
+    return f"{node['step']} {node['name']} {node['digest']}"
+
+
+def test_a_token_of_the_environment_left_no_trace_in_the_whole_run(repro: Checkout) -> None:
+    repro.run("emoverse", "compile", "--out", "scratch/emoverse.yaml")
+    assert canary.traces(repro.root) == ["tests/factories/canary.py"]  # where it is made up
 
 
 def test_lineage_leads_from_the_onnx_model_to_the_dvc_files_in_git(repro: Checkout) -> None:

@@ -76,7 +76,7 @@ class Kubeflow:
                 {"run_id": RUN, "task_id": name, "display_name": name, "state": one, "create_time": STARTED}
                 for name, one in steps.items()
             ]
-            return 200, {"run_id": RUN, "state": state, "run_details": {"task_details": tasks}}
+            return 200, {"run_id": RUN, "state": state, "created_at": STARTED, "run_details": {"task_details": tasks}}
         return 404, {"error": "no such path"}
 
 

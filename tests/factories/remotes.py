@@ -14,7 +14,9 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-SECRET = "canary-remote-4711"
+from tests.factories.canary import TOKEN
+
+SECRET = TOKEN
 USER = "carl"
 
 

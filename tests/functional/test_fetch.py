@@ -12,7 +12,7 @@ import pytest
 from emoverse.digests import digest_of_raw, folder_files
 from emoverse.errors import UserError
 from emoverse.fetching.resolve import Tracked, resolve
-from emoverse.fetching.settings import VARIABLES, complete, public, wanted
+from emoverse.fetching.settings import VARIABLES, complete, lacking, public
 from emoverse.fetching.step import fetch, pull, raw_folder
 from emoverse.fetching.store import Store
 from tests.factories import remotes
@@ -199,7 +199,8 @@ def test_a_missing_or_wrong_secret_is_an_error_that_names_the_variable_and_not_t
     served: dict[str, tuple[Remote, Tracked]], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remote, tracked = served[kind]
-    assert wanted(tracked.config) == sorted(remote.variables)
+    assert lacking(tracked.config, ()) == sorted(remote.variables)
+    assert lacking(tracked.config, remote.variables) == []
     if kind == "s3":  # moto lets everyone in: no keys at all must be told by the client
         arrive(Remote(remote.url), monkeypatch, tmp_path)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -230,9 +231,24 @@ def test_settings_that_are_none_or_hold_a_secret_are_refused(text: str) -> None:
         complete(text, {})
 
 
+def test_a_pod_needs_a_key_where_this_machine_has_its_own_and_any_one_secret_will_do() -> None:
+    ssh = {"url": "ssh://example.org/raw"}
+    assert lacking(ssh, ()) == ["EMOVERSE_REMOTE_KEYFILE"]
+    assert lacking(ssh, ["EMOVERSE_REMOTE_PASSWORD"]) == []
+    assert lacking({"url": "s3://raw"}, ["AWS_ACCESS_KEY_ID"]) == ["AWS_SECRET_ACCESS_KEY"]
+    assert lacking({"url": "s3://raw", "allow_anonymous_login": True}, ()) == []
+    assert lacking({"url": "https://example.org/raw"}, ()) == []
+
+
 def test_a_password_in_the_address_is_refused_before_it_travels() -> None:
     with pytest.raises(UserError, match="holds a password; take it out"):
         public({"url": "webdav://carl:hush@example.org/"}, place="raw/MELD")
+
+
+def test_files_of_this_machine_do_not_travel() -> None:
+    config = {"url": "s3://raw", "ssl_verify": "/etc/own-ca.pem", "credentialpath": "/home/carl/.aws", "region": "eu"}
+    assert json.loads(public(config, place="raw/MELD")) == {"url": "s3://raw", "region": "eu"}
+    assert json.loads(public({"url": "s3://raw", "ssl_verify": False}, place="raw/MELD"))["ssl_verify"] is False
 
 
 def test_a_path_resolves_at_a_revision_and_in_the_working_tree(tmp_path: Path) -> None:
@@ -252,5 +268,8 @@ def test_a_path_resolves_at_a_revision_and_in_the_working_tree(tmp_path: Path) -
         resolve("raw/MELD", repository=root, revision="nowhere")
     with pytest.raises(UserError, match="no remote 'other'; known: store"):
         resolve("raw/MELD", repository=root, remote="other")
+    remotes.use(root, Remote("s3://bucket/raw", {"version_aware": "true"}), push=False)
+    with pytest.raises(UserError, match="keeps versions of paths, not content; push to an ordinary remote"):
+        resolve("raw/MELD", repository=root)
     with pytest.raises(UserError, match="not a DVC repository"):
         resolve("raw/MELD", repository=tmp_path)

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,6 +96,27 @@ def test_the_cluster_is_told_which_data_code_parameters_and_image(
     assert variables["EMOVERSE_REVISION"] == remotes.git(root, "rev-parse", "HEAD")
     assert variables["EMOVERSE_IMAGE"] == image
     assert SECRET not in json.dumps(run)
+
+
+def test_the_committed_pipeline_runs_by_kubeflows_own_client_alone(cluster: Kubeflow) -> None:
+    corpora = json.dumps([{"corpus": "meld", "root": "", "md5": "0.dir", "remote": '{"url": "s3://raw"}'}])
+    words = ["run", "create", "-e", "paper", "-f", str(REPO / "pipelines/emoverse.yaml"), f"corpora={corpora}"]
+    kfp = Path(sys.executable).with_name("kfp")
+    done = subprocess.run([kfp, "--endpoint", cluster.host, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (run,) = cluster.runs
+    assert run["runtime_config"]["parameters"] == {"corpora": json.loads(corpora)}
+
+
+@pytest.mark.parametrize("variant", [("--shards", "2"), ("--seeds", "1", "2")])
+def test_every_variant_is_submitted_with_parameters_it_knows(
+    order: Submit, cluster: Kubeflow, variant: tuple[str, ...]
+) -> None:
+    assert order(*variant) == 0
+    (run,) = cluster.runs
+    told = run["pipeline_spec"]
+    spec = told.get("pipeline_spec", told)
+    assert set(run["runtime_config"]["parameters"]) <= set(spec["root"]["inputDefinitions"]["parameters"])
 
 
 def test_an_experiment_that_exists_is_used_and_the_cache_can_be_left_out(order: Submit, cluster: Kubeflow) -> None:
@@ -230,6 +253,17 @@ def test_a_secret_that_no_pod_would_get_is_refused(
     assert "its remote needs EMOVERSE_REMOTE_PASSWORD, which no secret of the cluster profile gives" in said
     assert "under `secrets` in the profile" in said
     assert order("--cluster", profile, "--unchecked", "secrets") == 0
+
+
+def test_weights_to_start_from_are_checked_and_sent_as_a_corpus_is(
+    order: Submit, cluster: Kubeflow, workspace: tuple[Path, Remote], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "no .dvc file names it" in refused(order, cluster, capsys, "--set", "base_model.source=models/none")
+    assert order("--set", "base_model.source=raw/MELD") == 0
+    given = cluster.runs[0]["runtime_config"]["parameters"]
+    assert (given["weights_md5"], given["weights_root"]) == (md5_of(workspace[0]), "raw/MELD")
+    assert json.loads(given["weights_remote"])["url"] == workspace[1].url
+    assert [one["corpus"] for one in given["corpora"]] == ["meld"]
 
 
 def test_a_revision_that_git_does_not_know_is_refused(
