@@ -36,7 +36,7 @@ PARAMETERS = {
     "stage1.seed": TRAINED,
     "stage2.seed": {"train-2", *SCORED},
     "evaluate.seed": SCORED,
-    "export.tolerance": {"export", "report"},
+    "export.compared": {"export", "report"},
 }
 RAW = {
     "MELD/train/dia0_utt0.mp4": {"fetch@meld", "validate@meld", "build-amt", *TRAINED},  # a clip
