@@ -14,12 +14,8 @@ from numpy.typing import NDArray
 from emoverse.errors import UserError
 from emoverse.evaluation.calibration import posterior
 from emoverse.export.asking import WORDS
-<<<<<<< HEAD
-from emoverse.inference.engine import Engine
+from emoverse.inference.load import Answers
 from emoverse.inference.onnx_engine import onnx_engine
-=======
-from emoverse.inference.load import Answers, open_engine
->>>>>>> main
 from emoverse.predict.clips import Limits, Look, look, warm
 from emoverse.predict.folder import Asking, Exported, read_export
 from emoverse.tasks import task
