@@ -1,6 +1,6 @@
 """Time and memory of building AMT, against parsing the same inputs and writing the same outputs and nothing else.
 
-    python benchmarks/amt.py [--annotations FOLDER] [--sizes 10000 100000 1000000]
+    python -m benchmarks.amt [--annotations FOLDER] [--scale 10000 100000 1000000]
 
 The first part reads the real annotation files (MELD's CSVs, ECF's JSON, CMU-MOSEI's labels; its words are not among
 them and are made up) and builds mixtures, exact audits and baselines. The floor reads the same files with pandas and
@@ -19,7 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +150,7 @@ def real(folder: Path, scratch: Path) -> None:
     pairs = [sides(table) for table in tables]
     near = cpu(lambda: list(by_near_text([test for test, _ in pairs], [other for _, other in pairs], set())))
     mine, least = float(np.median(ours)), float(np.median(floors))
-    print(f"real annotations: {sum(table.table.num_rows for table in tables)} utterances, "
+    print(f"real annotations: {sum(len(table) for table in tables)} utterances, "
           f"{sum(len(rows) for name, rows in written.items() if name.endswith('.jsonl'))} rows")  # fmt: skip
     print(f"  build {mine:.2f} s, floor {least:.2f} s, ratio {mine / least:.2f} (goal: 4), "
           f"peak {memory:.0f} MB (goal: 1000)")  # fmt: skip
@@ -177,27 +179,38 @@ def one_size(size: int, out: Path) -> dict[str, float]:
     from emoverse import tables as schemas
 
     schemas.write_utterances(out / "utterances.parquet", made_up(size))
-    before = peak()
-    start = time.process_time()
-    table = CorpusTable.open(out)
+    section = PARAMS.stage2.__class__(corpora=("meld",), tasks={"mer": 1.0, "msa": 0.5, "ecpe": 0.3, "eri": 0.3})
+    params = replace(PARAMS, stage1=section, stage2=section, leakage="report")
     built = out / "amt"
     built.mkdir()
-    section = PARAMS.stage2.__class__(corpora=("meld",), tasks={"mer": 1.0, "msa": 0.5, "ecpe": 0.3, "eri": 0.3})
-    params = type(PARAMS)(**{**PARAMS.__dict__, "stage1": section, "stage2": section, "leakage": "report"})
-    found = audit_corpora([table], near=False)
-    write_amt([table], stages(params, ["meld"]), found, RuleReasons(), params, built)
-    spent = time.process_time() - start
-    start = time.process_time()
-    test, other = sides(table)
-    for _ in by_near_text([test], [other], set()):
-        pass
-    return {"size": size, "seconds": spent, "near": time.process_time() - start, "before": before, "peak": peak()}
+
+    def work() -> None:
+        table = CorpusTable.open(out)
+        write_amt([table], stages(params, ["meld"]), audit_corpora([table], near=False), RuleReasons(), params, built)
+
+    seconds, highest = cpu(work), peak()
+    written = sum(path.stat().st_size for path in built.rglob("*") if path.is_file()) / 1e6
+    shutil.rmtree(built)
+    test, other = sides(CorpusTable.open(out))
+    near = cpu(lambda: deque(by_near_text([test], [other], set()), maxlen=0))
+    return {"size": size, "seconds": seconds, "peak": highest, "written": written, "near": near, "near_peak": peak()}
+
+
+def scaled(sizes: Sequence[int]) -> None:
+    """Print time and memory of made-up corpora, each built in a process of its own."""
+    for size in sizes:
+        command = [sys.executable, "-m", "benchmarks.amt", "--one", str(size)]
+        row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=REPO).stdout)
+        each, near = 1e6 * row["seconds"] / size, 1e6 * row["near"] / size
+        built = f"{row['seconds']:.1f} s ({each:.0f} us each), peak {row['peak']:.0f} MB (goal: 2000)"
+        apart = f"near-duplicates apart {row['near']:.1f} s ({near:.0f} us each), peak {row['near_peak']:.0f} MB"
+        print(f"{size:>9} made-up: {built}, {row['written']:.0f} MB written; {apart}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--annotations", type=Path, default=REPO.parent / "shared/data")
-    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000, 100_000])
+    parser.add_argument("--scale", type=int, nargs="*", default=[10_000, 100_000], metavar="N", help="sizes to make up")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     scratch = Path(tempfile.mkdtemp(prefix="emoverse-amt-"))
@@ -209,12 +222,7 @@ def main() -> None:
             real(args.annotations, scratch)
         else:
             print(f"real annotations: none at {args.annotations}")
-        for size in args.sizes:
-            command = [sys.executable, __file__, "--one", str(size)]
-            row = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            each = 1e6 * row["seconds"] / size
-            near = f"near-duplicates apart {row['near']:.1f} s ({1e6 * row['near'] / size:.0f} us each)"
-            print(f"{size:>9} made-up: {row['seconds']:.1f} s ({each:.0f} us each), peak {row['peak']:.0f} MB; {near}")
+        scaled(args.scale)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

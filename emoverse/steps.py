@@ -15,7 +15,7 @@ FRAMES: Final = ("media/frames.py", "media/shards.py", "media/transform.py")
 # like) decides no result and is left out; so a clearer error message trains no model anew.
 CODE: Final[dict[str, tuple[str, ...]]] = {
     "validate": ("corpora", "media", "validation", "tables.py"),
-    "build-amt": ("corpora", "tasks", "amt", "endpoint.py", "tables.py", *FRAMES),
+    "build-amt": ("corpora", "tasks", "amt", "endpoint.py", *FRAMES),
     "base-model": ("models", "synthetic", "media/transform.py"),
     "convert": ("models/convert",),
     "train": ("training", "models/native.py", "inference/encode.py", "inference/settings.py", *FRAMES),

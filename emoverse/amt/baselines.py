@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import orjson
 
 from emoverse.tasks import conditions, task
-from emoverse.tasks.base import Gold
 
 _BATCH: Final = 4096
 
@@ -30,37 +31,43 @@ def baselines(root: Path, trained: Mapping[tuple[str, str], Counter[str]]) -> di
 
 
 def score_trivial(name: str, path: Path, trained: Counter[str]) -> dict[str, Any]:
-    """Score a task's trivial predictors on one test file, in batches: counts are additive."""
-    one, majority_from = task(name), "train" if trained else "test"
+    """Score a task's trivial predictors on one test file: each different gold once, as counts are additive."""
+    one, counted = task(name), _golds(path)
     if not trained:
-        trained = Counter(str(gold["answer"]) for batch in _golds(path) for gold in batch)
+        answers: Counter[str] = Counter()
+        for blob, times in counted.items():
+            answers[orjson.loads(blob)["answer"]] += times
+    majority_from, seen = ("train", trained) if trained else ("test", answers)
     totals: dict[str, Any] = {}
     replies: dict[str, set[str]] = {}
-    records, scorer = 0, None
-    for golds in _golds(path):
+    left = iter(counted.items())
+    while batch := list(islice(left, _BATCH)):
+        golds, weights = [orjson.loads(blob) for blob, _ in batch], np.array([count for _, count in batch], np.float64)
         scorer = one.scorer(golds)
-        records += len(golds)
-        for predictor, said in one.baselines(golds, trained).items():
-            totals[predictor] = totals.get(predictor, 0.0) + scorer.counts(said).sum(0)
+        for predictor, said in one.baselines(golds, seen).items():
+            totals[predictor] = totals.get(predictor, 0.0) + weights @ scorer.counts(said)
             kept = replies.setdefault(predictor, set())
             if len(kept) < 2:
                 kept.update(said)
-    assert scorer is not None  # a test file has rows
     table = {}
     for predictor, total in totals.items():
         scores = {key: round(float(value), 6) for key, value in sorted(scorer.scores(total).items())}
         only = next(iter(replies[predictor])) if len(replies[predictor]) == 1 else None
         table[predictor] = {"reply": only, "scores": scores}
-    return {"records": records, "headline": one.headline, "majority_from": majority_from, "baselines": table}
+    return {
+        "records": counted.total(),
+        "headline": one.headline,
+        "majority_from": majority_from,
+        "baselines": table,
+    }
 
 
-def _golds(path: Path) -> Iterator[list[Gold]]:
-    held: list[Gold] = []
+def _golds(path: Path) -> Counter[bytes]:
+    """Count the different golds of a file, as JSON; which dialogue a record belongs to is no part of a baseline."""
+    found: Counter[bytes] = Counter()
     with path.open("rb") as handle:
         for line in handle:
-            held.append(orjson.loads(line)["gold"])
-            if len(held) == _BATCH:
-                yield held
-                held = []
-    if held:
-        yield held
+            gold = orjson.loads(line)["gold"]
+            gold.pop("group", None)
+            found[orjson.dumps(gold)] += 1
+    return found

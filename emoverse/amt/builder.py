@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from itertools import compress
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from emoverse.amt.authors import Record
-from emoverse.amt.mixture import Stage, draw
-from emoverse.amt.outputs import Outputs
+from emoverse.amt.chunks import Answered, Chunk, Mask, chunks
+from emoverse.amt.mixture import Stage, draws, served
+from emoverse.amt.outputs import Outputs, Rows
 from emoverse.amt.reasons import Reasons
 from emoverse.amt.tables import CorpusTable
-from emoverse.corpora.base import Utterance
 from emoverse.params import AmtParams
 from emoverse.tasks import conditions, task
-from emoverse.tasks.base import Gold, LeftOut, Options, Question, Scene
-from emoverse.tasks.text import mute, neutralise
+from emoverse.tasks.base import LeftOut, Options, Question
+from emoverse.tasks.text import mute
 
 _COPIED: Final = ("mer", "msa")
 """Tasks whose rows modality drop-out copies, in the last stage only: that is the model whose controls are scored."""
+_FITS, _ZERO, _LEAK, _CAP = range(4)
+"""Verdicts on a row; those after them are the reasons of tasks that have no question."""
 Key = tuple[str, str, str]
 """(stage or split, corpus, task)."""
+Verdicts = NDArray[np.int64]
 
 
 class Builder:
-    """Turn dialogues into rows and count everything; without ``outputs``, count only.
+    """Turn utterances into rows and count everything; without ``outputs``, count only.
 
     ``leaked`` are non-test utterances that show a test utterance. ``held_out`` are the stages whose tasks are tested,
     those with the authors' own rows among them.
@@ -45,6 +51,8 @@ class Builder:
         self._tested = held_out or stages
         self._leaked = leaked if params.leakage == "drop" else frozenset()
         self._options = Options(zero_sentiment=params.zero_sentiment)
+        self._why = ["", "sentiment-zero", "leak", "cap"]  # by verdict
+        self._left_out: dict[str, int] = {}  # the verdicts that tasks' own reasons have
         self.candidates = 0
         self.kept = 0
         self.dropped: Counter[str] = Counter()
@@ -62,172 +70,149 @@ class Builder:
         tested = [stage for stage in self._tested if table.name in stage.corpora]
         wanted = {name for stage in tested for name, weight in stage.weights.items() if weight > 0}
         asked = sorted({condition for name in wanted for condition in conditions(name)})
-        for dialogue, units in table.dialogues():
-            talk = Talk(dialogue, self._leaked if dialogue[0].split != "test" else frozenset())
-            self.placeholders += sorted(talk.unsafe)
-            for one, face in zip(dialogue, units, strict=True):
-                asking = _Asking(self._reasons, self._options, talk, one, face)
-                if one.split == "train":
-                    for stage in used:
-                        self._train(stage, asking)
-                else:
-                    for name in asked:
-                        self._held_out(name, asking)
-
-    def _train(self, stage: Stage, asking: _Asking) -> None:
-        """Write the rows of one train utterance in one stage."""
-        picks = stage.picks(asking.one.utterance_id)
-        self.candidates += stage.asked
-        self.dropped["not sampled"] += stage.asked - len(picks)
-        for i, name in enumerate(picks):
-            question = self._question(stage.name, name, asking)
-            if question is None:
-                continue
-            if not question.trained:
-                self._drop((stage.name, asking.one.corpus, name), "sentiment-zero")
-                continue
-            if name in stage.caps:
-                value = stage.value(name, asking.one.utterance_id)
-                if value >= stage.limits.get(name, 1.0):
-                    self._drop((stage.name, asking.one.corpus, name), "cap")
-                    continue
-                self.draws[stage.name, name].append(value)
-            self._write(stage.name, stage.name, name, asking, question)
-            if stage.name == self._tested[-1].name and name in _COPIED:
-                self._copies(stage, name, asking, question)
-            if stage.per_clip == "one":
-                self.dropped["one task per clip"] += len(picks) - i - 1
-                break
+        for chunk in chunks(table, self._leaked, self._options):
+            self.placeholders += sorted(chunk.ids[i] for i in np.flatnonzero(chunk.unsafe))
+            if chunk.split == "train":
+                self._train(used, chunk)
+            else:
+                self._held_out(asked, chunk)
 
     def given(self, stage: str, records: Iterable[Record]) -> None:
         """Write the authors' own records as a stage's rows."""
-        for one in records:
+        groups: defaultdict[tuple[str, str, bool], list[tuple[int, Record]]] = defaultdict(list)
+        for i, one in enumerate(records):
             self.candidates += 1
-            if not self._leaked.isdisjoint(one.shown):
-                self._drop((stage, one.utterance.corpus, one.task), "leak")
-                continue
-            unsafe = one.query != one.question.text
-            query = one.query if unsafe else ""
-            if self._outputs is not None:
-                self._outputs.write(
-                stage, one.task, one.utterance, one.question, still=one.still, query=query, suffix=one.suffix,
-                placeholder=unsafe,
-            )  # fmt: skip
-            self._count(stage, one.task, one.utterance, one.question)
+            if self._leaked.isdisjoint(one.shown):
+                groups[one.task, one.utterance.corpus, one.still].append((i, one))
+            else:
+                self.dropped["leak"] += 1
+                self.left_out[stage, one.utterance.corpus, one.task]["leak"] += 1
+        parts, places = [], []
+        for (name, _, still), found in groups.items():
+            utterances, questions = [one.utterance for _, one in found], [one.question for _, one in found]
+            queries = [one.query if one.query != one.question.text else "" for _, one in found]
+            parts.append(Rows(name, still, utterances, questions, queries, [one.suffix for _, one in found]))
+            places.append(np.array([i for i, _ in found], dtype=np.int64))
+        self._write(stage, stage, parts, places)
 
-    def _held_out(self, name: str, asking: _Asking) -> None:
-        """Write the row of one test or validation utterance, with its gold."""
-        one = asking.one
-        self.candidates += 1
-        question = self._question(one.split, name, asking)
-        if question is not None:
-            gold = {**question.gold, "group": f"{one.corpus}/{one.split}/{one.dialogue_id}"}
-            self._write(f"{one.split}/{one.corpus}-{name}", one.split, name, asking, question, gold)
+    def _train(self, stages: Sequence[Stage], chunk: Chunk) -> None:
+        """Write a train chunk's rows of every stage; a task is asked once, however many stages keep the row."""
+        queues = [stage.queue(chunk.ids) for stage in stages]
+        wanted: dict[str, Mask] = {}
+        for queue in queues:
+            for name, when in queue.items():
+                wanted[name] = wanted.get(name, np.zeros(len(chunk), np.bool_)) | np.isfinite(when)
+        found = {name: chunk.ask(name, rows, self._reasons) for name, rows in wanted.items()}
+        verdicts = {name: self._verdicts(name, chunk, answered) for name, answered in found.items()}
+        for stage, queue in zip(stages, queues, strict=True):
+            mine = {name: self._capped(stage, name, chunk, verdicts[name]) for name in queue}
+            kept, tried = served(queue, {name: mine[name] == _FITS for name in queue}, stage.per_clip)
+            picked = sum(int(np.isfinite(when).sum()) for when in queue.values())
+            self.candidates += stage.asked * len(chunk)
+            self.dropped["not sampled"] += stage.asked * len(chunk) - picked
+            self.dropped["one task per clip"] += picked - sum(int(rows.sum()) for rows in tried.values())
+            parts: list[Rows] = []
+            places: list[NDArray[np.int64]] = []
+            for turn, name in enumerate(queue):
+                self._drop((stage.name, chunk.corpus, name), mine[name][tried[name] & ~kept[name]])
+                rows = np.flatnonzero(kept[name])
+                self._note_draws(stage, name, chunk, rows)
+                parts.append(self._rows(name, chunk, rows, found[name]))
+                places.append((rows * len(queue) + turn) * 3)
+                if stage.name == self._tested[-1].name and name in _COPIED:
+                    for nth, (copy, chosen) in enumerate(self._copies(stage, parts[-1]), start=1):
+                        parts.append(copy)
+                        places.append(places[-nth][chosen] + nth)
+            self._write(stage.name, stage.name, parts, places)
 
-    def _question(self, where: str, name: str, asking: _Asking) -> Question | None:
-        """Ask one task; count why there is no question, or why it may not be used."""
-        asked = asking.ask(name)
-        if isinstance(asked, LeftOut):
-            self._drop((where, asking.one.corpus, name), asked.reason)
-            if asked.remedy:
-                (self.tolerated if asked.tolerated else self.remedies)[asked.reason] = asked.remedy
-            return None
-        if asking.shows(name, asking.talk.leaked):
-            self._drop((where, asking.one.corpus, name), "leak")
-            return None
-        return asked
+    def _held_out(self, names: Sequence[str], chunk: Chunk) -> None:
+        """Write a test or validation chunk's rows, with their gold."""
+        groups = [f"{one.corpus}/{one.split}/{one.dialogue_id}" for one in chunk.utterances]
+        for name in names:
+            self.candidates += len(chunk)
+            found = chunk.ask(name, np.ones(len(chunk), np.bool_), self._reasons)
+            verdicts = self._verdicts(name, chunk, found)
+            kept = (verdicts == _FITS) | (verdicts == _ZERO)  # sentiment 0 is scored, if not trained
+            self._drop((chunk.split, chunk.corpus, name), verdicts[~kept])
+            rows = np.flatnonzero(kept)
+            part = self._rows(name, chunk, rows, found)
+            part.golds = [{**q.gold, "group": groups[i]} for q, i in zip(part.questions, rows.tolist(), strict=True)]
+            self._write(f"{chunk.split}/{chunk.corpus}-{name}", chunk.split, [part], [rows])
 
-    def _drop(self, key: Key, reason: str) -> None:
-        self.dropped[reason] += 1
-        self.left_out[key][reason] += 1
-
-    def _write(
-        self, file: str, where: str, name: str, asking: _Asking, question: Question, gold: Gold | None = None
-    ) -> None:
-        """Write a row and its published form, the latter with the transcript verbatim."""
-        unsafe = asking.shows(name, asking.talk.unsafe)
-        if self._outputs is not None:
-            query = asking.ask_verbatim(name) if unsafe else ""
-            still = self._still(name, asking.one)
-            write = self._outputs.write
-            write(file, name, asking.one, question, still=still, query=query, gold=gold, placeholder=unsafe)
-        self._count(where, name, asking.one, question)
-
-    def _count(self, where: str, name: str, one: Utterance, question: Question) -> None:
-        self.kept += 1
-        if question.gold["answers"] is not None:
-            self.closed.add(name)
-        self.answers[where, one.corpus, name][question.answer] += 1
-
-    def _copies(self, stage: Stage, name: str, asking: _Asking, question: Question) -> None:
-        """Write the row again with blank frames, and again without words, each for a share of rows."""
-        one, still = asking.one, self._still(name, asking.one)
-        for suffix in ("~blank", "~mute"):
-            if draw(stage.seed, stage.name, name, suffix, one.utterance_id) >= self._params.modality_dropout:
-                continue
-            if self._outputs is not None:
-                copy = question if suffix == "~blank" else _muted(question)
-                self._outputs.write(stage.name, name, one, copy, still=still, suffix=suffix)
-            self.candidates += 1
-            self.kept += 1
-
-    def _still(self, name: str, one: Utterance) -> bool:
-        """Say whether a row shows the peak frame instead of the clip."""
-        return task(name).media == "peak" or (one.corpus == "mosei" and self._params.mosei_media == "image")
-
-
-class Talk:
-    """A dialogue, and which of its utterances hold a placeholder or show a test utterance."""
-
-    def __init__(self, utterances: list[Utterance], leaked: frozenset[str]) -> None:
-        self.utterances = utterances
-        self.unsafe = frozenset(one.utterance_id for one in utterances if _is_unsafe(one))
-        self.leaked = frozenset(one.utterance_id for one in utterances if one.utterance_id in leaked)
-
-
-class _Asking:
-    """Ask tasks about one utterance, each of them once, however many stages keep the row."""
-
-    def __init__(
-        self, reasons: Reasons, options: Options, talk: Talk, one: Utterance, units: Mapping[str, float] | None
-    ) -> None:
-        self._reasons, self.talk, self.one = reasons, talk, one
-        self._scene = Scene(utterance=one, dialogue=talk.utterances, units=units, options=options)
-        self._asked: dict[str, Question | LeftOut] = {}
-
-    def ask(self, name: str) -> Question | LeftOut:
-        """Return the task's question or why there is none."""
-        found = self._asked.get(name)
-        if found is None:
-            found = self._asked[name] = task(name).ask(self._scene_for(name))
-        return found
-
-    def ask_verbatim(self, name: str) -> str:
-        """Return the prompt with the transcript as it stands."""
-        asked = task(name).ask(replace(self._scene_for(name), verbatim=True))
-        assert isinstance(asked, Question)
-        return asked.text
-
-    def shows(self, name: str, marked: frozenset[str]) -> bool:
-        """Say whether a row of this task shows one of the marked utterances of the dialogue."""
-        return bool(marked) and (task(name).shows == "dialogue" or self.one.utterance_id in marked)
-
-    def _scene_for(self, name: str) -> Scene:
-        if name != "eri":
-            return self._scene
-        scene = self._scene
-        reason = self._reasons.of(self.one, scene.dialogue, scene.units)
-        return Scene(
-            utterance=self.one, dialogue=scene.dialogue, units=scene.units, reason=reason, options=scene.options
+    def _verdicts(self, name: str, chunk: Chunk, found: Answered) -> Verdicts:
+        """Say of every row of a chunk whether it may be used, or why not; ``_FITS`` where nothing was asked."""
+        for one in {asked.reason: asked for asked in found if isinstance(asked, LeftOut)}.values():
+            if one.reason not in self._left_out:
+                self._left_out[one.reason] = len(self._why)
+                self._why.append(one.reason)
+            if one.remedy:
+                (self.tolerated if one.tolerated else self.remedies)[one.reason] = one.remedy
+        known = self._left_out
+        verdicts = np.array(
+            [
+                known[one.reason] if isinstance(one, LeftOut) else _FITS if one is None or one.trained else _ZERO
+                for one in found
+            ],
+            dtype=np.int64,
         )
+        verdicts[(verdicts <= _ZERO) & chunk.shows(name, chunk.leaked)] = _LEAK
+        return verdicts
+
+    def _capped(self, stage: Stage, name: str, chunk: Chunk, verdicts: Verdicts) -> Verdicts:
+        """Return the verdicts with rows set aside whose draw is not among the smallest that a cap leaves."""
+        if name not in stage.limits:
+            return verdicts
+        over = stage.values(name, chunk.ids) >= stage.limits[name]
+        return np.where((verdicts == _FITS) & over, _CAP, verdicts)
+
+    def _note_draws(self, stage: Stage, name: str, chunk: Chunk, rows: NDArray[np.int64]) -> None:
+        if name in stage.caps:
+            self.draws[stage.name, name] += stage.values(name, [chunk.ids[i] for i in rows]).tolist()
+
+    def _drop(self, key: Key, verdicts: Verdicts) -> None:
+        for verdict, count in enumerate(np.bincount(verdicts).tolist()):
+            if count:
+                self.dropped[self._why[verdict]] += count
+                self.left_out[key][self._why[verdict]] += count
+
+    def _rows(self, name: str, chunk: Chunk, rows: NDArray[np.int64], found: Answered) -> Rows:
+        """Return a chunk's rows of one task; where a transcript holds a placeholder, its verbatim prompt too."""
+        chosen = rows.tolist()
+        unsafe = chunk.shows(name, chunk.unsafe)
+        queries = [chunk.ask_verbatim(name, i, self._reasons) if unsafe[i] else "" for i in chosen]
+        questions = [question for i in chosen if isinstance(question := found[i], Question)]
+        # Stills show the peak frame instead of the clip.
+        still = task(name).media == "peak" or (chunk.corpus == "mosei" and self._params.mosei_media == "image")
+        return Rows(name, still, [chunk.utterances[i] for i in chosen], questions, queries)
+
+    def _copies(self, stage: Stage, rows: Rows) -> Iterable[tuple[Rows, NDArray[np.int64]]]:
+        """Yield a share of the rows with blank frames, and another without words, and which they are."""
+        ids = [one.utterance_id for one in rows.utterances]
+        for suffix in ("~blank", "~mute"):
+            share = draws(ids, stage.seed, stage.name, rows.task, suffix) < self._params.modality_dropout
+            chosen = np.flatnonzero(share)
+            self.candidates += len(chosen)
+            questions = list(compress(rows.questions, share))
+            if suffix == "~mute":
+                questions = list(map(_muted, questions))
+            utterances = list(compress(rows.utterances, share))
+            yield Rows(rows.task, rows.still, utterances, questions, suffixes=[suffix] * len(chosen)), chosen
+
+    def _write(self, file: str, where: str, parts: Sequence[Rows], places: Sequence[NDArray[np.int64]]) -> None:
+        """Write rows in order of their places, and count them; copies are no answers of their own."""
+        for rows in parts:
+            self.kept += len(rows)
+            if rows.copied or not len(rows):
+                continue
+            if rows.questions[0].gold["answers"] is not None:
+                self.closed.add(rows.task)
+            self.answers[where, rows.utterances[0].corpus, rows.task].update(rows.answers)
+        if self._outputs is not None:
+            self._outputs.write(file, parts, places)
 
 
 def _muted(question: Question) -> Question:
     """Return the question with ``...`` for the person's words."""
     text = mute(question.text)
     assert text is not None, "a task whose rows are copied quotes the words"
-    return replace(question, text=text)
-
-
-def _is_unsafe(one: Utterance) -> bool:
-    return neutralise(one.text) != one.text or (one.speaker is not None and neutralise(one.speaker) != one.speaker)
+    return question._replace(text=text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import orjson
 
 from emoverse.amt.conflicts import Conflict, conflicts, shared_utterances, summary
 from emoverse.amt.leakage import MIN_IOU, MIN_WORDS, Leak, find_leaks, sides
+from emoverse.amt.memory import uncollected
 from emoverse.amt.tables import CorpusTable
 
 
@@ -48,6 +49,7 @@ class CorporaAudit:
         _write_lines(folder / "conflicts.jsonl", self.conflicts)
 
 
+@uncollected()
 def audit_corpora(tables: Sequence[CorpusTable], *, near: bool = True) -> CorporaAudit:
     """Compare all corpora with each other; ``near`` looks for nearly equal transcripts too."""
     pairs = [sides(table) for table in tables]
@@ -55,9 +57,8 @@ def audit_corpora(tables: Sequence[CorpusTable], *, near: bool = True) -> Corpor
     wanted = {name for pair in shared for name in pair}
     emotion: dict[str, str | None] = {}
     for table in tables if wanted else ():
-        for name, label in zip(table.column("utterance_id"), table.column("emotion"), strict=True):
-            if name in wanted:
-                emotion[name] = label
+        labels = zip(*table.columns("utterance_id", "emotion"), strict=True)
+        emotion.update((name, label) for name, label in labels if name in wanted)
     return CorporaAudit(find_leaks(pairs, near=near), shared, conflicts(shared, emotion))
 
 
@@ -67,5 +68,4 @@ def _split(utterance_id: str) -> str:
 
 def _write_lines(path: Path, rows: Iterable[Any]) -> None:
     with path.open("wb") as handle:
-        for row in rows:
-            handle.write(orjson.dumps(asdict(row)) + b"\n")
+        handle.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)

@@ -12,11 +12,11 @@ Three signs, measured on the real files against ECF's own mapping to MELD (2535 
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from typing import Any, Final
 
 import numpy as np
@@ -27,7 +27,6 @@ from emoverse.amt.tables import CorpusTable
 MIN_IOU: Final = 0.3
 MIN_WORDS: Final = 6
 _COLUMNS: Final = ("utterance_id", "clip", "speaker", "text", "episode", "start", "end")
-_NOT_WORDS: Final = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True, order=True)
@@ -72,9 +71,20 @@ class Side:
         return dict(found)
 
 
+class _Words(dict[int, str]):
+    """Map the code points of letters and digits to themselves, all others to a space, each when it first occurs."""
+
+    def __missing__(self, point: int) -> str:
+        self[point] = chr(point) if chr(point).isalnum() else " "
+        return self[point]
+
+
+_WORDS: Final = _Words()
+
+
 def normalised(text: str) -> str:
     """Return lower-case words with single spaces: what two spellings of one utterance have in common."""
-    return _NOT_WORDS.sub(" ", text.lower()).strip()
+    return " ".join(text.lower().translate(_WORDS).split())
 
 
 def long_enough(words: str) -> bool:
@@ -84,10 +94,10 @@ def long_enough(words: str) -> bool:
 
 def sides(table: CorpusTable) -> tuple[Side, Side]:
     """Return a corpus's test utterances, and all others."""
-    test = np.array([split == "test" for split in table.column("split")])
-    columns = {name: table.column(name) for name in _COLUMNS}
-    columns["text"] = [normalised(text) for text in columns["text"]]
-    return _side(table.name, columns, test), _side(table.name, columns, ~test)
+    split, *columns = table.columns("split", *_COLUMNS)
+    test = [one == "test" for one in split]
+    rest = [not one for one in test]
+    return _side(table.name, columns, test), _side(table.name, columns, rest)
 
 
 def find_leaks(pairs: Sequence[tuple[Side, Side]], *, near: bool = True) -> list[Leak]:
@@ -159,8 +169,7 @@ def overlaps(ones: Sequence[Side], twos: Sequence[Side], least: float) -> Iterab
                     yield one, int(left[i]), two, int(right[j])
 
 
-def _side(corpus: str, columns: dict[str, list[Any]], chosen: NDArray[np.bool_]) -> Side:
-    rows = np.flatnonzero(chosen).tolist()
-    kept = {name: [values[i] for i in rows] for name, values in columns.items()}
-    start, end = (np.array(kept[name], dtype=np.float64) for name in ("start", "end"))  # None becomes NaN
-    return Side(corpus, kept["utterance_id"], kept["clip"], kept["speaker"], kept["text"], kept["episode"], start, end)
+def _side(corpus: str, columns: Sequence[Sequence[Any]], chosen: Sequence[bool]) -> Side:
+    ids, clips, speakers, texts, episodes, start, end = (list(compress(column, chosen)) for column in columns)
+    times = (np.array(column, dtype=np.float64) for column in (start, end))  # None becomes NaN
+    return Side(corpus, ids, clips, speakers, list(map(normalised, texts)), episodes, *times)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
 from typing import Final, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from emoverse.corpora import readers
 from emoverse.errors import UserError, did_you_mean
@@ -15,22 +16,15 @@ from emoverse.params import AmtParams
 from emoverse.tasks import tasks
 
 
-def draw(*key: str | int) -> float:
-    """Return a number in [0, 1) that is a fixed, well-mixed function of the key."""
-    *first, last = key
-    return _draw(_begun(tuple(first)), str(last).encode("utf-8"))
-
-
-@lru_cache(maxsize=256)
-def _begun(key: tuple[str | int, ...]) -> hashlib.blake2b:
-    """Return the hash of a key's beginning, to go on from."""
-    return hashlib.blake2b("".join(f"{part}\0" for part in key).encode("utf-8"), digest_size=8)
-
-
-def _draw(begun: hashlib.blake2b, last: bytes) -> float:
-    state = begun.copy()
-    state.update(last)
-    return (int.from_bytes(state.digest(), "big") >> 11) * 2.0**-53
+def draws(ids: Sequence[str], *key: str | int) -> NDArray[np.float64]:
+    """Return for each id a number in [0, 1) that is a fixed, well-mixed function of the key and the id."""
+    begun = hashlib.blake2b("".join(f"{part}\0" for part in key).encode("utf-8"), digest_size=8)
+    digests = bytearray()
+    for one in ids:
+        state = begun.copy()
+        state.update(one.encode("utf-8"))
+        digests += state.digest()
+    return (np.frombuffer(digests, dtype=">u8") >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 @dataclass(frozen=True)
@@ -48,43 +42,53 @@ class Stage:
     caps: dict[str, int] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
 
-    def value(self, name: str, utterance_id: str) -> float:
-        """Return the draw that decides whether a clip serves a task."""
-        return draw(self.seed, self.name, name, utterance_id)
-
-    def picks(self, utterance_id: str) -> tuple[str, ...]:
-        """Return the tasks to ask about a clip, in the order to try them.
-
-        ``several``: each task whose draw is below its weight. ``one``: all tasks in a random order, in which a task
-        comes first with odds proportional to its weight (an exponential race); the first that gives a question is kept.
-        """
-        several = self.per_clip == "several"
-        if several and not self._drawn:
-            return self._whole
-        last = utterance_id.encode("utf-8")
-        draws = [(name, weight, _draw(begun, last)) for name, weight, begun in self._drawn]
-        if several:
-            return self._whole + tuple(name for name, weight, value in draws if value < weight)
-        return tuple(name for _, name in sorted((-math.log1p(-value) / weight, name) for name, weight, value in draws))
-
-    @cached_property
+    @property
     def asked(self) -> int:
         """Return how many tasks have a weight."""
         return sum(weight > 0 for weight in self.weights.values())
 
-    @cached_property
-    def _whole(self) -> tuple[str, ...]:
-        """Return the tasks that keep every row: nothing to draw, where a clip may serve several."""
-        return tuple(name for name, weight in sorted(self.weights.items()) if weight >= 1)
+    def values(self, name: str, ids: Sequence[str]) -> NDArray[np.float64]:
+        """Return the draws that decide whether clips serve a task."""
+        return draws(ids, self.seed, self.name, name)
 
-    @cached_property
-    def _drawn(self) -> tuple[tuple[str, float, hashlib.blake2b], ...]:
-        """Return (task, weight, begun hash) of the tasks to draw for."""
-        return tuple(
-            (name, weight, _begun((self.seed, self.name, name)))
-            for name, weight in sorted(self.weights.items())
-            if weight > 0 and (weight < 1 or self.per_clip == "one")
-        )
+    def queue(self, ids: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """Return for each task when it is tried on each clip, infinity for never.
+
+        ``several``: at once, where the clip's draw is below the weight. ``one``: in a random order, in which a task
+        comes first with odds proportional to its weight (an exponential race).
+        """
+        found: dict[str, NDArray[np.float64]] = {}
+        # Tasks that keep every row come first: nothing to draw, where a clip may serve several.
+        for name, weight in sorted(self.weights.items(), key=lambda item: (item[1] < 1, item[0])):
+            if weight <= 0:
+                continue
+            if self.per_clip == "one":
+                found[name] = -np.log1p(-self.values(name, ids)) / weight
+            elif weight >= 1:
+                found[name] = np.zeros(len(ids))
+            else:
+                found[name] = np.where(self.values(name, ids) < weight, 0.0, np.inf)
+        return found
+
+
+Masks = dict[str, NDArray[np.bool_]]
+
+
+def served(
+    queue: Mapping[str, NDArray[np.float64]], fits: Masks, per_clip: Literal["one", "several"]
+) -> tuple[Masks, Masks]:
+    """Return which clips serve which task, and on which the task was tried.
+
+    ``fits`` says where a task has a question that may be used. ``one``: the first that fits is kept, and what comes
+    after it in the queue is not tried.
+    """
+    if per_clip == "several":
+        tried = {name: np.isfinite(when) for name, when in queue.items()}
+        return {name: fits[name] & tried[name] for name in queue}, tried
+    when = np.stack([np.where(fits[name], queue[name], np.inf) for name in queue])
+    first, best = when.argmin(0), when.min(0)
+    kept = {name: (first == i) & np.isfinite(best) for i, name in enumerate(queue)}
+    return kept, {name: kept[name] | (queue[name] < best) for name in queue}
 
 
 _ECPE: Final = {True: ("ecpe",), False: ("ecpe_semeval",), "both": ("ecpe", "ecpe_semeval")}

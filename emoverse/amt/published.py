@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from json.encoder import encode_basestring as _quoted  # what json.dumps(..., ensure_ascii=False) uses for strings
+from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
+import orjson
+
 from emoverse.corpora.base import Utterance
+
+
+def quoted(text: str) -> str:
+    """Return a text as a JSON string, as ``json.dumps(text, ensure_ascii=False)`` writes it."""
+    return orjson.dumps(text).decode()
 
 
 def media_path(one: Utterance, *, still: bool) -> str:
@@ -16,23 +23,38 @@ def media_path(one: Utterance, *, still: bool) -> str:
     MELD drops the split's outer folder; ECF's folder is named for the subtask. Other corpora keep their own path.
     """
     folder, _, name = one.clip.rpartition("/")
-    if one.corpus == "meld":
-        path = f"MELD/{folder.rpartition('/')[2]}/{name}"
-    elif one.corpus == "ecf":
-        path = f"ECF2/subtask2_{one.split}/{name}"
-    elif one.corpus == "mosei":
-        path = one.clip.removeprefix("Raw/")
-    else:
-        path = f"{one.corpus}/{one.clip}"
+    path = f"{_folder(one.corpus, one.split, folder)}{name}"
     return path.rpartition(".")[0] + ".png" if still else path
 
 
+@lru_cache(maxsize=1 << 14)
+def _folder(corpus: str, split: str, folder: str) -> str:
+    if corpus == "meld":
+        return f"MELD/{folder.rpartition('/')[2]}/"
+    if corpus == "ecf":
+        return f"ECF2/subtask2_{split}/"
+    return f"{folder}/".removeprefix("Raw/") if corpus == "mosei" else f"{corpus}/{folder}/"
+
+
 def record(task: str, query: str, response: str, media: str, *, still: bool) -> str:
-    """Return one record's JSON, indented as an element of the list; the keys of ECPE begin with the video."""
-    parts = [f'        "query": {_quoted(query)}', f'        "response": {_quoted(response)}']
-    clip = f'        "{"images" if still else "videos"}": [\n            {_quoted(media)}\n        ]'
-    parts.insert(0 if task.startswith("ecpe") else 2, clip)
-    return "    {\n" + ",\n".join(parts) + "\n    }"
+    """Return one record's JSON, indented as an element of the list."""
+    return records(task, [(quoted(query), quoted(response))], [quoted(media)], still=still)[0]
+
+
+def records(task: str, words: Iterable[tuple[str, str]], clips: Iterable[str], *, still: bool) -> list[str]:
+    """Return records of one task from (query, response) and clip, each a JSON string; ECPE's begin with the video."""
+    kind = "images" if still else "videos"
+    if task.startswith("ecpe"):
+        return [
+            f'    {{\n        "{kind}": [\n            {clip}\n        ],\n'
+            f'        "query": {query},\n        "response": {response}\n    }}'
+            for (query, response), clip in zip(words, clips, strict=True)
+        ]
+    return [
+        f'    {{\n        "query": {query},\n        "response": {response},\n'
+        f'        "{kind}": [\n            {clip}\n        ]\n    }}'
+        for (query, response), clip in zip(words, clips, strict=True)
+    ]
 
 
 class RecordList:
@@ -42,10 +64,11 @@ class RecordList:
         self._handle = handle
         self._count = 0
 
-    def add(self, text: str) -> None:
-        """Write one ``record``."""
-        self._handle.write(("[\n" if self._count == 0 else ",\n") + text)
-        self._count += 1
+    def add(self, *records: str) -> None:
+        """Write some ``record``s."""
+        if records:
+            self._handle.write(("[\n" if self._count == 0 else ",\n") + ",\n".join(records))
+            self._count += len(records)
 
     def end(self) -> None:
         """Close the list; the authors' files end without a line end."""

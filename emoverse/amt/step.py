@@ -14,6 +14,7 @@ from emoverse.amt.baselines import baselines
 from emoverse.amt.builder import Builder
 from emoverse.amt.corpora_audit import CorporaAudit, audit_corpora
 from emoverse.amt.gate import check_leaks, check_splits
+from emoverse.amt.memory import uncollected
 from emoverse.amt.mixture import Stage, stages
 from emoverse.amt.outputs import Outputs
 from emoverse.amt.page import write_page
@@ -67,6 +68,7 @@ def file_source(path: Path) -> Source:
     return Source(path, digest, {digest: {"step": "raw", "name": path.name, "dvc_md5": md5}}, {})
 
 
+@uncollected()
 def write_amt(
     tables: Sequence[CorpusTable],
     plan: Sequence[Stage],

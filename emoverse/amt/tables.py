@@ -7,6 +7,7 @@ whatever order the rows were read in. A million utterances take some 300 MB.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from emoverse import tables as schemas
 from emoverse.corpora.base import SPLITS, Utterance
 from emoverse.errors import UserError
 
@@ -28,15 +28,14 @@ Scenery = tuple[list[Utterance], list[dict[str, float] | None]]
 
 
 class CorpusTable:
-    """One corpus: ``name``, its utterances as a sorted Arrow table, and the intensities of its action units."""
+    """One corpus in the fixed order: its ``name``, its utterances, and the intensities of its action units."""
 
-    def __init__(self, table: Any, units: Any = None, *, folder: Path = Path()) -> None:
-        names = table["corpus"].unique().to_pylist()
+    def __init__(self, rows: _Stored | _Spoken, units: Any = None, *, folder: Path = Path()) -> None:
+        names = rows.corpora()
         if len(names) != 1:
             remedy = "validate each corpus by itself"
             raise UserError(f"holds {len(names)} corpora, not one", place=str(folder), remedy=remedy)
-        self.name, self.folder = str(names[0]), folder
-        self.table = table.take(pa.array(_order(table))).combine_chunks()
+        self.name, self.folder, self._rows = names[0], folder, rows
         self.units = _Units(units) if units is not None else None
 
     @classmethod
@@ -47,49 +46,80 @@ class CorpusTable:
         if table.num_rows == 0:
             raise UserError("has no utterances", place=str(path), remedy="look at quarantine.parquet beside it")
         units = pq.read_table(folder / UNITS) if (folder / UNITS).is_file() else None
-        return cls(table, units if units is not None and units.num_rows else None, folder=folder)
+        return cls(_Stored(table), units if units is not None and units.num_rows else None, folder=folder)
 
     @classmethod
     def of(cls, utterances: Sequence[Utterance]) -> CorpusTable:
         """Hold utterances of one corpus that were just read."""
-        names = schemas.UTTERANCES.names
-        columns = zip(*map(attrgetter(*names), utterances), strict=True)
-        return cls(pa.table(dict(zip(names, columns, strict=True)), schema=schemas.UTTERANCES))
+        return cls(_Spoken(utterances))
 
-    def column(self, name: str) -> list[Any]:
-        """Return one column as a list, in the fixed order."""
-        return list(self.table[name].to_pylist())
+    def __len__(self) -> int:
+        """Return the number of utterances."""
+        return len(self._rows)
+
+    def columns(self, *names: str) -> list[Sequence[Any]]:
+        """Return some columns, in the fixed order."""
+        return self._rows.columns(names)
 
     def dialogues(self) -> Iterator[Scenery]:
         """Yield each dialogue, utterances by position."""
-        held: list[Utterance] = []
-        for batch in self.table.to_batches(max_chunksize=_BATCH):
-            for one in _utterances(batch):
-                if held and (held[0].dialogue_id != one.dialogue_id or held[0].split != one.split):
-                    yield held, self._faces(held)
-                    held = []
-                held.append(one)
-        if held:
-            yield held, self._faces(held)
-
-    def _faces(self, dialogue: list[Utterance]) -> list[dict[str, float] | None]:
-        if self.units is None:
-            return [None] * len(dialogue)
-        return [self.units.of(one.utterance_id) for one in dialogue]
+        for _, dialogue in groupby(self._rows.utterances(), key=attrgetter("split", "dialogue_id")):
+            held = list(dialogue)
+            yield held, [self.units.of(one.utterance_id) if self.units else None for one in held]
 
 
-def _utterances(batch: Any) -> Iterator[Utterance]:
-    """Yield a batch's rows."""
-    names = batch.schema.names
-    numbers = [names.index(name) for name in ("intensities", "causes")]
-    columns = [column.to_pylist() for column in batch.columns]
-    for i in numbers:
-        columns[i] = [None if cell is None else tuple(cell) for cell in columns[i]]
-    for row in zip(*columns, strict=True):
-        # A frozen class's constructor sets field by field and takes four times as long; these rows were checked.
-        one = object.__new__(Utterance)
-        vars(one).update(zip(names, row, strict=True))
-        yield one
+class _Stored:
+    """Utterances as an Arrow table; a million take some 300 MB."""
+
+    def __init__(self, table: Any) -> None:
+        dialogues, splits = (table[name].combine_chunks().dictionary_encode() for name in ("dialogue_id", "split"))
+        names, numbers = dialogues.dictionary.to_pylist(), dialogues.indices.to_numpy()
+        split_rank = np.array([SPLITS.index(name) for name in splits.dictionary.to_pylist()], dtype=np.int64)
+        order = np.lexsort(
+            (table["position"].to_numpy(), _ranks(names)[numbers], split_rank[splits.indices.to_numpy()])
+        )
+        self._table = table.take(pa.array(order)).combine_chunks()
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def corpora(self) -> list[str]:
+        return list(self._table["corpus"].unique().to_pylist())
+
+    def columns(self, names: Sequence[str]) -> list[Sequence[Any]]:
+        return [self._table[name].to_pylist() for name in names]
+
+    def utterances(self) -> Iterator[Utterance]:
+        names = self._table.schema.names
+        numbers = [names.index(name) for name in ("intensities", "causes")]
+        for batch in self._table.to_batches(max_chunksize=_BATCH):
+            columns = [column.to_pylist() for column in batch.columns]
+            for i in numbers:
+                columns[i] = [None if cell is None else tuple(cell) for cell in columns[i]]
+            for row in zip(*columns, strict=True):
+                yield Utterance(**dict(zip(names, row, strict=True)))
+
+
+class _Spoken:
+    """Utterances as they were read."""
+
+    def __init__(self, utterances: Sequence[Utterance]) -> None:
+        names = list({one.dialogue_id for one in utterances})
+        rank = dict(zip(names, _ranks(names).tolist(), strict=True))
+        splits = {name: place for place, name in enumerate(SPLITS)}
+        self._utterances = sorted(utterances, key=lambda one: (splits[one.split], rank[one.dialogue_id], one.position))
+
+    def __len__(self) -> int:
+        return len(self._utterances)
+
+    def corpora(self) -> list[str]:
+        return sorted({one.corpus for one in self._utterances})
+
+    def columns(self, names: Sequence[str]) -> list[Sequence[Any]]:
+        return list(zip(*map(attrgetter(*names), self._utterances), strict=True))
+
+    def utterances(self) -> Iterator[Utterance]:
+        return iter(self._utterances)
 
 
 class _Units:
@@ -111,13 +141,8 @@ def natural(name: str) -> tuple[int, int, str]:
     return (0, int(name), name) if name.isascii() and name.isdigit() else (1, 0, name)
 
 
-def _order(table: Any) -> NDArray[np.int64]:
-    """Return the row numbers in the fixed order."""
-    dialogues = table["dialogue_id"].combine_chunks().dictionary_encode()
-    names = dialogues.dictionary.to_pylist()
+def _ranks(names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the place of each name in natural order."""
     rank = np.empty(len(names), dtype=np.int64)
     rank[sorted(range(len(names)), key=lambda i: natural(names[i]))] = np.arange(len(names))
-    splits = table["split"].combine_chunks().dictionary_encode()
-    split_rank = np.array([SPLITS.index(name) for name in splits.dictionary.to_pylist()], dtype=np.int64)
-    keys = (table["position"].to_numpy(), rank[dialogues.indices.to_numpy()], split_rank[splits.indices.to_numpy()])
-    return np.asarray(np.lexsort(keys), dtype=np.int64)
+    return rank

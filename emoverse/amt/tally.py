@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from array import array
 from collections import Counter
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from emoverse.amt.outputs import Rows
 
 _LISTED: Final = 50
 _KEPT: Final = 100_000
+_ODD: Final = np.int64(0x2545F4914F6CDD1D)  # any large odd number: words and clip must not cancel each other out
+Hashes = NDArray[np.int64]
 
 
 class Tally:
-    """Count the rows of one file in bounded memory: 24 bytes a row, and at most ``_KEPT`` different answers."""
+    """Count the rows of one file in bounded memory: 24 bytes a row, and not many more than ``_KEPT`` answers."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -22,27 +28,32 @@ class Tally:
         self.outside = 0
         self.placeholders = 0
         # Python's own hashes: 64 bits, and only equal ones are counted, so the counts do not depend on the hash seed.
-        self._words, self._clips, self._answers = array("q"), array("q"), array("q")
+        self._words: list[Hashes] = []
+        self._clips: list[Hashes] = []
+        self._answers: list[Hashes] = []
 
-    def add(
-        self, prompt: str, media: str, answer: str, allowed: list[str] | None, *, placeholder: bool = False
-    ) -> None:
-        """Count one row; ``allowed`` is the closed list of answers, None for an open task."""
-        self.rows += 1
-        if answer in self.answers or len(self.answers) < _KEPT:
-            self.answers[answer] += 1
-        self.empty += not answer.strip()
-        self.placeholders += placeholder
+    def add(self, rows: Rows) -> None:
+        """Count rows of one task."""
+        if not len(rows):
+            return
+        texts, answers = [question.text for question in rows.questions], rows.answers
+        found, allowed = Counter(answers), rows.questions[0].gold["answers"]
+        self.rows += len(rows)
+        if len(self.answers) < _KEPT:
+            self.answers.update(found)
+        self.empty += sum(count for answer, count in found.items() if not answer.strip())
+        self.placeholders += sum(query != "" for query in rows.queries)
         if allowed is not None:
-            self.outside += answer not in allowed
-        self._words.append(hash(prompt))
-        self._clips.append(hash((media, prompt)))
-        self._answers.append(hash(answer))
+            self.outside += sum(count for answer, count in found.items() if answer not in allowed)
+        words = _hashes(texts)
+        self._words.append(words)
+        self._clips.append(words * _ODD ^ _hashes(rows.references))
+        self._answers.append(_hashes(answers))
 
     def report(self) -> dict[str, Any]:
         """Return the counts; contradictions are groups of equal prompts (and clips) with more than one answer."""
         held = (self._words, self._clips, self._answers)
-        words, clips, answers = (np.frombuffer(one, dtype=np.int64) if one else np.zeros(0, np.int64) for one in held)
+        words, clips, answers = (np.concatenate(one) if one else np.zeros(0, np.int64) for one in held)
         common = sorted(self.answers.items(), key=lambda item: (-item[1], item[0]))
         return {
             "rows": self.rows,
@@ -56,7 +67,11 @@ class Tally:
         }
 
 
-def _contradictions(keys: Any, answers: Any) -> int:
+def _hashes(texts: Sequence[str]) -> Hashes:
+    return np.fromiter(map(hash, texts), dtype=np.int64, count=len(texts))
+
+
+def _contradictions(keys: Hashes, answers: Hashes) -> int:
     """Count the keys that occur with more than one answer."""
     if not len(keys):
         return 0

@@ -8,8 +8,10 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from emoverse.corpora.base import Quarantined
 from emoverse.errors import UserError, did_you_mean
@@ -40,8 +42,7 @@ class Problems:
         )
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One CSV row: the line it begins on (the header is line 1) and its cells in the order that was asked for."""
 
     line: int
@@ -81,17 +82,21 @@ def rows_of(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[
     start = 1
     try:
         header = [cell.strip() for cell in next(reader, [])]
-        picks = _picks(header, columns, str(path))
+        pick = itemgetter(*_picks(header, columns, str(path)))
+        has_nul = "\0" in text
         start = reader.line_num + 1
         for cells in reader:
             line, start = start, reader.line_num + 1
             if not cells:
                 continue
-            fault = _malformed(cells, header, start - line)
+            if len(cells) != len(header) or start - line > 1 or has_nul:
+                fault = _malformed(cells, header, start - line)
+            else:
+                fault = None
             if fault:
                 problems.add(f"{problems.name}:{line}", line, fault[0], fault[1], fault[2])
                 continue
-            yield Row(line, tuple(cells[i] for i in picks))
+            yield Row(line, pick(cells))
     except csv.Error as error:
         remedy = "close or double the quotation mark on that line"
         raise UserError(f"not valid CSV: {error}", place=f"{path}:{start}", remedy=remedy) from None
@@ -126,11 +131,13 @@ def _malformed(cells: list[str], header: list[str], lines: int) -> tuple[str, st
     return None
 
 
+@lru_cache(maxsize=1 << 14)
 def whole_number(word: str) -> int | None:
     """Read a plain decimal such as ``0`` or ``128258``; None for signs, spaces, leading zeros and other digits."""
     return int(word) if _NUMBER.match(word) else None
 
 
+@lru_cache(maxsize=1 << 14)
 def unsafe(part: str) -> str | None:
     """Say why an id cannot be part of a path or an id, None when it can."""
     if not part or part in (".", ".."):

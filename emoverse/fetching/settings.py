@@ -34,7 +34,10 @@ def public(config: Mapping[str, Any], *, place: str) -> str:
     if parts.password:
         remedy = "take it out of the address: `dvc remote modify --local NAME password ...`"
         raise UserError("the remote's address holds a password", place=place, remedy=remedy)
-    return json.dumps({key: config[key] for key in PUBLIC if key in config}, sort_keys=True)
+    told = {key: config[key] for key in PUBLIC if key in config}
+    if isinstance(told.get("ssl_verify"), str):
+        del told["ssl_verify"]  # a file of certificates on this machine; pods trust what their image trusts
+    return json.dumps(told, sort_keys=True)
 
 
 def scheme_of(config: Mapping[str, Any]) -> str:

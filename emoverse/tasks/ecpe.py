@@ -41,6 +41,9 @@ _LAST: Final = (
     "and if the emotion is related to more than one sentence, separate the sentences with “;”.\n"
     "The emotion-cause indices of the target utterance are:"
 )
+_UNPAIRED: Final = LeftOut("no-cause-pairs")
+_NEUTRAL: Final = LeftOut("neutral-target")
+_BROKEN: Final = LeftOut("cause-quarantined", "mend the clip or row that quarantine.parquet names")
 Pair = tuple[int, str, int]
 """(target, emotion, cause)."""
 
@@ -73,6 +76,7 @@ class _Ecpe:
     title = "emotion-cause pairs"
     headline = "f1"
     emotions = True
+    _last: tuple[Sequence[Utterance], bool, tuple[dict[int, int], list[str]]] = ((), False, ({}, []))
     media: Literal["clip", "peak"] = "clip"
     shows: Literal["utterance", "dialogue"] = "dialogue"
 
@@ -80,18 +84,26 @@ class _Ecpe:
         """Make the question of an utterance in an annotated dialogue; where emotions are given, of an emotional one."""
         one, dialogue = scene.utterance, scene.dialogue
         if one.causes is None or one.emotion is None:
-            return LeftOut("no-cause-pairs")
+            return _UNPAIRED
         if one.emotion == "neutral" and self.emotions:
-            return LeftOut("neutral-target")
-        known = {other.position: i for i, other in enumerate(dialogue)}
+            return _NEUTRAL
+        known, lines = self._written(dialogue, scene.verbatim)
         if not known.keys() >= set(one.causes):
-            return LeftOut("cause-quarantined", "mend the clip or row that quarantine.parquet names")
+            return _BROKEN
         target = known[one.position]
-        lines = [line(other, emotions=self.emotions, verbatim=scene.verbatim) for other in dialogue]
         previous = dialogue[target - 1].position if target else None
         gold = {"answer": answer(one), "answers": None, "target": one.position, "emotion": one.emotion}
         text = prompt(lines, target, emotions=self.emotions)
         return Question(text=text, answer=str(gold["answer"]), gold={**gold, "previous": previous})
+
+    def _written(self, dialogue: Sequence[Utterance], verbatim: bool) -> tuple[dict[int, int], list[str]]:
+        """Return the place of each position and the lines of a dialogue, whose targets come one after another."""
+        held, verbatim_held, found = self._last
+        if held is not dialogue or verbatim_held != verbatim:
+            places = {one.position: i for i, one in enumerate(dialogue)}
+            found = places, [line(one, emotions=self.emotions, verbatim=verbatim) for one in dialogue]
+            self._last = dialogue, verbatim, found
+        return found
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return a published record's gold: target and emotion are read from the answer, else from the query."""

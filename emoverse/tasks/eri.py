@@ -14,6 +14,8 @@ from emoverse.tasks.labels import parse_label
 from emoverse.tasks.rouge import rouge_l
 
 _ASK: Final = "<reason> What is the emotional state of the person in the video? Please tell me the reason."
+_UNLABELLED: Final = LeftOut("no-emotion-label")
+_UNREASONED: Final = LeftOut("no-reason", "the provider named in amt.reasons has no reason for it")
 _LABELS: Final = (*EMOTIONS, "happy")
 
 
@@ -33,9 +35,9 @@ class _Eri:
         """Make the question of an utterance somebody gave a reason for."""
         one, reason = scene.utterance, scene.reason
         if one.emotion is None:
-            return LeftOut("no-emotion-label")
+            return _UNLABELLED
         if reason is None:
-            return LeftOut("no-reason", "the provider named in amt.reasons has no reason for it")
+            return _UNREASONED
         gold = {"answer": reason.text, "answers": None, "emotion": one.emotion, "clues": list(reason.clues)}
         text = prompt(scene.words(one))
         return Question(text=text, answer=reason.text, gold=gold, extra={"provider": reason.provider})

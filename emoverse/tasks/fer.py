@@ -14,6 +14,9 @@ from emoverse.tasks.faces import known, phrases
 
 PROMPT: Final = "Detail the facial expressions used in the image."
 """The authors' words (their data figure); whether they put an identifier before it is unknown."""
+_UNMEASURED: Final = LeftOut("no-action-units", "put OpenFace CSVs beside the corpus, or configure a provider", True)
+_UNLABELLED: Final = LeftOut("no-emotion-label")
+_STILL: Final = LeftOut("face-shows-nothing")
 
 
 class _Fer:
@@ -26,12 +29,12 @@ class _Fer:
     def ask(self, scene: Scene) -> Question | LeftOut:
         """Make the question of a clip whose face was measured and shows its emotion."""
         if scene.units is None:
-            return LeftOut("no-action-units", "put OpenFace CSVs beside the corpus, or configure a provider", True)
+            return _UNMEASURED
         if scene.utterance.emotion is None:
-            return LeftOut("no-emotion-label")
+            return _UNLABELLED
         found = phrases(scene.units, scene.utterance.emotion)
         if not found:
-            return LeftOut("face-shows-nothing")
+            return _STILL
         right = "; ".join(found)
         return Question(text=PROMPT, answer=right, gold=self.gold(right, corpus=scene.utterance.corpus))
 

@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
+from emoverse.corpora.base import EMOTIONS
 from emoverse.tasks.base import Gold, LeftOut, Question, Scene, Scorer, majority
 from emoverse.tasks.labels import LabelScorer, parse_label
 
 # MELD's list in the order of the authors' published prompt; MOSEI's words and labels as in their figure and scorer.
 _MELD: Final = ("Anger.", "Sadness.", "Surprise.", "Disgust.", "Joy.", "Neutral.", "Fear.")
 _MOSEI: Final = ("Anger.", "Sadness.", "Surprise.", "Disgust.", "Happy.", "Neutral.", "Fear.")
+_ANSWERS: Final = {name: f"{name.capitalize()}." for name in EMOTIONS}
+_UNLABELLED: Final = LeftOut("no-emotion-label", "give the corpus's emotion labels (MOSEI: CMU_MOSEI_Labels.csd)")
 _ASK: Final = "<emotion> Please determine which emotion label in the video represents: "
 
 
@@ -22,7 +25,7 @@ def labels(corpus: str) -> tuple[str, ...]:
 
 def answer(emotion: str, corpus: str) -> str:
     """Turn the table's emotion word into the corpus's answer."""
-    return "Happy." if corpus == "mosei" and emotion == "joy" else f"{emotion.capitalize()}."
+    return "Happy." if corpus == "mosei" and emotion == "joy" else _ANSWERS[emotion]
 
 
 def prompt(text: str, corpus: str) -> str:
@@ -43,11 +46,9 @@ class _Mer:
         """Make the question of a labelled utterance."""
         one = scene.utterance
         if one.emotion is None:
-            return LeftOut("no-emotion-label", "give the corpus's emotion labels (MOSEI: CMU_MOSEI_Labels.csd)")
+            return _UNLABELLED
         right = answer(one.emotion, one.corpus)
-        return Question(
-            text=prompt(scene.words(one), one.corpus), answer=right, gold=self.gold(right, corpus=one.corpus)
-        )
+        return Question(prompt(scene.words(one), one.corpus), right, self.gold(right, corpus=one.corpus))
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return the answer and the corpus's list of answers."""

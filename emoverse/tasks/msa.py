@@ -20,6 +20,8 @@ from emoverse.tasks.labels import LabelScorer, label_scores, parse_label, word_o
 _TWO: Final = ("Positive.", "Negative.")
 _THREE: Final = ("Positive.", "Neutral.", "Negative.")
 _ZERO: Final = "zero"
+_UNLABELLED: Final = LeftOut("no-sentiment-label")
+_AT_ZERO: Final = LeftOut("sentiment-zero")
 
 
 def prompt(text: str, *, own_class: bool = False) -> str:
@@ -34,7 +36,7 @@ def prompt(text: str, *, own_class: bool = False) -> str:
 def sign(utterance: Utterance) -> int | None:
     """Return -1, 0 or 1 from the sentiment number, else from the polarity; None when the corpus has neither."""
     if utterance.sentiment is not None:
-        return int(np.sign(utterance.sentiment))
+        return (utterance.sentiment > 0) - (utterance.sentiment < 0)
     return {"negative": -1, "neutral": 0, "positive": 1}[utterance.polarity] if utterance.polarity else None
 
 
@@ -50,14 +52,13 @@ class _Msa:
         one, way = scene.utterance, scene.options.zero_sentiment
         found = sign(one)
         if found is None:
-            return LeftOut("no-sentiment-label")
+            return _UNLABELLED
         if found == 0 and way == "drop" and one.sentiment is None:
-            return LeftOut("sentiment-zero")  # a neutral polarity; "non-negative" is a custom of MOSEI's numbers only
+            return _AT_ZERO  # a neutral polarity; "non-negative" is a custom of MOSEI's numbers only
         own_class = way == "own-class"
         right = "Negative." if found < 0 else "Neutral." if found == 0 and own_class else "Positive."
         gold = {"answer": right, "answers": list(_THREE if own_class else _TWO), "zero": found == 0, "zeros": way}
-        text = prompt(scene.words(one), own_class=own_class)
-        return Question(text=text, answer=right, gold=gold, trained=found != 0 or way != "drop")
+        return Question(prompt(scene.words(one), own_class=own_class), right, gold, found != 0 or way != "drop")
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return a published record's gold, which cannot tell a 0 from a positive value."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 # Every placeholder and special token of InternVL2, its language models and ms-swift begins with "<" and a letter,
@@ -13,6 +14,7 @@ _BREAK: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 _SUSPECT: Final = re.compile(r"[<\[\x00-\x1f\x7f\x85\u2028\u2029]")
 
 
+@lru_cache(maxsize=1 << 14)  # several tasks ask about the same words
 def neutralise(text: str) -> str:
     """Return the text unable to add media, roles or lines to a prompt; ordinary text is returned unchanged."""
     if not _SUSPECT.search(text):  # nearly all transcripts

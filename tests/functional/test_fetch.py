@@ -245,6 +245,12 @@ def test_a_password_in_the_address_is_refused_before_it_travels() -> None:
         public({"url": "webdav://carl:hush@example.org/"}, place="raw/MELD")
 
 
+def test_files_of_this_machine_do_not_travel() -> None:
+    config = {"url": "s3://raw", "ssl_verify": "/etc/own-ca.pem", "credentialpath": "/home/carl/.aws", "region": "eu"}
+    assert json.loads(public(config, place="raw/MELD")) == {"url": "s3://raw", "region": "eu"}
+    assert json.loads(public({"url": "s3://raw", "ssl_verify": False}, place="raw/MELD"))["ssl_verify"] is False
+
+
 def test_a_path_resolves_at_a_revision_and_in_the_working_tree(tmp_path: Path) -> None:
     root = remotes.repository(tmp_path / "r", {"a.csv": b"1"})
     remotes.use(root, Remote(str(tmp_path / "store")), push=False)

@@ -108,6 +108,17 @@ def test_the_committed_pipeline_runs_by_kubeflows_own_client_alone(cluster: Kube
     assert run["runtime_config"]["parameters"] == {"corpora": json.loads(corpora)}
 
 
+@pytest.mark.parametrize("variant", [("--shards", "2"), ("--seeds", "1", "2")])
+def test_every_variant_is_submitted_with_parameters_it_knows(
+    order: Submit, cluster: Kubeflow, variant: tuple[str, ...]
+) -> None:
+    assert order(*variant) == 0
+    (run,) = cluster.runs
+    told = run["pipeline_spec"]
+    spec = told.get("pipeline_spec", told)
+    assert set(run["runtime_config"]["parameters"]) <= set(spec["root"]["inputDefinitions"]["parameters"])
+
+
 def test_an_experiment_that_exists_is_used_and_the_cache_can_be_left_out(order: Submit, cluster: Kubeflow) -> None:
     assert order() == order("--no-cache") == 0
     assert len(cluster.experiments) == 1

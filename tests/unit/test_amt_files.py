@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from emoverse.amt.gate import check_splits
 from emoverse.amt.mixture import Stage
+from emoverse.amt.outputs import Rows
 from emoverse.amt.published import RecordList, media_path, record, write_records
 from emoverse.amt.reasons import FileReasons, RuleReasons, provider
 from emoverse.amt.tables import natural
 from emoverse.amt.tally import Tally
 from emoverse.errors import RowErrors, UserError
+from emoverse.tasks.base import Question
 from tests.factories.amt import utterance
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -51,10 +53,16 @@ def test_clips_are_called_as_the_authors_call_them() -> None:
 
 
 def test_a_tally_finds_empty_outside_and_contradicting_answers() -> None:
+    def rows(words: str, answers: dict[str, str], allowed: list[str] | None, query: str = "") -> Rows:
+        golds = [{"answers": allowed} for _ in answers]
+        questions = [Question(words, answer, gold) for answer, gold in zip(answers.values(), golds, strict=True)]
+        clips = [utterance(utterance_id=name[0]) for name in answers]
+        return Rows("mer", False, clips, questions, [query] * len(answers))
+
     tally = Tally()
-    for media, answer in (("a", "Joy."), ("b", "Joy."), ("b", "Fear."), ("c", ""), ("d", "Bliss.")):
-        tally.add("the same words", media, answer, ["Joy.", "Fear.", ""])
-    tally.add("other words", "a", "Joy.", None, placeholder=True)
+    told = {"a": "Joy.", "b": "Joy.", "b again": "Fear.", "c": "", "d": "Bliss."}
+    tally.add(rows("the same words", told, ["Joy.", "Fear.", ""]))
+    tally.add(rows("other words", {"a": "Joy."}, None, "other <image> words"))
     report = tally.report()
     assert (report["rows"], report["empty_answers"], report["answers_outside_set"]) == (6, 1, 1)
     assert (report["same_words_other_answer"], report["same_words_and_clip_other_answer"]) == (1, 1)

@@ -1,6 +1,5 @@
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-import pyarrow as pa
 import pytest
 
 from emoverse.amt.conflicts import conflicts, shared_utterances
@@ -9,14 +8,13 @@ from emoverse.amt.leakage import Leak, find_leaks, normalised, sides
 from emoverse.amt.tables import CorpusTable
 from emoverse.corpora.base import Utterance
 from emoverse.errors import UserError
-from emoverse.tables import UTTERANCES
 from tests.factories.amt import utterance
 
 LONG = "We were on a break, you know that very well, Ann."
 
 
 def table(*utterances: Utterance) -> CorpusTable:
-    return CorpusTable(pa.Table.from_pylist([asdict(one) for one in utterances], schema=UTTERANCES))
+    return CorpusTable.of(utterances)
 
 
 def leaks(*utterances: Utterance) -> list[Leak]:
