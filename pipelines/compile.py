@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 
 from kfp import compiler
@@ -18,3 +20,13 @@ def compile_to(path: Path, params: Params, *, base: Path = Path(), options: Opti
     """Write the compiled pipeline to ``path``, preset to ``params`` and to the ``.dvc`` files below ``base``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(pipeline(presets(params, base), options), str(path))
+    path.write_text(_in_order(path.read_text("utf-8")), "utf-8")
+
+
+def _in_order(compiled: str) -> str:
+    """Return the YAML with the keys of its header's presets sorted: kfp writes them in another order each time."""
+
+    def sort(found: re.Match[str]) -> str:
+        return found[1] + repr([dict(sorted(item.items())) for item in ast.literal_eval(found[2])]) + "]"
+
+    return re.sub(r"^(#    \w+: list \[Default: )(\[\{.*\}\])\]$", sort, compiled, flags=re.MULTILINE)
