@@ -128,7 +128,6 @@ class TrainParams:
     group_by_length: bool
     workers: int = Field(ge=0)
     gpus: int = Field(ge=1)
-    sharding: Literal["none", "zero2", "zero3", "fsdp2"]
     save_every: int = Field(ge=1)
 
     def __post_init__(self) -> None:
@@ -137,8 +136,6 @@ class TrainParams:
             raise ValueError("tuner full has no adapters: projector is full or frozen then")
         if self.tuner == "full" and self.start == "adapter":
             raise ValueError("tuner full has no adapter to go on from: start is merged then")
-        if self.sharding != "none" and self.gpus == 1:
-            raise ValueError(f"sharding {self.sharding} needs more than one of gpus")
 
 
 @_frozen

@@ -85,8 +85,8 @@ def swift_arguments(
         }
         if params.projector == "full":
             flags["modules_to_save"] = "multi_modal_projector"
-    if params.sharding != "none":
-        flags["fsdp" if params.sharding == "fsdp2" else "deepspeed"] = params.sharding
+    if params.gpus > 1:
+        flags["ddp_find_unused_parameters"] = "false"
     if adapter is not None and resume is None:
         flags["adapters"] = adapter
     if resume is not None:

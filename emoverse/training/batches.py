@@ -53,7 +53,7 @@ class LengthBatches(BatchSamplerShard):  # type: ignore[misc]
 
 
 @contextmanager
-def grouped_by_length() -> Iterator[None]:
+def our_batches() -> Iterator[None]:
     """Make ms-swift's trainer take its batches from LengthBatches; it has no argument for it."""
     before: Any = mixin.BatchSamplerShard
     mixin.BatchSamplerShard = LengthBatches

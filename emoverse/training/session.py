@@ -59,21 +59,22 @@ def train_rows(
     from transformers import PrinterCallback
 
     from emoverse.training.arguments import swift_arguments
-    from emoverse.training.batches import grouped_by_length
+    from emoverse.training.batches import our_batches
     from emoverse.training.checkpoints import full_disk_named, last_complete
     from emoverse.training.display import Display
+    from emoverse.training.ranks import rank
     from emoverse.training.template import use_frames
     from emoverse.training.watch import Ledger, PreemptedError, Watch, on_sigterm
 
     scratch.mkdir(parents=True, exist_ok=True)
     resume, skipped = last_complete(scratch)
-    for sentence in skipped:
+    for sentence in skipped if rank() == 0 else ():
         print(f"train: {sentence}", flush=True)
-    if resume:
+    if resume and rank() == 0:
         print(f"train: going on from {resume.name}", flush=True)
     ModelLoader.default_trust_remote_code = False
     use_frames(frames)
-    steps = math.ceil(math.ceil(len(rows) / params.batch_size) / params.accumulation) * params.epochs
+    steps = math.ceil(math.ceil(len(rows) / (params.batch_size * params.gpus)) / params.accumulation) * params.epochs
     arguments = swift_arguments(
         params,
         model=model,
@@ -87,7 +88,7 @@ def train_rows(
     arguments += ["--disable_tqdm", "true"]
     tokens = {row["channel"]: length for row, length in zip(rows, lengths, strict=True)}
     display = Display(label, tokens, tensorboard)
-    ledger = Ledger(scratch, int(resume.name.rpartition("-")[2]) if resume else 0)
+    ledger = Ledger(scratch, int(resume.name.rpartition("-")[2]) if resume else 0, rank())
 
     class Session(SwiftSft):  # type: ignore[misc]
         """ms-swift's own training, with our rows already read and our watch beside the trainer."""
@@ -102,7 +103,8 @@ def train_rows(
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(self.watch)
             trainer.add_callback(display)
-            with display, on_sigterm(self.watch), grouped_by_length() if params.group_by_length else nullcontext():
+            ordered = our_batches() if params.group_by_length or params.gpus > 1 else nullcontext()
+            with display, on_sigterm(self.watch), ordered:
                 return super().train(trainer)
 
     session = Session(arguments)

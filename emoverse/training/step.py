@@ -19,6 +19,7 @@ from emoverse.steps import CODE
 from emoverse.training.adapters import adapter_base
 from emoverse.training.checkpoints import LIBRARIES, fingerprint_of, scratch_folder
 from emoverse.training.merge import write_model
+from emoverse.training.ranks import train_on_ranks
 from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
 
 _SHOWN: Final = 5
@@ -63,7 +64,11 @@ def train(
         from emoverse.training.session import train_rows
 
         events = tensorboard and tensorboard / stage
-        done = train_rows(rows, lengths, weights, frames, params, scratch, stage, events, adapter)
+        if params.gpus > 1:
+            places = (weights, validated, params, scratch, stage, events, adapter)
+            done = train_on_ranks(rows, lengths, *places)
+        else:
+            done = train_rows(rows, lengths, weights, frames, params, scratch, stage, events, adapter)
         write_model(weights, done.checkpoint, params, draft.path / "model", draft.path / "adapter")
         with (draft.path / "log.jsonl").open("w", encoding="utf-8") as log:
             log.writelines(json.dumps(entry, sort_keys=True) + "\n" for entry in done.log)

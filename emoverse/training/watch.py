@@ -14,6 +14,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from emoverse.errors import RowErrors, UserError
+from emoverse.training.ranks import gathered
 
 
 class PreemptedError(Exception):
@@ -98,8 +99,10 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Close the step in the ledger; on request, save a checkpoint and stop."""
         self.ledger.add(state.global_step, self._rows)
-        self.saw(self._rows)
+        every = gathered((self._rows, self.stop_asked))  # of all processes: they must stop at the same step
+        self.saw([row for rows, _ in every for row in rows])
         self._rows = []
+        self.stop_asked = any(asked for _, asked in every)
         if self.stop_asked:
             control.should_save = control.should_training_stop = True
         return control

@@ -35,7 +35,6 @@ def train_params(**changes: Any) -> TrainParams:
         "projector": "full" if changes.get("tuner") == "full" else "lora",
         "warmup": 0.05, "weight_decay": 0.1, "dtype": "float32", "save_every": 2,
         "attention": "sdpa", "gradient_checkpointing": False, "group_by_length": True, "workers": 0, "gpus": 1,
-        "sharding": "none",
     }  # fmt: skip
     return TrainParams(**{**settings, **changes})
 

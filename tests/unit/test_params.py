@@ -124,7 +124,6 @@ def test_what_both_stages_share_is_said_once_and_a_stage_has_the_last_word(write
         ("train.dtype", "bf16", "parameter 'train.dtype'"),
         ("stage2.sead", 1, "unknown parameter 'stage2.sead', did you mean 'seed'"),
         ("train.tuner", "full", "section 'stage1': tuner full has no adapters"),
-        ("stage2.sharding", "zero2", "section 'stage2': sharding zero2 needs more than one of gpus"),
     ],
 )
 def test_a_mistake_in_what_the_stages_share_is_named_where_it_stands(
