@@ -31,9 +31,11 @@ def build_amt(
     from emoverse.amt import step
     from emoverse.lineage import check_code, metadata_of
     from emoverse.params import AmtParams, parse
+    from emoverse.validation.amt import check_folder
 
     check_code("build-amt", code)
     out = Path(amt.path)
-    step.build_amt([Path(one.path) for one in validated], out, parse(AmtParams, json.loads(params), place="amt"))
+    settings = parse(AmtParams, json.loads(params), place="amt")
+    step.build_amt([Path(one.path) for one in validated], out, settings, check=check_folder)
     amt.metadata.update(metadata_of(out))
     shutil.copyfile(out / "page.html", page.path)

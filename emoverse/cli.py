@@ -23,6 +23,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "evaluate": ("emoverse.verbs.evaluate", "score a model on AMT's test sets"),
     "export": ("emoverse.verbs.export", "write a model as ONNX graphs, checked against torch"),
     "predict": ("emoverse.verbs.predict", "ask an exported model about your own clip or dialogue"),
+    "demo": ("emoverse.verbs.demo", "a page to ask an exported model about one's own clip"),
     "report": ("emoverse.verbs.report", "write one self-contained page over all results"),
     "lineage": ("emoverse.verbs.lineage", "print what an output was made from, back to the raw data"),
     "budget": ("emoverse.verbs.budget", "count the rows that are too long for a model"),

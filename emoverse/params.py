@@ -41,12 +41,19 @@ class MediaParams:
 
 @_frozen
 class ValidationParams:
-    """What a clip must be to pass; durations in seconds, ``max_quarantined`` a share of the corpus's rows."""
+    """What a clip must be to pass; durations in seconds, ``max_quarantined`` a share of the corpus's rows.
+
+    ``min_fps`` and ``max_fps`` bound the mean frame rate, ``min_side`` and ``max_side`` width and height in pixels.
+    """
 
     max_quarantined: float = Share
     min_duration: float = Field(ge=0.0)
     max_duration: float = Positive
     max_duration_gap: float = Positive
+    min_fps: float = Field(default=1.0, ge=0.0)
+    max_fps: float = Field(default=240.0, gt=0)
+    min_side: int = Field(default=16, ge=1)
+    max_side: int = Field(default=8192, ge=1)
 
 
 @_frozen
@@ -146,6 +153,7 @@ class EvaluateParams:
     """
 
     controls: tuple[Literal["text-only", "face-only"], ...]
+    engine: Literal["torch", "onnx", "vllm"] = "torch"
     closed: Literal["likelihood", "generation"]
     agreement: int = Field(ge=0)
     bootstrap: int = Field(ge=0)

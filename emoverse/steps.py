@@ -11,11 +11,14 @@ from typing import Final
 # Reading stored frames back; how they were made is validate's.
 FRAMES: Final = ("media/frames.py", "media/shards.py", "media/transform.py")
 
+# What is expected of AMT rows.
+EXPECTATIONS: Final = ("validation/amt.py", "validation/expectations.py")
+
 # Steps -> folders and modules of this package. What only checks, records or moves (manifest.py, params.py and their
 # like) decides no result and is left out; so a clearer error message trains no model anew.
 CODE: Final[dict[str, tuple[str, ...]]] = {
     "validate": ("corpora", "media", "validation", "tables.py"),
-    "build-amt": ("corpora", "tasks", "amt", "endpoint.py", *FRAMES),
+    "build-amt": ("corpora", "tasks", "amt", "endpoint.py", *EXPECTATIONS, *FRAMES),
     "base-model": ("models", "synthetic", "media/transform.py"),
     "convert": ("models/convert",),
     "train": ("training", "models/native.py", "inference/encode.py", "inference/settings.py", *FRAMES),

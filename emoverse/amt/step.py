@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -27,19 +27,29 @@ from emoverse.params import AmtParams, plain
 from emoverse.steps import CODE
 
 _LISTED: Final = 20
-_LIBRARIES: Final = ("datasketch", "numpy", "orjson", "pyarrow")
+_LIBRARIES: Final = ("datasketch", "great_expectations", "numpy", "orjson", "pyarrow")
+
+
+Check = Callable[[Path], list[dict[str, Any]]]
+"""Looks at the rows in a folder; returns findings for the audit, or raises UserError."""
 
 
 def build_amt(
-    validated: Sequence[Path], out: Path, params: AmtParams, authors: Mapping[str, Path] | None = None
+    validated: Sequence[Path],
+    out: Path,
+    params: AmtParams,
+    authors: Mapping[str, Path] | None = None,
+    *,
+    check: Check | None = None,
 ) -> None:
     """Build AMT from folders that ``validate`` wrote, one per corpus, in any order.
 
     ``authors`` maps ``stage1`` or ``stage2`` to an AMT JSON file of the authors that takes the mixture's place. Writes
     ``stage1.jsonl``, ``stage2.jsonl``, ``validation/`` and ``test/<corpus>-<task>.jsonl``, ``published/`` (the same as
     the authors' JSON, altered copies aside), ``audit.json``, ``page.html``, ``leaks.jsonl``, ``conflicts.jsonl`` and
-    ``baselines.json``. Raises UserError for unfinished inputs, an unknown task or corpus, a corpus given twice, a
-    requested task without rows or with one class only, and (policy ``fail``) leakage.
+    ``baselines.json``. ``check`` is ``validation.amt.check_folder``, which this room may not import: nothing is
+    published when a row fails it. Raises UserError for unfinished inputs, an unknown task or corpus, a corpus given
+    twice, a requested task without rows or with one class only, and (policy ``fail``) leakage.
     """
     sources = {folder: open_source(folder, made_by="validate") for folder in validated}
     tables = sorted((CorpusTable.open(folder) for folder in validated), key=lambda table: table.name)
@@ -56,7 +66,7 @@ def build_amt(
     reasons = provider(params.reasons, list(validated))
     code = CODE["build-amt"]
     with publish(out, step="build-amt", params=plain(params), inputs=inputs, code=code, libraries=_LIBRARIES) as draft:
-        builder, warnings = write_amt(tables, plan, found, reasons, params, draft.path, records)
+        builder, warnings = write_amt(tables, plan, found, reasons, params, draft.path, records, check=check)
         draft.count(rows_in=builder.candidates, rows_out=builder.kept, dropped=builder.dropped)
         draft.seeds = {"amt": params.seed}
         draft.facts = {"reasons": reasons.facts(), "warnings": warnings}
@@ -77,6 +87,8 @@ def write_amt(
     params: AmtParams,
     folder: Path,
     records: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    *,
+    check: Check | None = None,
 ) -> tuple[Builder, list[str]]:
     """Write all files into an empty folder; return what was counted, and warnings.
 
@@ -98,7 +110,8 @@ def write_amt(
     asked = [*mixed, *(_as_stage(name, builder) for name in sorted(given))]
     warnings = check_splits(asked, builder.answers, builder.left_out, builder.closed, builder.tolerated)
     found.write(folder)
-    audit = {**found.summary(params.leakage), **_counted(builder, outputs, warnings)}
+    expectations = check(folder) if check else []
+    audit = {**found.summary(params.leakage), **_counted(builder, outputs, warnings), "expectations": expectations}
     floors = baselines(folder, _trained(builder))
     write_json(folder / "audit.json", audit)
     write_json(folder / "baselines.json", floors)

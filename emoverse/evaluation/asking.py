@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from emoverse.evaluation.calibration import posterior
 from emoverse.evaluation.controls import CONTROLS
-from emoverse.inference.engine import Engine
+from emoverse.inference.load import Answers
 from emoverse.inference.testsets import EvaluationSet, Row
 from emoverse.params import EvaluateParams
 
@@ -29,7 +29,7 @@ class Replies:
     generated: dict[int, str] = field(default_factory=dict)
 
 
-def ask(engine: Engine, one: EvaluationSet, params: EvaluateParams) -> Replies:
+def ask(engine: Answers, one: EvaluationSet, params: EvaluateParams) -> Replies:
     """Ask every row of a test set: by likelihood where its answers are a closed list, else by generation."""
     rows, answers = list(one.rows), one.answers
     if not answers:

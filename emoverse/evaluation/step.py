@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from emoverse.errors import UserError
 from emoverse.evaluation.asking import ask, prediction_rows
@@ -19,6 +19,12 @@ from emoverse.media.frames import FrameStore
 from emoverse.params import EvaluateParams, plain
 from emoverse.steps import CODE
 
+LIBRARIES: Final[dict[EngineName, tuple[str, ...]]] = {
+    "torch": ("torch", "transformers"),
+    "onnx": ("onnxruntime-gpu",),
+    "vllm": ("vllm", "torch", "transformers"),
+}
+
 
 def evaluate(
     model: Path,
@@ -26,8 +32,6 @@ def evaluate(
     validated: Sequence[Path],
     out: Path,
     params: EvaluateParams,
-    *,
-    engine: EngineName = "torch",
 ) -> None:
     """Ask the model every test question and publish metrics, predictions and plots at ``out``.
 
@@ -43,13 +47,16 @@ def evaluate(
         raise UserError("every test set is empty", place=str(amt), remedy="look at its audit.json")
     frames = FrameStore(list(validated))
     check_frames(sets, frames)
-    libraries = ["numpy", "tokenizers", *(["torch", "transformers"] if engine == "torch" else ["onnxruntime-gpu"])]
-    settings = {**plain(params), "engine": engine}
     with publish(
-        out, step="evaluate", params=settings, inputs=sources, code=CODE["evaluate"], libraries=libraries
+        out,
+        step="evaluate",
+        params=plain(params),
+        inputs=sources,
+        code=CODE["evaluate"],
+        libraries=("numpy", "tokenizers", *LIBRARIES[params.engine]),
     ) as draft:
         started = time.perf_counter()
-        asked = open_engine(engine, model, frames, batch_size=params.batch_size)
+        asked = open_engine(params.engine, model, frames, batch_size=params.batch_size)
         draft.run["load_seconds"] = time.perf_counter() - started
         measured: list[Measured] = []
         for one in sets:

@@ -22,6 +22,7 @@ Frame = NDArray[np.uint8]
 NOT_BY_DECORD: Final = frozenset({"av1"})  # decord 0.6.0 was built in 2021 without a decoder for it
 # Codecs that mark the frames no other frame refers to. PyAV leaves these out, which decord cannot.
 SKIPPING: Final = frozenset({"h264", "hevc"})
+LONG: Final = 30.0  # seconds; in longer clips decord, whose decoder runs ahead in a thread, may hold many frames
 
 
 class Clip(Protocol):
@@ -67,9 +68,10 @@ class PyAVClip:
         self._stream: Any = container.streams.video[0]
         self._stream.thread_type = "NONE"  # threads hold back frames, which costs more than it gains on short clips
         self._skips = self._stream.codec_context.codec.canonical_name in SKIPPING
-        packets = [p for p in container.demux(self._stream) if p.size and not p.is_discard]
-        times = [packet.pts for packet in packets]
-        self._keys: list[int] = sorted(p.pts for p in packets if p.is_keyframe and p.pts is not None)
+        # Not the packets themselves: they hold the file's bytes.
+        packets = [(p.pts, p.is_keyframe) for p in container.demux(self._stream) if p.size and not p.is_discard]
+        times = [time for time, _ in packets]
+        self._keys: list[int] = sorted(time for time, is_key in packets if is_key and time is not None)
         # Without times (some AVI files) the only index is the order of decoding.
         self._times: list[int] | None = None if None in times else sorted(times)
         if self._times is None:
@@ -154,21 +156,22 @@ def read_frames(
     try:
         with opened(path) as (container, header):
             said: dict[str, str] = {}
-            for decoder in in_order(decoders, header.codec):
+            for decoder in in_order(decoders, header):
                 try:
                     return _read(path, container, decoder, header, choose, each)
                 except ClipError as error:
                     said[error.detail] = error.reason
-        reason = "clip-empty" if set(said.values()) == {"clip-empty"} else "clip-unreadable"
+        reason = "clip-empty" if "clip-empty" in said.values() else "clip-unreadable"
         raise ClipError(reason, "; ".join(said) or f"no decoder for {header.codec}")
     except ClipError as error:
         raise ClipError(error.reason, error.detail, clip=name or path.name) from None
 
 
-def in_order(decoders: Sequence[str], codec: str) -> list[str]:
-    """Return the decoders that are to try a codec: decord first, but PyAV where it needs not decode all frames."""
-    able = [d for d in decoders if not (d == "decord" and codec in NOT_BY_DECORD)]
-    return sorted(able, key=lambda d: d != "pyav") if codec in SKIPPING else able
+def in_order(decoders: Sequence[str], header: Header) -> list[str]:
+    """Return the decoders that are to try a clip: decord first, but PyAV where it decodes or holds fewer frames."""
+    able = [d for d in decoders if not (d == "decord" and header.codec in NOT_BY_DECORD)]
+    pyav_first = header.codec in SKIPPING or (header.duration or 0.0) > LONG
+    return sorted(able, key=lambda d: d != "pyav") if pyav_first else able
 
 
 def _read(

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from emoverse.errors import UserError
 from emoverse.evaluation.calibration import posterior
 from emoverse.export.asking import WORDS
-from emoverse.inference.engine import Engine
-from emoverse.inference.load import open_engine
+from emoverse.inference.load import Answers, open_engine
 from emoverse.predict.clips import Limits, Look, look, warm
 from emoverse.predict.folder import Asking, Exported, read_export
 from emoverse.tasks import task
@@ -86,7 +85,7 @@ class Shown(dict[str, NDArray[np.uint8]]):
 class Predictor:
     """An exported model, ready to be asked; calls from several threads take turns."""
 
-    def __init__(self, exported: Exported, engine: Engine, shown: Shown, limits: Limits) -> None:
+    def __init__(self, exported: Exported, engine: Answers, shown: Shown, limits: Limits) -> None:
         self.exported, self.engine, self.shown, self.limits = exported, engine, shown, limits
         self._turn = threading.Lock()
 

@@ -26,10 +26,12 @@ CURVES = ("loss", "learning_rate")
 def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores: Path, onnx: Path, out: Path) -> None:
     """Publish ``index.html`` at ``out``, and what ``dvc metrics`` and ``dvc plots`` show.
 
-    That is ``scores/<task>.json`` (headline, interval, baseline, controls), ``loss/<stage>.csv`` (step, loss, rate)
-    and ``confusion.csv`` (actual, predicted: emotions of all corpora). ``stages`` are the folders of the base model and
-    both stages, or of stage 2 alone where it started from a given model, the base. The page needs nothing but itself:
-    no network, no other file. Raises UserError for an unfinished input or the output of another step.
+    That is ``scores/<task>.json`` (headline, interval, baseline, controls), ``loss/<stage>.csv`` (step, loss, rate),
+    ``confusion.csv`` (actual, predicted: emotions of all corpora), ``reliability.csv`` (confidence, accuracy and
+    records of each bin) and ``classes.csv`` (F1 of each class with its interval). ``stages`` are the folders of the
+    base model and both stages, or of stage 2 alone where it started from a given model, the base. The page needs
+    nothing but itself: no network, no other file. Raises UserError for an unfinished input or the output of another
+    step.
     """
     base, *trained = stages
     names = NAMES if len(stages) == len(NAMES) else (NAMES[0], NAMES[-1])
@@ -102,6 +104,16 @@ def _write_tables(folder: Path, scores: Path, logs: dict[str, list[dict[str, flo
     cells = ((a, p, counts[i][j]) for i, a in enumerate(labels) for j, p in enumerate(labels))
     pairs = [(a.rstrip("."), p.rstrip(".")) for a, p, count in cells for _ in range(count)]
     _write_csv(folder / "confusion.csv", [("actual", "predicted"), *pairs])
+    tests = scored.test_sets(scores)
+    keys = ("confidence", "accuracy", "n")
+    bins = [(test.name, *(row[key] for key in keys)) for test in tests for row in test.reliability]
+    _write_csv(folder / "reliability.csv", [("test", *keys), *bins])
+    each = [
+        (test.name, f"{test.name} {row['class']}", row["f1"], row["low"], row["high"])
+        for test in tests
+        for row in test.classes
+    ]
+    _write_csv(folder / "classes.csv", [("test", "class", "f1", "low", "high"), *each])
 
 
 def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:

@@ -48,18 +48,15 @@ def memory(shapes: Shapes, params: TrainParams, rows: Sequence[Row], *, checkpoi
     """Return bytes by purpose at the heaviest batch, on each device; what CUDA and the libraries take is not counted.
 
     Gradients and AdamW's two moments are of the trained weights' type: 32-bit for LoRA, the model's for full training.
-    Several GPUs share moments and gradients with ``zero2``, the weights too with ``zero3`` and ``fsdp2``.
     """
     width = BYTES[params.dtype]
     trained, whole = trainable(shapes, params), count(shapes.tensors.values())
     own = FULL if params.tuner == "lora" else width
     heaviest = sorted(rows, key=lambda row: row.tokens)[-params.batch_size :]
-    shared = params.gpus if params.sharding != "none" else 1
-    holders = params.gpus if params.sharding in ("zero3", "fsdp2") else 1
     found = {
-        "weights": (whole * width + (trained * own if params.tuner == "lora" else 0)) // holders,
-        "gradients": trained * own // shared,
-        "optimizer": 2 * trained * own // shared,
+        "weights": whole * width + (trained * own if params.tuner == "lora" else 0),
+        "gradients": trained * own,
+        "optimizer": 2 * trained * own,
         "activations": activations(shapes, params, heaviest, checkpointing=checkpointing),
         "loss": _loss(shapes, width, heaviest),
     }

@@ -12,6 +12,12 @@ from typing import Any, Final, Literal
 import pandas as pd
 
 SHOWN: Final = 8  # failing values kept for the page
+SET, BETWEEN, REGEX = (
+    "ExpectColumnValuesToBeInSet",
+    "ExpectColumnValuesToBeBetween",
+    "ExpectColumnValuesToMatchRegex",
+)
+NOT_NULL, UNIQUE = "ExpectColumnValuesToNotBeNull", "ExpectColumnValuesToBeUnique"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +32,11 @@ class Check:
     reason: str
     says: str
     severity: Literal["error", "warning"] = "error"
+
+
+def check(kind: str, column: str, reason: str, says: str, **settings: Any) -> Check:
+    """Return a check of one column, an error where it fails."""
+    return Check(kind=kind, settings={"column": column, **settings}, reason=reason, says=says)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +83,12 @@ def run_suite(name: str, checks: Sequence[Check], table: pd.DataFrame) -> list[F
     suite = gx.ExpectationSuite(
         name=name,
         expectations=[
-            getattr(expectations, check.kind)(
-                **check.settings,
-                severity="critical" if check.severity == "error" else "warning",
-                meta={"number": number, "reason": check.reason},
+            getattr(expectations, one.kind)(
+                **one.settings,
+                severity="critical" if one.severity == "error" else "warning",
+                meta={"number": number, "reason": one.reason},
             )
-            for number, check in enumerate(checks)
+            for number, one in enumerate(checks)
         ],
     )
     asset = context.data_sources.add_pandas("tables").add_dataframe_asset(name)
@@ -89,7 +100,7 @@ def run_suite(name: str, checks: Sequence[Check], table: pd.DataFrame) -> list[F
         warnings.simplefilter("ignore")  # pandas' deprecations inside Great Expectations
         results = [item.to_json_dict() for item in batch.validate(suite, result_format=fmt).results]
     results.sort(key=lambda item: int(item["expectation_config"]["meta"]["number"]))
-    return [_finding(name, check, item, len(table)) for check, item in zip(checks, results, strict=True)]
+    return [_finding(name, one, item, len(table)) for one, item in zip(checks, results, strict=True)]
 
 
 def _finding(suite: str, check: Check, item: Mapping[str, Any], rows: int) -> Finding:

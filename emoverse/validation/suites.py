@@ -1,4 +1,4 @@
-"""What is expected of annotations, of clips, and of AMT rows.
+"""What is expected of annotations and of clips.
 
 A suite names no corpus: a label that a corpus does not have is absent, and an absent value meets every expectation but
 the ones that ask for it. So a new corpus needs no suite of its own.
@@ -6,27 +6,15 @@ the ones that ask for it. So a new corpus needs no suite of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Final
 
 import pandas as pd
 
 from emoverse.corpora.base import EMOTIONS, SPLITS, Utterance
 from emoverse.media.probe import Probe
 from emoverse.params import ValidationParams
-from emoverse.validation.expectations import Check, Finding, run_suite
-
-_SET, _BETWEEN, _REGEX = (
-    "ExpectColumnValuesToBeInSet",
-    "ExpectColumnValuesToBeBetween",
-    "ExpectColumnValuesToMatchRegex",
-)
-_NOT_NULL, _UNIQUE = "ExpectColumnValuesToNotBeNull", "ExpectColumnValuesToBeUnique"
-
-
-def _check(kind: str, column: str, reason: str, says: str, **settings: Any) -> Check:
-    return Check(kind=kind, settings={"column": column, **settings}, reason=reason, says=says)
-
+from emoverse.validation.expectations import BETWEEN, NOT_NULL, REGEX, SET, UNIQUE, Check, Finding, check, run_suite
 
 ANNOTATIONS: Final = (
     Check(
@@ -35,32 +23,30 @@ ANNOTATIONS: Final = (
         reason="no-rows",
         says="There is at least one row.",
     ),
-    _check(_UNIQUE, "utterance_id", "duplicate-id", "Every utterance has an id of its own."),
-    _check(_SET, "split", "bad-split", "The split is train, validation or test.", value_set=list(SPLITS)),
-    _check(_REGEX, "text", "blank-text", "Something is said.", regex=r"\S"),
-    _check(_SET, "emotion", "bad-label", "An emotion is one of MELD's seven.", value_set=list(EMOTIONS)),
-    _check(
-        _SET,
+    check(UNIQUE, "utterance_id", "duplicate-id", "Every utterance has an id of its own."),
+    check(SET, "split", "bad-split", "The split is train, validation or test.", value_set=list(SPLITS)),
+    check(REGEX, "text", "blank-text", "Something is said.", regex=r"\S"),
+    check(SET, "emotion", "bad-label", "An emotion is one of MELD's seven.", value_set=list(EMOTIONS)),
+    check(
+        SET,
         "polarity",
         "bad-label",
         "A polarity is negative, neutral or positive.",
         value_set=["negative", "neutral", "positive"],
     ),
-    _check(
-        _BETWEEN, "sentiment", "sentiment-out-of-range", "A sentiment lies in [-3, 3].", min_value=-3.0, max_value=3.0
+    check(
+        BETWEEN, "sentiment", "sentiment-out-of-range", "A sentiment lies in [-3, 3].", min_value=-3.0, max_value=3.0
     ),
-    _check(
-        _BETWEEN,
+    check(
+        BETWEEN,
         "intensity",
         "intensity-out-of-range",
         "Emotion intensities lie in [0, 3].",
         min_value=0.0,
         max_value=3.0,
     ),
-    _check(
-        _BETWEEN, "smallest_intensity", "intensity-out-of-range", "No emotion intensity is negative.", min_value=0.0
-    ),
-    _check(_NOT_NULL, "label", "no-label", "Every row has an emotion, a polarity or a sentiment."),
+    check(BETWEEN, "smallest_intensity", "intensity-out-of-range", "No emotion intensity is negative.", min_value=0.0),
+    check(NOT_NULL, "label", "no-label", "Every row has an emotion, a polarity or a sentiment."),
     Check(
         kind="ExpectColumnPairValuesAToBeGreaterThanB",
         settings={"column_A": "end", "column_B": "start", "or_equal": True, "ignore_row_if": "either_value_is_missing"},
@@ -80,67 +66,30 @@ ANNOTATIONS: Final = (
 def probe_checks(params: ValidationParams) -> tuple[Check, ...]:
     """Return the expectations of the probe table, with the thresholds of params.yaml."""
     low, high, gap = params.min_duration, params.max_duration, params.max_duration_gap
+    slow, fast, small, large = params.min_fps, params.max_fps, params.min_side, params.max_side
+    rate, sides = {"min_value": slow, "max_value": fast}, {"min_value": small, "max_value": large}
     return (
-        _check(_BETWEEN, "frames", "clip-empty", "A clip has frames.", min_value=1),
-        _check(_BETWEEN, "duration", "clip-too-short", f"A clip lasts at least {low:g} s.", min_value=low),
-        _check(_BETWEEN, "duration", "clip-too-long", f"A clip lasts at most {high:g} s.", max_value=high),
-        _check(
-            _BETWEEN, "fps", "bad-frame-rate", "The mean frame rate lies in [1, 240].", min_value=1.0, max_value=240.0
-        ),
-        _check(_BETWEEN, "width", "bad-size", "The picture is 16 to 8192 pixels wide.", min_value=16, max_value=8192),
-        _check(_BETWEEN, "height", "bad-size", "The picture is 16 to 8192 pixels high.", min_value=16, max_value=8192),
+        check(BETWEEN, "frames", "clip-empty", "A clip has frames.", min_value=1),
+        check(BETWEEN, "duration", "clip-too-short", f"A clip lasts at least {low:g} s.", min_value=low),
+        check(BETWEEN, "duration", "clip-too-long", f"A clip lasts at most {high:g} s.", max_value=high),
+        check(BETWEEN, "fps", "bad-frame-rate", f"The mean frame rate lies in [{slow:g}, {fast:g}].", **rate),
+        check(BETWEEN, "width", "bad-size", f"The picture is {small} to {large} pixels wide.", **sides),
+        check(BETWEEN, "height", "bad-size", f"The picture is {small} to {large} pixels high.", **sides),
         Check(
-            kind=_BETWEEN,
+            kind=BETWEEN,
             settings={"column": "duration_gap", "max_value": gap},
             reason="duration-gap",
             severity="warning",
             says=f"A clip is as long as its annotated span, within {gap:g} s.",
         ),
         Check(
-            kind=_SET,
+            kind=SET,
             settings={"column": "has_audio", "value_set": [True]},
             reason="no-audio",
             severity="warning",
             says="A clip has sound (no step needs it).",
         ),
     )
-
-
-_MEDIA: Final = r"^clip:[^#]+(#peak)?(#blank)?$"
-AMT: Final = (
-    _check(_NOT_NULL, "channel", "no-id", "Every row has an id."),
-    _check(_UNIQUE, "channel", "duplicate-id", "Every row has an id of its own."),
-    _check(
-        _SET,
-        "task",
-        "bad-task",
-        "The task is msa, mer, fer, eri or ecpe, the last with emotions given or (ecpe_semeval) not.",
-        value_set=["msa", "mer", "fer", "eri", "ecpe", "ecpe_semeval"],
-    ),
-    _check(
-        _REGEX,
-        "utterance_id",
-        "bad-utterance",
-        "The row names its utterance.",
-        regex=r"^[^/]+/(train|validation|test)/.+",
-    ),
-    _check(
-        _BETWEEN, "media_count", "media-count", "A row shows exactly one video or one image.", min_value=1, max_value=1
-    ),
-    _check(_REGEX, "media", "bad-media", "Media are frame references, never files.", regex=_MEDIA),
-    _check(
-        _BETWEEN, "placeholders", "placeholder-count", "The prompt has one media placeholder.", min_value=1, max_value=1
-    ),
-    _check(
-        _SET,
-        "roles",
-        "bad-roles",
-        "Messages are system, user, assistant.",
-        value_set=["system,user,assistant", "user,assistant"],
-    ),
-    _check(_REGEX, "prompt", "blank-prompt", "The prompt is not blank.", regex=r"\S"),
-    _check(_NOT_NULL, "answer", "no-answer", "There is an answer."),
-)
 
 
 def check_annotations(utterances: Iterable[Utterance]) -> list[Finding]:
@@ -176,36 +125,6 @@ def check_probes(probes: Iterable[tuple[Probe, float | None]], params: Validatio
     rows = [{**{name: getattr(probe, name) for name in names}, "duration_gap": gap} for probe, gap in probes]
     table = pd.DataFrame(rows, columns=[*names, "duration_gap"])
     return run_suite("clips", probe_checks(params), _typed(table, text=["has_audio"]))
-
-
-def check_amt(table: pd.DataFrame) -> list[Finding]:
-    """Check AMT rows as ``amt_table`` lays them out; a finding's rows are positions in the table."""
-    return run_suite("amt", AMT, table)
-
-
-def amt_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Lay out rows of AMT JSONL (docs/architecture.md) as the columns ``check_amt`` looks at."""
-    flat = []
-    for row in rows:
-        messages = row.get("messages") or []
-        said = {message.get("role"): str(message.get("content")) for message in messages}
-        media = [*(row.get("videos") or []), *(row.get("images") or [])]
-        prompt = said.get("user", "")
-        flat.append(
-            {
-                "channel": row.get("channel"),
-                "task": row.get("task"),
-                "utterance_id": row.get("utterance_id"),
-                "media_count": len(media),
-                "media": str(media[0]) if media else None,
-                "prompt": prompt,
-                "placeholders": prompt.count("<video>") + prompt.count("<image>"),
-                "roles": ",".join(str(message.get("role")) for message in messages),
-                "answer": said.get("assistant"),
-            }
-        )
-    names = ["channel", "task", "utterance_id", "media_count", "media", "prompt", "placeholders", "roles", "answer"]
-    return pd.DataFrame(flat, columns=names)
 
 
 def _typed(table: pd.DataFrame, *, text: list[str]) -> pd.DataFrame:

@@ -23,10 +23,11 @@ def main(args: argparse.Namespace) -> None:
     """Build the dataset and print what came of it."""
     from emoverse.amt.step import build_amt
     from emoverse.manifest import read_manifest
+    from emoverse.validation.amt import check_folder
 
     params = params_of(args)
     authors = {stage: path for stage in ("stage1", "stage2") if (path := getattr(args, stage)) is not None}
-    build_amt(validated_of(args, params), args.out, params.amt, authors)
+    build_amt(validated_of(args, params), args.out, params.amt, authors, check=check_folder)
     manifest = read_manifest(args.out, made_by="build-amt")
     rows = manifest["rows"]
     dropped = ", ".join(f"{reason} {count}" for reason, count in rows["dropped"].items())

@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--amt", type=Path, required=True, metavar="DIR", help="output of build-amt")
     parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="outputs of validate")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--engine", choices=("torch", "onnx"), default="torch")
+    parser.add_argument("--engine", choices=("torch", "onnx", "vllm"), help="short for --set evaluate.engine=...")
     add_params(parser)
 
 
@@ -24,5 +24,7 @@ def main(args: argparse.Namespace) -> None:
     """Run the step."""
     from emoverse.evaluation.step import evaluate
 
+    if args.engine:
+        args.set = [*args.set, f"evaluate.engine={args.engine}"]
     params = params_of(args)
-    evaluate(args.model, args.amt, validated_of(args, params), args.out, params.evaluate, engine=args.engine)
+    evaluate(args.model, args.amt, validated_of(args, params), args.out, params.evaluate)

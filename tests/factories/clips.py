@@ -71,6 +71,16 @@ def write_sound_only(path: Path) -> Path:
     return path
 
 
+def write_no_frames(path: Path) -> Path:
+    """Write an MP4 file with a video track that has no frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options={"movflags": "empty_moov"}) as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        container.start_encoding()
+    return path
+
+
 def cut(path: Path, share: float) -> Path:
     """Keep only the first ``share`` of a file's bytes."""
     whole = path.read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ def test_a_changed_graph_is_noticed_before_it_is_evaluated(house, copy, tmp_path
     graph[len(graph) // 2] ^= 1
     (copy / "decoder.onnx").write_bytes(graph.tobytes())
     with pytest.raises(UserError, match=r"decoder\.onnx changed"):
-        evaluate(copy, house["amt"], [house["meld"], house["ecf"]], tmp_path / "out", EVALUATE, engine="onnx")
+        evaluate(copy, house["amt"], [house["meld"], house["ecf"]], tmp_path / "out", replace(EVALUATE, engine="onnx"))
 
 
 def test_test_rows_without_frames_are_asked_for(house, tmp_path):

@@ -15,6 +15,7 @@ from emoverse.digests import folder_files
 from emoverse.errors import UserError
 from emoverse.manifest import read_manifest
 from emoverse.params import AmtParams, load_params
+from emoverse.validation.amt import check_folder
 from tests.conftest import REPO
 from tests.factories.amt import corpus, utterance, validated
 
@@ -259,3 +260,16 @@ def test_a_split_of_one_class_is_an_error_and_leaves_the_earlier_output(tmp_path
 def _mixture(params: AmtParams, tasks: dict[str, float], corpora: tuple[str, ...]) -> AmtParams:
     section = replace(params.stage1, corpora=corpora, tasks=tasks)
     return replace(params, stage1=section, stage2=section)
+
+
+def test_great_expectations_looks_at_every_row_and_the_page_says_so(inputs: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "amt"
+    build_amt(inputs, out, PARAMS, check=check_folder)
+    found = json.loads((out / "audit.json").read_text())["expectations"]
+    assert len(found) == 10
+    assert all(one["success"] for one in found)
+    written = sum(
+        len(rows(path)) for path in out.rglob("*.jsonl") if path.name not in ("leaks.jsonl", "conflicts.jsonl")
+    )
+    assert {one["checked"] for one in found} == {written}
+    assert "A row shows exactly one video or one image." in (out / "page.html").read_text()

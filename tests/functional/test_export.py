@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_the_model_card_names_the_model_and_its_scores(house):
 
 def test_evaluating_the_export_gives_the_models_own_predictions(house, tmp_path):
     validated = [house["meld"], house["ecf"]]
-    evaluate(house["onnx"], house["amt"], validated, tmp_path / "out", EVALUATE, engine="onnx")
+    evaluate(house["onnx"], house["amt"], validated, tmp_path / "out", replace(EVALUATE, engine="onnx"))
     for path in (house["scores"] / "predictions").iterdir():
         mine = (tmp_path / "out" / "predictions" / path.name).read_text("utf-8").splitlines()
         for one, other in zip(mine, path.read_text("utf-8").splitlines(), strict=True):

@@ -171,13 +171,21 @@ def test_quarantine_reasons_are_shown(page: str) -> None:
 def test_dvc_gets_a_score_file_a_task_and_a_loss_file_a_stage(results: Results, tmp_path: Path) -> None:
     report(*results.arguments(), tmp_path / "reports")
     files = sorted(p.relative_to(tmp_path / "reports").as_posix() for p in (tmp_path / "reports").rglob("*.*"))
-    assert files == ["confusion.csv", "index.html", "loss/stage1.csv", "loss/stage2.csv", "manifest.json",
-                     "scores/ecpe.json", "scores/mer.json"]  # fmt: skip
+    assert files == ["classes.csv", "confusion.csv", "index.html", "loss/stage1.csv", "loss/stage2.csv",
+                     "manifest.json", "reliability.csv", "scores/ecpe.json", "scores/mer.json"]  # fmt: skip
     with (tmp_path / "reports/loss/stage1.csv").open(encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
     assert len(rows) == 40
     assert float(rows[0]["loss"]) > float(rows[-1]["loss"])
     assert float(rows[0]["learning_rate"]) > float(rows[-1]["learning_rate"]) > 0
+    with (tmp_path / "reports/reliability.csv").open(encoding="utf-8") as handle:
+        bins = list(csv.DictReader(handle))
+    (mer,) = [one for one in test_sets(results.scores) if one.headline.task == "mer"]
+    assert sum(float(row["n"]) for row in bins if row["test"] == mer.name) == mer.headline.n
+    with (tmp_path / "reports/classes.csv").open(encoding="utf-8") as handle:
+        classes = [row for row in csv.DictReader(handle) if row["test"] == mer.name]
+    assert len(classes) == len(mer.labels)
+    assert all(float(row["low"]) <= float(row["f1"]) <= float(row["high"]) for row in classes)
 
 
 def test_confusion_counts_every_record_once(results: Results) -> None:

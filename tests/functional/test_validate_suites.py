@@ -1,15 +1,20 @@
 """The Great Expectations suites find each kind of bad row, and only those."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emoverse.corpora.base import Utterance
+from emoverse.errors import UserError
 from emoverse.media.probe import Probe
 from emoverse.params import ValidationParams
+from emoverse.validation import amt as expected
+from emoverse.validation.amt import amt_table, check_amt, check_folder
 from emoverse.validation.expectations import Check, run_suite
-from emoverse.validation.suites import amt_table, check_amt, check_annotations, check_probes
+from emoverse.validation.suites import check_annotations, check_probes
 
 GOOD = Utterance(
     utterance_id="meld/train/dia0_utt0", corpus="meld", split="train", dialogue_id="0", position=0, speaker="Ross",
@@ -98,6 +103,7 @@ def says(role: str, text: str) -> list[dict[str, str]]:
     [
         ({"task": "merr"}, {"bad-task"}),
         ({"channel": None}, {"no-id"}),
+        ({"channel": "a"}, {"duplicate-id"}),
         ({"utterance_id": "dia0_utt0"}, {"bad-utterance"}),
         ({"videos": []}, {"media-count"}),
         ({"images": ["clip:meld/train/dia0_utt0#peak"]}, {"media-count"}),
@@ -125,3 +131,22 @@ def test_an_expectation_that_cannot_be_evaluated_is_our_fault_not_the_datas() ->
     check = Check(kind="ExpectColumnValuesToNotBeNull", settings={"column": "nope"}, reason="x", says="x")
     with pytest.raises(ValueError, match="could not be evaluated"):
         run_suite("broken", [check], amt_table([amt_row()]))
+
+
+def test_a_row_that_fails_an_expectation_stops_the_step_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expected, "ROWS", 2)  # so that a repeated id is found across batches
+    good = {
+        "messages": [{"role": "user", "content": "<video>Which?"}, {"role": "assistant", "content": "Joy."}],
+        "videos": ["clip:meld/train/a"], "images": [], "channel": "mer/meld/train/a", "task": "mer",
+        "utterance_id": "meld/train/a",
+    }  # fmt: skip
+    bad = [
+        {"channel": f"mer/{n}"} | change for n, change in enumerate([{}, {"task": "merr"}, {}, {"channel": "mer/0"}])
+    ]
+    (tmp_path / "stage1.jsonl").write_text("".join(json.dumps(good | one) + "\n" for one in bad))
+    with pytest.raises(UserError) as caught:
+        check_folder(tmp_path)
+    assert "stage1.jsonl:2: task: not so: The task is one of" in str(caught.value)
+    assert "stage1.jsonl:4: repeats: not so: Every row of a file has an id of its own" in str(caught.value)

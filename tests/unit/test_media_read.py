@@ -1,5 +1,7 @@
 """Both decoders give the same frames of every clip one of them can read, and no index is ever out of range."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -8,9 +10,10 @@ import pytest
 
 from emoverse.media import read
 from emoverse.media.errors import ClipError
+from emoverse.media.probe import Header
 from emoverse.media.read import in_order, read_frames
 from emoverse.media.sampling import still, uniform
-from tests.factories.clips import TICKS, cut, remux_from, write_clip, write_sound_only
+from tests.factories.clips import TICKS, cut, remux_from, write_clip, write_no_frames, write_sound_only
 
 
 def frames_of(path: Path, indices: list[int], decoder: str) -> dict[int, np.ndarray]:
@@ -85,11 +88,14 @@ def test_leaving_out_frames_changes_no_other(tmp_path: Path, codec: str, monkeyp
 
 
 def test_the_decoder_that_need_not_decode_all_goes_first() -> None:
-    both = ("decord", "pyav")
-    assert in_order(both, "h264") == in_order(both, "hevc") == ["pyav", "decord"]
-    assert in_order(both, "vp9") == in_order(both, "mpeg4") == ["decord", "pyav"]
-    assert in_order(both, "av1") == ["pyav"]
-    assert in_order(("decord",), "h264") == ["decord"]
+    def order(codec: str, seconds: float | None = 3.0, decoders: tuple[str, ...] = ("decord", "pyav")) -> list[str]:
+        return in_order(decoders, Header(seconds, 0, codec, has_audio=False))
+
+    assert order("h264") == order("hevc") == ["pyav", "decord"]
+    assert order("vp9") == order("mpeg4", None) == ["decord", "pyav"]
+    assert order("mpeg4", 300.0) == ["pyav", "decord"]
+    assert order("av1") == ["pyav"]
+    assert order("h264", decoders=("decord",)) == ["decord"]
 
 
 def test_decoders_agree_on_a_clip_cut_by_an_edit_list(tmp_path: Path) -> None:
@@ -140,6 +146,19 @@ def test_the_mean_rate_of_a_variable_clip_is_frames_over_duration(tmp_path: Path
     assert probe.fps == pytest.approx(24 / probe.duration, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("codec", "true", "name"), [("libvpx-vp9", "webm", "clip.mp4"), ("libx264", "mp4", "clip.avi")]
+)
+def test_a_wrong_extension_costs_nothing(tmp_path: Path, codec: str, true: str, name: str) -> None:
+    path = write_clip(tmp_path / f"source.{true}", codec=codec)
+    want = frames_of(path, [0, 11, 23], "pyav")
+    got: dict[int, np.ndarray] = {}
+    probe = read_frames(path.rename(tmp_path / name), lambda count: [0, 11, 23], got.__setitem__)
+    assert (probe.frames, probe.duration) == (24, 1.0)
+    for index, frame in want.items():
+        np.testing.assert_array_equal(got[index], frame)
+
+
 def broken(folder: Path) -> dict[str, tuple[Path, str]]:
     text = folder / "text.mp4"
     text.write_text("this is no video\n" * 100)
@@ -150,6 +169,7 @@ def broken(folder: Path) -> dict[str, tuple[Path, str]]:
         "no video at all": (text, "clip-unreadable"),
         "cut, index at the end": (cut(write_clip(folder / "a.mp4"), 0.6), "clip-truncated"),
         "cut, index at the front": (cut(write_clip(folder / "b.mp4", faststart=True), 0.6), "clip-truncated"),
+        "no frames": (write_no_frames(folder / "d.mp4"), "clip-empty"),
         "sound only": (write_sound_only(folder / "c.mp4"), "no-video-stream"),
     }
 
@@ -199,13 +219,25 @@ def test_a_still_is_the_peak_where_the_clip_has_it() -> None:
     assert still(1, None) == 0
 
 
-def test_a_long_clip_is_sought_not_loaded(tmp_path: Path) -> None:
-    import resource
+GROWTH = """
+import resource, sys
+from pathlib import Path
+from emoverse.media.read import read_frames
+from emoverse.media.sampling import uniform
+for path in map(Path, sys.argv[1:]):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    probe = read_frames(path, lambda count: uniform(count, 8), lambda index, frame: None)
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+print(probe.decoder, probe.frames, grown)
+"""
 
-    path = write_clip(tmp_path / "long.mp4", frames=1800, size=(320, 180), fps=6, key_every=60, codec="mpeg4")
-    for decoder in ("decord", "pyav"):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        got = frames_of(path, uniform(1800, 8), decoder)
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        assert len(got) == 8
-        assert grown < 100, f"{decoder} took {grown:.0f} MB; all frames would be 311 MB"
+
+@pytest.mark.parametrize("codec", ["mpeg4", "rawvideo"])  # many frames in few bytes, and many bytes
+def test_a_five_minute_clip_is_sought_not_loaded(tmp_path: Path, codec: str) -> None:
+    short, long = (
+        write_clip(tmp_path / f"{n}.mkv", n, size=(320, 192), fps=4, key_every=60, codec=codec) for n in (8, 1200)
+    )
+    done = subprocess.run([sys.executable, "-c", GROWTH, short, long], capture_output=True, text=True, check=True)
+    decoder, frames, grown = done.stdout.split()
+    assert (decoder, int(frames)) == ("pyav", 1200)
+    assert float(grown) < 30, "MB; all frames are 220 MB, the raw file 110 MB"

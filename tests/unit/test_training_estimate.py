@@ -101,17 +101,6 @@ def test_checkpointing_and_smaller_batches_save_memory_and_full_training_costs_i
     assert found["total"] == sum(value for name, value in found.items() if name != "total")
 
 
-def test_gpus_share_what_their_sharding_says(shapes: Shapes) -> None:
-    def parts(sharding: str) -> dict[str, int]:
-        params = train_params(tuner="full", projector="full", gpus=2, sharding=sharding)
-        return memory(shapes, params, BATCH, checkpointing=False)
-
-    each, zero2, zero3 = parts("none"), parts("zero2"), parts("zero3")
-    assert (zero2["weights"], zero2["optimizer"]) == (each["weights"], each["optimizer"] // 2)
-    assert (zero3["weights"], zero3["gradients"]) == (each["weights"] // 2, each["gradients"] // 2)
-    assert zero3["activations"] == each["activations"]
-
-
 def test_steps_are_counted_as_the_trainer_counts_them() -> None:
     assert steps_of(12, train_params(batch_size=4, epochs=3.0)) == 9
     assert steps_of(13, train_params(batch_size=4, accumulation=2, epochs=2.0)) == 4

@@ -1,0 +1,111 @@
+"""Lay out the page and serve it: nothing on it is fetched from anywhere but this machine."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from pathlib import Path
+from typing import Any, Final
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: it would call its makers' server
+
+import gradio as gr
+
+from emoverse.demo.examples import Example
+from emoverse.demo.replies import choices, reply
+from emoverse.predict.predictor import LONGEST, Predictor
+from emoverse.tasks import task
+
+KEPT: Final = 3600  # seconds an upload is kept
+WAITING: Final = 16  # visitors in the queue
+_ASKED: Final = ("mer", "msa", "fer", "eri")  # what most people look for first
+# The video's own scissors would fetch a program from a server far away.
+STYLE: Final = """
+#message .note {border-left: 4px solid var(--color-accent); padding: 8px 12px; background: var(--color-accent-soft)}
+#frames .grid-wrap {min-height: 0; padding-top: 24px}
+#clip video {max-height: 300px}
+#clip button[aria-label^="Trim"] {display: none}
+footer {display: none !important}
+"""
+
+
+def page(predictor: Predictor, examples: Sequence[Example] = ()) -> gr.Blocks:
+    """Return the page of a model; ``examples`` are (path of a clip, words)."""
+    order = sorted(choices(predictor), key=lambda one: (*_ASKED, one[1]).index(one[1]))
+    names = [name for _, name in order]
+    limits = predictor.limits
+    made: gr.Blocks
+    with gr.Blocks(title="EmoVerse", analytics_enabled=False, delete_cache=(KEPT // 6, KEPT)) as made:
+        gr.Markdown("# EmoVerse\nWhat does the person in the clip feel, what does the face do, and why?")
+        with gr.Row():
+            with gr.Column():
+                # With its sound the file stays as it came: gradio would call ffmpeg to cut the sound of a recording.
+                camera = gr.WebcamOptions(mirror=False)
+                both: Any = ["upload", "webcam"]
+                clip = gr.Video(
+                    label="Clip", sources=both, include_audio=True, webcam_options=camera, height=360, elem_id="clip"
+                )
+                most = f"at most {limits.seconds:.0f} s and {limits.size >> 20} MB"
+                gr.Markdown(f"{most}; kept on this machine, for an hour at most")
+                words = gr.Textbox(label="What is said in it", max_length=LONGEST, lines=2, elem_id="words")
+                asked = gr.CheckboxGroup(order, value=names, label="Questions", elem_id="tasks")
+                button = gr.Button("Ask", variant="primary", elem_id="ask")
+                if examples:
+                    gr.Examples([list(one) for one in examples], [clip, words], cache_examples=False)
+            with gr.Column():
+                message = gr.HTML(elem_id="message", visible=False)
+                frames = gr.Gallery(label="What the model saw", columns=4, elem_id="frames", buttons=[])
+                shown = [_output(name, bool(predictor.exported.asked(name).answers)) for name in names]
+        outputs = [message, frames, *shown]
+
+        def ask(path: str | None, text: str, tasks: list[str]) -> list[Any]:
+            found = reply(predictor, path, text or "", tasks)
+            told = [found.answers.get(name) for name in names]
+            note = gr.HTML(f'<div class="note">{escape(found.message)}</div>', visible=bool(found.message))
+            values = [(one.probabilities or one.reply or "(no words)") if one else None for one in told]
+            return [note, found.frames, *values]
+
+        button.click(ask, [clip, words, asked], outputs, api_name="ask")
+    made.queue(default_concurrency_limit=1, max_size=WAITING)
+    return made
+
+
+def _output(name: str, closed: bool) -> Any:
+    title = task(name).title.capitalize()
+    if closed:
+        return gr.Label(label=title, elem_id=f"answer-{name}")
+    return gr.Textbox(label=title, elem_id=f"answer-{name}", interactive=False, lines=2)
+
+
+@contextmanager
+def serving(
+    predictor: Predictor, examples: Sequence[Example] = (), *, host: str = "127.0.0.1", port: int | None = None
+) -> Iterator[str]:
+    """Serve the page and yield its address; uploads lie in a folder of their own, which goes when the page closes.
+
+    ``port`` None takes a free one. Raises OSError when the port is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="emoverse-demo-") as kept:
+        os.environ["GRADIO_TEMP_DIR"] = kept
+        made = page(predictor, examples)
+        plain = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+        try:
+            _, address, _ = made.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                footer_links=[],
+                ssr_mode=False,
+                max_file_size=predictor.limits.size,
+                allowed_paths=[str(Path(clip).parent) for clip, _ in examples],
+                theme=plain,
+                css=STYLE,
+            )
+            yield str(address)
+        finally:
+            made.close(verbose=False)
