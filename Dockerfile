@@ -18,6 +18,8 @@ WORKDIR /tmp
 FROM data-libraries AS data
 COPY emoverse /opt/emoverse/emoverse
 RUN /opt/venv/bin/python -m compileall -q /opt/emoverse
+# No entry of /etc/passwd names this user, nor the one a cluster may put in its place; SSH and torch ask for a name.
+ENV LOGNAME=emoverse
 USER 10001:10001
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="emoverse-data" \
@@ -33,6 +35,7 @@ RUN sh /src/image-venv.sh train
 FROM train-libraries AS train
 COPY emoverse /opt/emoverse/emoverse
 RUN /opt/venv/bin/python -m compileall -q /opt/emoverse
+ENV LOGNAME=emoverse
 USER 10001:10001
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="emoverse-train" \

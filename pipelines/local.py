@@ -60,7 +60,8 @@ def run(
     options = Options(images=images, shards=shards, revision=commit if docker else "", labels=labels, local=True)
     root = root.absolute()
     before = _runs(root)
-    raw = [Path(one["root"]) for one in arguments.corpora] if docker else None
+    read = [*arguments.corpora, *([arguments.weights] if arguments.weights else [])]
+    raw = [Path(one["root"]) for one in read] if docker else None
     with session(root, commit, containers=raw):
         task = pipeline(arguments, options)(**arguments.as_keywords())
     outcomes = [_outcome(name, folder, before) for name, folder in _folders(task.outputs).items()]

@@ -13,10 +13,11 @@ for tool in dockerd:docker.io docker:docker.io debootstrap:debootstrap; do
 done
 if [ -n "$missing" ]; then
   echo "containers: installing$missing"
-  (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing iptables) >"$log" 2>&1 \
+  (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing iptables cgroupfs-mount) >"$log" 2>&1 \
     || { tail -20 "$log" >&2; echo "CONTAINERS NOT TESTED: apt could not install$missing" >&2; exit 1; }
 fi
 if ! docker info >/dev/null 2>&1; then
+  mountpoint -q /sys/fs/cgroup || cgroupfs-mount || true  # where no init system did
   dockerd >"$log" 2>&1 &
   engine=$!
   for _ in $(seq 60); do docker info >/dev/null 2>&1 && break || sleep 1; done
