@@ -34,6 +34,7 @@ def main(args: argparse.Namespace) -> None:
     if args.out.exists() and not args.force and args.out.read_text("utf-8") not in known:
         remedy = "keep a copy of it, then give --force, or write elsewhere with --out"
         raise UserError("holds parameters of your own, which would be lost", place=str(args.out), remedy=remedy)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text((FOLDER / f"{args.name}.yaml").read_text("utf-8"), "utf-8")
     print(f"{args.out}: profile {args.name}")
     for line in _missing(args.out):
