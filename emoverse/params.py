@@ -163,14 +163,37 @@ class EvaluateParams:
 
 
 @_frozen
-class ExportParams:
-    """What the ONNX graphs look like, how far their logits may be from torch's, and how good the model must be.
+class ToleranceParams:
+    """How far graphs of one precision may be from torch, on rows of the test sets.
 
-    ``floor`` maps a task to its scores and the lowest value of each that is exported.
+    ``absolute`` and ``relative`` bound the largest difference of a logit (relative to the row's largest), ``score``
+    that of a test set's headline score; ``top1``, ``greedy`` and ``answers`` are the least shares of equal likeliest
+    tokens, greedy replies and closed answers.
     """
 
-    precision: Literal["fp32"]
-    tolerance: float = Positive
+    absolute: float = Positive
+    relative: float = Positive
+    top1: float = Share
+    greedy: float = Share
+    answers: float = Share
+    score: float = Share
+
+
+Precision = Literal["fp32", "fp16", "int8", "int4"]
+
+
+@_frozen
+class ExportParams:
+    """What the ONNX graphs look like, how far they may be from torch, and how good the model must be.
+
+    ``floor`` maps a task to its scores and the lowest value of each that is exported. ``compared`` is how many rows of
+    each test set both answer; above ``one_file`` bytes weights lie beside their graph.
+    """
+
+    precision: tuple[Precision, ...]
+    compared: int = Field(ge=1)
+    one_file: int = Field(ge=0, le=(1 << 31) - 1)
+    tolerance: dict[Precision, ToleranceParams]
     floor: dict[str, dict[str, float]] = Field(default_factory=dict)
 
 

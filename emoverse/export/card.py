@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from emoverse.export.parity import Parity
 from emoverse.inference.settings import Settings
 from emoverse.manifest import Source
 
@@ -19,22 +18,22 @@ sample corpora of this repository are drawn by a program and free of such claims
 
 
 def model_card(
-    source: Source, settings: Settings, parity: Parity, tolerance: float, scores: Mapping[str, Any] | None
+    sources: Mapping[str, Source], settings: Settings, parity: Mapping[str, Any], scores: Mapping[str, Any] | None
 ) -> str:
-    """Return the card as Markdown; ``scores`` is evaluate's metrics.json where there is one."""
+    """Return the card as Markdown; ``parity`` is the report by precision, ``scores`` evaluate's metrics.json."""
     height, width = settings.size
     parts = [
         "# EmoVerse, exported\n",
         "Emotion and sentiment of a person in a short clip, from frames and words, as three ONNX graphs",
         "(`vision.onnx`, `embed.onnx`, `decoder.onnx`); it runs with onnxruntime, tokenizers and numpy alone.\n",
-        f"Frames: {height} x {width} pixels, {settings.tokens_per_frame} tokens each. Precision: fp32.\n",
+        f"Frames: {height} x {width} pixels, {settings.tokens_per_frame} tokens each.\n",
         "## Faithfulness\n",
-        f"Against torch on {parity.rows} rows: largest logit difference below {_rounded_up(parity.largest_absolute)}"
-        f" (tolerance {tolerance:g}), equal greedy replies {parity.greedy_equal:.3f}.\n",
+        "Against torch in float32, on a CPU, on rows of the test sets; each number's tolerance in brackets.\n",
+        *_parity(parity),
         "## Made from\n",
         "| step | digest | inputs |",
         "|---|---|---|",
-        *_lineage(source),
+        *_lineage(sources),
         "",
         *_scores(scores or {}),
         _LICENCES,
@@ -42,13 +41,35 @@ def model_card(
     return "\n".join(parts)
 
 
+def _parity(parity: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "| precision | bytes | logits, absolute | logits, relative | top 1 | greedy replies | answers | score |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, one in parity.items():
+        most = one["tolerance"]
+        cells = [
+            f"{one['bytes']:,}",
+            f"{_rounded_up(one['largest_absolute'])} ({most['absolute']:g})",
+            f"{_rounded_up(one['largest_relative'])} ({most['relative']:g})",
+            f"{one['top1_agreement']:.3f} ({most['top1']:g})",
+            f"{one['greedy_equal']:.3f} ({most['greedy']:g})",
+            f"{one['answers_equal']:.3f} ({most['answers']:g})",
+            f"{one['score_difference']:.3f} ({most['score']:g})",
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def _rounded_up(value: float) -> str:
-    return next((f"1e-{n}" for n in range(9, 0, -1) if value < 10.0**-n), f"{value:.1e}")
+    """Return a bound that does not change with the machine: a power of ten for tiny differences."""
+    return next((f"< 1e-{n}" for n in range(9, 1, -1) if value < 10.0**-n), f"{value:.1e}")
 
 
-def _lineage(source: Source) -> list[str]:
+def _lineage(sources: Mapping[str, Source]) -> list[str]:
     lines = []
-    for digest, record in sorted(source.ancestry.items(), key=lambda item: (str(item[1].get("name")), item[0])):
+    every = {digest: record for source in sources.values() for digest, record in source.ancestry.items()}
+    for digest, record in sorted(every.items(), key=lambda item: (str(item[1].get("name")), item[0])):
         name = record.get("name") or record["step"]
         made_from = ", ".join(sorted(f"`{one[:12]}`" for one in record.get("inputs", {}).values()))
         if md5 := record.get("dvc_md5"):

@@ -12,7 +12,6 @@ import torch
 from emoverse.export.rope import unbranch
 
 OPSET: Final = 20
-_ONE_FILE: Final = 1 << 30  # bytes of weights; a protobuf file cannot hold two gigabytes
 
 
 class _Vision(torch.nn.Module):
@@ -24,7 +23,7 @@ class _Vision(torch.nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         found = self.inner.get_image_features(
-            pixel_values=pixels,
+            pixel_values=pixels.to(self.inner.dtype),
             vision_feature_layer=self.inner.config.vision_feature_layer,
             vision_feature_select_strategy=self.inner.config.vision_feature_select_strategy,
             return_dict=True,
@@ -59,13 +58,15 @@ class _Decoder(torch.nn.Module):
         )
         logits = self.head(out.last_hidden_state.index_select(1, columns))
         present = [part for layer in out.past_key_values.layers for part in (layer.keys, layer.values)]
-        return (logits, *present)
+        return (logits.float(), *present)
 
 
-def write_graphs(model: Any, folder: Path) -> dict[str, int]:
+def write_graphs(model: Any, folder: Path, one_file: int = 1 << 30) -> dict[str, int]:
     """Write ``vision.onnx``, ``embed.onnx`` and ``decoder.onnx``; return what a decoder's caller must know.
 
-    Batch, sequence and past are dynamic, the past may be empty. The model is in eval mode on a CPU.
+    Batch, sequence and past are dynamic, the past may be empty. The model is in eval mode on a CPU; a model in half
+    precision gives graphs with half embeddings and cache, pixels and logits stay float32. A graph with more than
+    ``one_file`` bytes of weights keeps them in ``<name>.data`` beside it: a protobuf file holds two gigabytes at most.
     """
     text, vision = model.config.text_config, model.config.vision_config
     heads = int(text.num_key_value_heads)
@@ -74,13 +75,15 @@ def write_graphs(model: Any, folder: Path) -> dict[str, int]:
     unbranch(model)
     batch, new, past, frames = (torch.export.Dim(name, max=1 << 20) for name in ("batch", "new", "past", "frames"))
     kept, clips = torch.export.Dim("kept", max=1 << 20), torch.zeros(2, 3, *vision.image_size)
-    _export(_Vision(model), (clips,), ("pixels",), ("features",), {"pixels": {0: frames}}, folder / "vision.onnx")
+    _export(
+        _Vision(model), (clips,), ("pixels",), ("features",), {"pixels": {0: frames}}, folder / "vision.onnx", one_file
+    )
     ids = torch.zeros(2, 5, dtype=torch.int64)
     shape = {"input": {0: batch, 1: new}}
-    _export(model.get_input_embeddings(), (ids,), ("ids",), ("embeds",), shape, folder / "embed.onnx")
-    cache = [torch.zeros(2, heads, 3, size) for _ in range(2 * layers)]
+    _export(model.get_input_embeddings(), (ids,), ("ids",), ("embeds",), shape, folder / "embed.onnx", one_file)
+    cache = [torch.zeros(2, heads, 3, size, dtype=model.dtype) for _ in range(2 * layers)]
     arguments = (
-        torch.zeros(2, 5, hidden),
+        torch.zeros(2, 5, hidden, dtype=model.dtype),
         torch.ones(2, 1, 5, 8, dtype=torch.bool),
         torch.arange(3, 8).expand(2, 5).contiguous(),
         torch.tensor([3, 4]),
@@ -96,7 +99,7 @@ def write_graphs(model: Any, folder: Path) -> dict[str, int]:
     names = [f"{kind}_{i}" for i in range(layers) for kind in ("key", "value")]
     inputs = ("embeds", "mask", "positions", "columns", *(f"past_{name}" for name in names))
     outputs = ("logits", *(f"present_{name}" for name in names))
-    _export(_Decoder(model), arguments, inputs, outputs, shapes, folder / "decoder.onnx")
+    _export(_Decoder(model), arguments, inputs, outputs, shapes, folder / "decoder.onnx", one_file)
     image_id = int(model.config.image_token_id)
     return {"layers": layers, "key_value_heads": heads, "head_size": size, "image_id": image_id}
 
@@ -108,6 +111,7 @@ def _export(
     outputs: Sequence[str],
     shapes: Any,
     path: Path,
+    one_file: int,
 ) -> None:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -126,7 +130,7 @@ def _export(
     strip(program.model)
     weights = (value.const_value for value in program.model.graph.initializers.values())
     size = sum(int(weight.nbytes) for weight in weights if weight is not None)
-    program.save(path, external_data=size > _ONE_FILE)
+    program.save(path, external_data=size > one_file)
 
 
 def strip(model: Any) -> None:

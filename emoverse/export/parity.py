@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -12,20 +12,25 @@ from numpy.typing import NDArray
 from emoverse.errors import UserError
 from emoverse.inference.encode import Row
 from emoverse.inference.engine import Engine
+from emoverse.inference.testsets import EvaluationSet
 from emoverse.inference.tree import left_padded, prompt_mask
+from emoverse.params import ToleranceParams, plain
+from emoverse.tasks import task
 
 LAST: Final = 64  # columns of logits compared in each prompt; all of them would be gigabytes with a real vocabulary
 TOKENS: Final = 16  # greedy tokens compared
+Replies = Mapping[str, Sequence[str]]  # of each test set, in the order of its rows
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parity:
     """How far a candidate's logits are from the reference's.
 
     ``largest_absolute`` is the largest difference of one logit, ``largest_relative`` that over the largest logit of
     the same row; ``top1_agreement`` the share of positions with the same likeliest token; ``greedy_equal`` the share
-    of rows whose greedy tokens are all equal, ``answers_equal`` that of closed questions with the same likeliest answer
-    (1 where there is none).
+    of rows whose greedy tokens are all equal, ``answers_equal`` that of closed questions with the same answer (1 where
+    there is none). ``scores`` are each test set's headline score, the reference's and the candidate's, over ``scored``
+    rows; ``score_difference`` is the largest difference of the two.
     """
 
     rows: int
@@ -35,28 +40,56 @@ class Parity:
     top1_agreement: float
     greedy_equal: float
     answers_equal: float
+    scored: int = 0
+    score_difference: float = 0.0
+    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
 
-    def require(self, tolerance: float) -> None:
-        """Raise UserError, with the numbers, when the candidate is no faithful copy of the reference."""
+    def require(self, tolerance: ToleranceParams, precision: str = "fp32") -> None:
+        """Raise UserError, naming each number outside its tolerance, when the candidate is no faithful copy."""
         # "not <=" and not ">": a logit that is not a number must fail, too.
-        if not self.largest_absolute <= tolerance or self.greedy_equal < 1.0 or self.answers_equal < 1.0:
-            problem = (
-                f"the exported model differs from the original: largest logit difference {self.largest_absolute:.1e}"
-                f" (tolerance {tolerance:.1e}), equal greedy replies {self.greedy_equal:.3f}, equal answers"
-                f" {self.answers_equal:.3f} of {self.rows} rows"
+        wrong = [
+            f"{what} {have:.2g} (tolerance {most:.2g})"
+            for what, have, most in (
+                ("largest logit difference", self.largest_absolute, tolerance.absolute),
+                ("largest relative logit difference", self.largest_relative, tolerance.relative),
+                ("score difference", self.score_difference, tolerance.score),
             )
-            raise UserError(problem, place="parity", remedy="report it, or raise export.tolerance in params.yaml")
+            if not have <= most
+        ]
+        wrong += [
+            f"{what} {have:.3f} (at least {least:.3f})"
+            for what, have, least in (
+                ("equal likeliest tokens", self.top1_agreement, tolerance.top1),
+                ("equal greedy replies", self.greedy_equal, tolerance.greedy),
+                ("equal answers", self.answers_equal, tolerance.answers),
+            )
+            if not have >= least
+        ]
+        if wrong:
+            problem = f"the exported {precision} model differs from the original: {', '.join(wrong)}"
+            remedy = f"report it, or change export.tolerance.{precision} in params.yaml"
+            raise UserError(problem, place="parity", remedy=remedy)
 
-    def as_json(self, tolerance: float) -> dict[str, Any]:
+    def as_json(self, tolerance: ToleranceParams) -> dict[str, Any]:
         """Return the report, differences to two digits: the last ones depend on the machine."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**{k: float(f"{v:.1e}") if "largest" in k else v for k, v in values.items()}, "tolerance": tolerance}
+        told = {k: _short(v) if "largest" in k else v for k, v in asdict(self).items()}
+        scores = {name: [round(score, 4) for score in pair] for name, pair in self.scores.items()}
+        told |= {"score_difference": _short(self.score_difference), "scores": scores}
+        return {**told, "tolerance": plain(tolerance)}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.1e}")
 
 
 def compare(
-    reference: Engine, candidate: Engine, rows: Sequence[Row], answers: Mapping[str, Sequence[str]] | None = None
+    reference: Engine,
+    candidate: Engine,
+    rows: Sequence[Row],
+    sets: Sequence[EvaluationSet] = (),
+    known: tuple[Replies, Replies] = ({}, {}),
 ) -> Parity:
-    """Compare two engines on rows; ``answers`` maps a row's channel to the allowed answers of a closed question."""
+    """Compare two engines' logits and greedy tokens on rows, and their replies (``known``) to whole test sets."""
     absolute, relative, same, positions = 0.0, 0.0, 0, 0
     for row in rows:
         one, other = logits(reference, row), logits(candidate, row)
@@ -69,6 +102,8 @@ def compare(
             break
     pairs = zip(reference.greedy_tokens(rows, TOKENS), candidate.greedy_tokens(rows, TOKENS), strict=True)
     equal = [one == other for one, other in pairs]
+    scores = {one.name: (_score(one, known[0]), _score(one, known[1])) for one in sets}
+    closed = [pair for one in sets if one.answers for pair in zip(*(k[one.name] for k in known), strict=True)]
     return Parity(
         rows=len(rows),
         positions=positions,
@@ -76,7 +111,10 @@ def compare(
         largest_relative=relative,
         top1_agreement=same / positions,
         greedy_equal=sum(equal) / len(equal),
-        answers_equal=_answers_equal(reference, candidate, rows, answers or {}),
+        answers_equal=sum(one == other for one, other in closed) / len(closed) if closed else 1.0,
+        scored=sum(len(one.rows) for one in sets),
+        score_difference=max((abs(one - other) for one, other in scores.values()), default=0.0),
+        scores=scores,
     )
 
 
@@ -92,13 +130,18 @@ def logits(engine: Engine, row: Row) -> NDArray[np.float64]:
     return one
 
 
-def _answers_equal(
-    reference: Engine, candidate: Engine, rows: Sequence[Row], answers: Mapping[str, Sequence[str]]
-) -> float:
-    kinds = sorted({tuple(answers[str(row["channel"])]) for row in rows if answers.get(str(row["channel"]))})
-    equal: list[bool] = []
-    for kind in kinds:
-        asked = [row for row in rows if tuple(answers.get(str(row["channel"])) or ()) == kind]
-        both = [engine.likelihoods(asked, kind).argmax(axis=1) for engine in (reference, candidate)]
-        equal += [bool(one == other) for one, other in zip(*both, strict=True)]
-    return sum(equal) / len(equal) if equal else 1.0
+def replies(engine: Engine, sets: Sequence[EvaluationSet], max_new_tokens: int) -> Replies:
+    """Return an engine's reply to every row of test sets: the answer of a closed question, else what it generates."""
+    found: dict[str, list[str]] = {}
+    for one in sets:
+        if one.answers:
+            found[one.name] = [one.answers[i] for i in engine.judged(one.rows, one.answers)[1]]
+        else:
+            found[one.name] = engine.generate(one.rows, max_new_tokens)
+    return found
+
+
+def _score(one: EvaluationSet, known: Replies) -> float:
+    asked = task(one.task)
+    scorer = asked.scorer(one.golds)
+    return float(scorer.scores(scorer.counts(known[one.name]).sum(axis=0))[asked.headline])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -10,20 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emoverse.inference.settings import Settings
-from emoverse.inference.testsets import Row, read_sets
+from emoverse.inference.testsets import EvaluationSet, Row, read_sets
 
-PER_SET: Final = 4
+PER_SET: Final = 4  # rows whose logits are compared
 
 
-def asked_rows(amt: Path) -> tuple[list[Row], dict[str, tuple[str, ...]]]:
-    """Return a few rows of every test set, evenly spread over it, and the closed answers by channel."""
-    rows: list[Row] = []
-    answers: dict[str, tuple[str, ...]] = {}
-    for one in read_sets(amt):
-        places = sorted({round(i) for i in np.linspace(0, len(one.rows) - 1, PER_SET)})
-        rows += [one.rows[i] for i in places]
-        answers |= {str(one.rows[i]["channel"]): one.answers for i in places if one.answers}
-    return rows, answers
+def asked_sets(amt: Path, most: int) -> list[EvaluationSet]:
+    """Return every test set of an AMT folder, cut to ``most`` rows evenly spread over it."""
+    return [replace(one, rows=tuple(_spread(one.rows, most))) for one in read_sets(amt)]
+
+
+def asked_rows(sets: Sequence[EvaluationSet]) -> list[Row]:
+    """Return a few rows of every test set."""
+    return [row for one in sets for row in _spread(one.rows, PER_SET)]
+
+
+def _spread(rows: Sequence[Row], most: int) -> list[Row]:
+    return [rows[i] for i in sorted({round(i) for i in np.linspace(0, len(rows) - 1, most)})]
 
 
 def made_up_rows(settings: Settings) -> tuple[list[Row], Mapping[str, NDArray[np.uint8]]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,15 @@ from emoverse.errors import UserError
 from emoverse.export.asking import frames_made, generation, prompts
 from emoverse.export.card import model_card
 from emoverse.export.gate import require
-from emoverse.export.graphs import write_graphs
-from emoverse.export.parity import compare
-from emoverse.export.rows import asked_rows, made_up_rows
+from emoverse.export.parity import compare, replies
+from emoverse.export.precisions import check, folders, write_all
+from emoverse.export.rows import asked_rows, asked_sets, made_up_rows
 from emoverse.inference.encode import Encoder
 from emoverse.inference.engine import Engine
 from emoverse.inference.load import model_folder
 from emoverse.inference.onnx_engine import SETTINGS, onnx_engine
-from emoverse.inference.settings import settings_of_model
-from emoverse.inference.testsets import Row
+from emoverse.inference.settings import Settings, settings_of_model
+from emoverse.inference.testsets import EvaluationSet, Row
 from emoverse.inference.torch_engine import TorchBackend, load_model
 from emoverse.manifest import open_source, publish, write_json
 from emoverse.media.frames import FrameStore
@@ -41,9 +42,10 @@ def export(
 
     It is checked against torch on rows of ``amt``'s test sets, shown with the frames of ``validated``; without them on
     made-up rows. ``scores``, an output of evaluate, goes into the model card. Raises UserError when an input is unfit,
-    a score is below ``params.floor`` or the graphs differ from the model by more than ``params.tolerance``; nothing is
-    published then.
+    a score is below ``params.floor`` or graphs of any precision differ from the model by more than their tolerance;
+    nothing is published then.
     """
+    check(params)
     sources = {"model": open_source(model)}
     if amt is not None:
         sources["amt"] = open_source(amt, made_by="build-amt")
@@ -59,32 +61,54 @@ def export(
     seen = [source for name, source in sources.items() if name.startswith("validated/")]
     folder = model_folder(model)
     settings = settings_of_model(folder)
+    media, limits = frames_made(seen), generation(sources.get("scores"))
     libraries = ("onnx", "onnxruntime-gpu", "onnxscript", "tokenizers", "torch", "transformers")
     with publish(
         out, step="export", params=plain(params), inputs=sources, code=CODE["export"], libraries=libraries
     ) as draft:
-        loaded = load_model(folder)
-        # Parity asks the model as it was; the export may pin a rotary embedding, so it works on its own copy.
-        known = write_graphs(load_model(folder), draft.path)
-        how = {"media": frames_made(seen), "generation": generation(sources.get("scores"))}
-        write_json(draft.path / SETTINGS, {"encoder": settings.as_json(), "decoder": known, **how})
+        known = write_all(folder, draft.path, params)
+        told = {"encoder": settings.as_json(), "decoder": known, "precision": list(params.precision)}
+        write_json(draft.path / SETTINGS, {**told, "media": media, "generation": limits})
         shutil.copyfile(folder / "tokenizer.json", draft.path / "tokenizer.json")
-        rows, answers, frames = _questions(settings, amt, validated)
-        reference = Engine(TorchBackend(loaded), Encoder(folder, settings), frames)
-        candidate = onnx_engine(draft.path, frames, device="cpu")
-        found = compare(reference, candidate, rows, answers)
-        found.require(params.tolerance)
-        write_json(draft.path / "parity.json", found.as_json(params.tolerance))
-        write_json(draft.path / "prompts.json", prompts(rows, answers))
-        card = model_card(sources["model"], settings, found, params.tolerance, metrics)
+        asked = _questions(settings, amt, validated, params.compared)
+        found = _compared(draft.path, folder, asked, params, limits["max_new_tokens"])
+        write_json(draft.path / "parity.json", found)
+        answers = {str(row["channel"]): one.answers for one in asked.sets for row in one.rows if one.answers}
+        write_json(draft.path / "prompts.json", prompts(asked.rows, answers))
+        card = model_card(sources, settings, found, metrics)
         (draft.path / "MODEL_CARD.md").write_text(card, "utf-8")
-        draft.count(rows_in=len(rows), rows_out=len(rows))
-        print(f"the same as torch within {found.largest_absolute:.1e} on {len(rows)} rows", flush=True)
+        draft.count(rows_in=len(asked.rows), rows_out=len(asked.rows))
 
 
-def _questions(settings: Any, amt: Path | None, validated: Sequence[Path]) -> tuple[list[Row], Mapping[str, Any], Any]:
+@dataclass(frozen=True)
+class _Asked:
+    """The rows whose logits are compared, the test sets that are answered, and the frames of both."""
+
+    rows: list[Row]
+    sets: list[EvaluationSet]
+    frames: Any
+
+
+def _questions(settings: Settings, amt: Path | None, validated: Sequence[Path], most: int) -> _Asked:
     if amt is None:
         rows, frames = made_up_rows(settings)
-        return rows, {}, frames
-    rows, answers = asked_rows(amt)
-    return rows, answers, FrameStore(list(validated))
+        return _Asked(rows, [], frames)
+    sets = asked_sets(amt, most)
+    return _Asked(asked_rows(sets), sets, FrameStore(list(validated)))
+
+
+def _compared(out: Path, model: Path, asked: _Asked, params: ExportParams, longest: int) -> dict[str, Any]:
+    """Return the parity report by precision; raise UserError when one is outside its tolerance."""
+    reference = Engine(TorchBackend(load_model(model)), Encoder(model, settings_of_model(model)), asked.frames)
+    theirs = replies(reference, asked.sets, longest)
+    found: dict[str, Any] = {}
+    for precision, folder in folders(out, params.precision).items():
+        candidate = onnx_engine(out, asked.frames, device="cpu", precision=precision)
+        ours = replies(candidate, asked.sets, longest)
+        parity = compare(reference, candidate, asked.rows, asked.sets, (theirs, ours))
+        tolerance = params.tolerance[precision]
+        parity.require(tolerance, precision)
+        size = sum(path.stat().st_size for path in folder.glob("*.onnx*"))
+        found[precision] = {**parity.as_json(tolerance), "bytes": size}
+        print(f"{precision}: the same as torch within {parity.largest_absolute:.1e} on {parity.rows} rows", flush=True)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from emoverse.errors import UserError
+from emoverse.errors import UserError, did_you_mean
 from emoverse.inference.encode import Encoder, Ids
 from emoverse.inference.engine import Engine
 from emoverse.inference.prepare import Frames
@@ -20,13 +21,16 @@ from emoverse.inference.settings import Settings
 
 GRAPHS: Final = ("vision.onnx", "embed.onnx", "decoder.onnx")
 SETTINGS: Final = "settings.json"
-Past = list[NDArray[Any]]
+Past = list[Any]  # OrtValues, on the device that runs the decoder
 
 
-def onnx_engine(folder: Path, frames: Frames, *, batch_size: int = 32, device: str | None = None) -> Engine:
+def onnx_engine(
+    folder: Path, frames: Frames, *, batch_size: int = 32, device: str | None = None, precision: str | None = None
+) -> Engine:
     """Return an engine over an export's folder; ``device`` is CUDA where there is one unless told otherwise.
 
-    Raises UserError when a graph or the settings are missing or broken.
+    ``precision`` is one of the export's, its first unless told otherwise. Raises UserError when the export has no such
+    precision, when a graph or the settings are missing or broken.
     """
     for name in (*GRAPHS, SETTINGS):
         if not (folder / name).is_file():
@@ -35,12 +39,21 @@ def onnx_engine(folder: Path, frames: Frames, *, batch_size: int = 32, device: s
     try:
         tree = json.loads((folder / SETTINGS).read_text("utf-8"))
         settings = Settings.from_json(tree["encoder"])
-        backend = OnnxBackend(folder, tree["decoder"], settings, device)
+        backend = OnnxBackend(_graphs(folder, tree["precision"], precision), tree["decoder"], settings, device)
     except (ValueError, KeyError, TypeError) as error:
         problem = f"not the settings of this version ({type(error).__name__}: {error})"
         raise UserError(problem, place=str(folder / SETTINGS), remedy="export the model again") from error
     print(f"onnxruntime on {backend.device}", flush=True)
     return Engine(backend, Encoder(folder, settings), frames, batch_size=batch_size)
+
+
+def _graphs(folder: Path, known: Sequence[str], precision: str | None) -> Path:
+    """Return where the graphs of a precision lie: the export's first in the folder itself, others in their own."""
+    if precision is None or precision == known[0]:
+        return folder
+    if precision not in known:
+        raise UserError(f"it holds no {precision} graphs", place=str(folder), remedy=did_you_mean(precision, known))
+    return folder / precision
 
 
 def providers(device: str | None = None) -> list[str]:
@@ -65,11 +78,14 @@ def _gpus() -> int:
 
 
 class OnnxBackend:
-    """Three graphs as an engine's backend; arrays are numpy's."""
+    """Three graphs as an engine's backend; arrays are numpy's, the KV cache stays where the decoder runs."""
 
     def __init__(self, folder: Path, decoder: dict[str, Any], settings: Settings, device: str | None = None) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # a machine without CUDA is no error; the provider is said in one line
+        # As torch does; onnxruntime itself takes every core, however many others are at work on them.
+        threads = os.environ.get("OMP_NUM_THREADS", "")
+        options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
         wanted = providers(device)
         try:
             sessions = [onnxruntime.InferenceSession(folder / name, options, providers=wanted) for name in GRAPHS]
@@ -77,10 +93,12 @@ class OnnxBackend:
             problem = f"onnxruntime cannot open its graphs ({str(error).splitlines()[0]})"
             raise UserError(problem, place=str(folder), remedy="export the model again") from error
         self._vision, self._embed, self._decoder = sessions
-        self.device = "CUDA" if "CUDAExecutionProvider" in self._decoder.get_providers() else "the CPU"
+        cuda = "CUDAExecutionProvider" in self._decoder.get_providers()
+        self.device, self._place = ("CUDA", "cuda") if cuda else ("the CPU", "cpu")
         self._image_id = int(decoder["image_id"])
         self._empty = (int(decoder["key_value_heads"]), 0, int(decoder["head_size"]))
         self._past = [name for i in range(int(decoder["layers"])) for name in (f"past_key_{i}", f"past_value_{i}")]
+        self._present = [name.replace("past", "present") for name in self._past]
 
     def vision(self, pixels: NDArray[np.float32]) -> NDArray[Any]:
         """Return the projected features (n, tokens per frame, hidden)."""
@@ -94,10 +112,22 @@ class OnnxBackend:
         if features is not None:
             embeds[ids == self._image_id] = features
         if past is None:
-            past = [np.zeros((len(ids), *self._empty), embeds.dtype)] * len(self._past)
+            past = [self._put(np.zeros((len(ids), *self._empty), embeds.dtype))] * len(self._past)
+        binding = self._decoder.io_binding()
         feed = {"embeds": embeds, "mask": mask, "positions": positions, "columns": columns}
-        logits, *present = self._decoder.run(None, {**feed, **dict(zip(self._past, past, strict=True))})
-        return logits, present
+        for name, array in feed.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, value in zip(self._past, past, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_output("logits", "cpu")
+        for name in self._present:  # its size is known once it is computed, so onnxruntime allocates it
+            binding.bind_output(name, self._place)
+        self._decoder.run_with_iobinding(binding)
+        logits, *present = binding.get_outputs()
+        return logits.numpy(), present
+
+    def _put(self, array: NDArray[Any]) -> Any:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array, self._place, 0)
 
     def log_probabilities(self, logits: NDArray[Any], columns: Ids, tokens: Ids) -> NDArray[np.float64]:
         """Return the log-probability of each token at its column, (batch, m)."""
@@ -117,7 +147,8 @@ class OnnxBackend:
 
     def keep(self, past: Past, rows: Ids) -> Past:
         """Return the cache with some of its rows."""
-        return [np.ascontiguousarray(part[rows]) for part in past]
+        # By way of the host: it happens when a reply ends, not at every token.
+        return [self._put(np.ascontiguousarray(part.numpy()[rows])) for part in past]
 
     def join(self, features: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Return the clips' features as one (image tokens, hidden)."""

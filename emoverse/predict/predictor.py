@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from emoverse.errors import UserError
 from emoverse.evaluation.calibration import posterior
 from emoverse.export.asking import WORDS
-from emoverse.inference.load import Answers, open_engine
+from emoverse.inference.load import Answers
+from emoverse.inference.onnx_engine import onnx_engine
 from emoverse.predict.clips import Limits, Look, look, warm
 from emoverse.predict.folder import Asking, Exported, read_export
 from emoverse.tasks import task
@@ -159,12 +160,13 @@ def spoken(text: str) -> str:
     return neutralise(text.strip()) or MUTED
 
 
-def load(folder: Path, limits: Limits | None = None) -> Predictor:
-    """Open the folder of an export.
+def load(folder: Path, limits: Limits | None = None, precision: str | None = None) -> Predictor:
+    """Open the folder of an export, in one of its precisions, its first unless told otherwise.
 
     Raises UserError when it is missing, unfinished, changed, or holds a graph that cannot be opened.
     """
     warm()  # the decoder's process imports its libraries while this one opens the graphs
     shown = Shown()
     exported = read_export(folder)
-    return Predictor(exported, open_engine("onnx", folder, shown, batch_size=BATCH), shown, limits or Limits())
+    engine = onnx_engine(folder, shown, batch_size=BATCH, precision=precision)
+    return Predictor(exported, engine, shown, limits or Limits())

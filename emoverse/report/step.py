@@ -56,7 +56,7 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
             amt_rows=sources["amt"].manifest["rows"],
             curves=[charts.curve(name, log, key) for key in CURVES for name, log in logs.items() if log],
             models=[_model(name, sources[name]) for name in names],
-            parity=data.facts(onnx / "parity.json"),
+            parity=json.loads((onnx / "parity.json").read_text("utf-8")),
             graph=charts.graph([tree_of(sources["scores"].manifest), tree_of(sources["onnx"].manifest)]),
             raw=tree_of(sources["scores"].manifest).raw,
             inputs=[(key, source) for key, source in sorted(sources.items())],

@@ -22,6 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text", default="", metavar="WORDS", help="what the person says in the clip")
     parser.add_argument("--task", action="append", default=[], metavar="TASK", help="msa, mer, fer or eri; repeatable")
     parser.add_argument("--model", type=Path, default=Path("data/onnx"), metavar="DIR", help="output of export")
+    parser.add_argument("--precision", metavar="NAME", help="one of the export's (default: its first)")
     parser.add_argument("--max-seconds", type=float, default=300.0, metavar="S", help="longest clip (default 300)")
     parser.add_argument("--max-megabytes", type=int, default=256, metavar="MB", help="biggest file (default 256)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -33,7 +34,8 @@ def main(args: argparse.Namespace) -> None:
     from emoverse.predict.predictor import load
 
     with contextlib.redirect_stdout(sys.stderr):  # which device it is; standard output is for the answers
-        predictor = load(args.model, Limits(size=args.max_megabytes << 20, seconds=args.max_seconds))
+        limits = Limits(size=args.max_megabytes << 20, seconds=args.max_seconds)
+        predictor = load(args.model, limits, args.precision)
     if args.input.suffix.lower() == ".json":
         from emoverse.predict.dialogues import ask_dialogue
 

@@ -17,12 +17,13 @@ from emoverse.media.frames import write_index
 from emoverse.media.shards import ShardWriter
 from emoverse.models.tiny import build_model, build_processor, save_folder
 from emoverse.models.tokenizer import train_tokenizer
-from emoverse.params import EvaluateParams, ExportParams, MediaParams, plain
+from emoverse.params import EvaluateParams, ExportParams, MediaParams, ToleranceParams, plain
 from emoverse.tasks import task as task_named
 from emoverse.tasks.base import Question, Scene
 
 MEDIA = MediaParams(frames=2, size=32, timeout=20.0)
-EXPORT = ExportParams(precision="fp32", tolerance=1e-3)
+TOLERANCE = ToleranceParams(absolute=1e-3, relative=1e-3, top1=1.0, greedy=1.0, answers=1.0, score=0.0)
+EXPORT = ExportParams(precision=("fp32",), compared=8, one_file=1 << 30, tolerance={"fp32": TOLERANCE})
 EVALUATE = EvaluateParams(
     controls=(), closed="likelihood", agreement=4, bootstrap=20, seed=0, batch_size=4, max_new_tokens=8
 )

@@ -19,8 +19,8 @@ from emoverse.inference.engine import Engine
 from emoverse.inference.onnx_engine import onnx_engine
 from emoverse.inference.settings import settings_of_model
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.params import ExportParams
-from tests.factories.answering import EVALUATE, EXPORT, exported_house
+from emoverse.params import plain
+from tests.factories.answering import EVALUATE, EXPORT, TOLERANCE, exported_house
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def perturb(name: str, by: float):
 
 
 def test_an_unchanged_model_passes(house):
-    parity_of(house).require(EXPORT.tolerance)
+    parity_of(house).require(TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -67,19 +67,19 @@ def test_an_unchanged_model_passes(house):
 )
 def test_one_perturbed_weight_fails_the_parity_gate(house, name):
     with pytest.raises(UserError, match="largest logit difference"):
-        parity_of(house, perturb(name, 0.5)).require(EXPORT.tolerance)
+        parity_of(house, perturb(name, 0.5)).require(TOLERANCE)
 
 
 def test_a_weight_that_is_no_number_fails_the_parity_gate(house):
     with pytest.raises(UserError, match="largest logit difference nan"):
-        parity_of(house, perturb("lm_head.weight", float("nan"))).require(EXPORT.tolerance)
+        parity_of(house, perturb("lm_head.weight", float("nan"))).require(TOLERANCE)
 
 
 def test_an_export_outside_the_tolerance_publishes_nothing_and_keeps_the_earlier_one(house, tmp_path):
     out = shutil.copytree(house["onnx"], tmp_path / "onnx")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(UserError, match=r"tolerance 1\.0e-12.*export\.tolerance in params\.yaml"):
-        export(house["model"], out, ExportParams(precision="fp32", tolerance=1e-12))
+    with pytest.raises(UserError, match=r"tolerance 1e-12.*export\.tolerance\.fp32 in params\.yaml"):
+        export(house["model"], out, replace(EXPORT, tolerance={"fp32": replace(TOLERANCE, absolute=1e-12)}))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert not list(tmp_path.glob(".*partial*"))
 
@@ -120,6 +120,6 @@ def test_test_rows_without_frames_are_asked_for(house, tmp_path):
 
 
 def test_a_parity_report_is_json_and_gives_its_tolerance(house):
-    report = json.loads(json.dumps(parity_of(house).as_json(1e-3)))
-    assert report["tolerance"] == 1e-3
+    report = json.loads(json.dumps(parity_of(house).as_json(TOLERANCE)))
+    assert report["tolerance"] == plain(TOLERANCE)
     assert report["largest_absolute"] == float(f"{report['largest_absolute']:.1e}")

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from emoverse.evaluation.step import evaluate
 from emoverse.export.step import export
+from emoverse.inference.onnx_engine import onnx_engine
 from emoverse.manifest import read_manifest
 from tests.factories.answering import EVALUATE, EXPORT, exported_house
 
@@ -39,10 +41,13 @@ def test_an_export_holds_all_that_a_caller_needs(house):
     assert names == graphs | {
         "tokenizer.json", "settings.json", "parity.json", "prompts.json", "MODEL_CARD.md", "manifest.json"
     }  # fmt: skip
-    report = json.loads((house["onnx"] / "parity.json").read_text("utf-8"))
+    report = json.loads((house["onnx"] / "parity.json").read_text("utf-8"))["fp32"]
     assert report["rows"] == 14
     assert report["largest_absolute"] < 1e-4
-    assert report["greedy_equal"] == report["answers_equal"] == 1.0
+    assert report["greedy_equal"] == report["answers_equal"] == report["top1_agreement"] == 1.0
+    assert sorted(report["scores"]) == ["ecf-ecpe", "ecf-ecpe_semeval", "meld-mer", "meld-msa"]
+    assert report["score_difference"] == 0.0
+    assert report["bytes"] == sum((house["onnx"] / name).stat().st_size for name in graphs)
     prompts = json.loads((house["onnx"] / "prompts.json").read_text("utf-8"))
     assert prompts["meld-mer"]["answers"][0] == "Anger."
     assert "<video>" in prompts["ecf-ecpe"]["messages"][1]["content"]
@@ -52,6 +57,11 @@ def test_the_model_card_names_the_model_and_its_scores(house):
     card = (house["onnx"] / "MODEL_CARD.md").read_text("utf-8")
     assert read_manifest(house["model"])["outputs"]["digest"][:12] in card
     assert "| meld-mer | 8 |" in card
+    metrics = json.loads((house["scores"] / "metrics.json").read_text("utf-8"))["tests"]["meld-mer"]
+    assert f"| {metrics['headline']:.3f} | {metrics['low']:.3f} to {metrics['high']:.3f} |" in card
+    for name in ("amt", "meld", "ecf", "scores"):  # the data, too, by its digests
+        assert read_manifest(house[name])["outputs"]["digest"][:12] in card
+    assert all(corpus in card.partition("## Licences of the data")[2] for corpus in ("MELD", "ECF", "CMU-MOSEI"))
 
 
 def test_evaluating_the_export_gives_the_models_own_predictions(house, tmp_path):
@@ -65,6 +75,21 @@ def test_evaluating_the_export_gives_the_models_own_predictions(house, tmp_path)
             assert a == b
 
 
+def test_the_cache_stays_with_the_decoder_and_a_batch_may_lose_rows(house):
+    backend = onnx_engine(house["onnx"], {}, device="cpu").backend
+    ids, mask, columns = np.arange(8).reshape(2, 4) + 9, np.tril(np.ones((4, 4), bool))[None, None], np.array([3])
+    places = np.arange(4)[None].repeat(2, 0)
+    _, past = backend.decode(ids, None, mask.repeat(2, 0), places, None, columns)
+    assert {value.device_name() for value in past} == {"cpu"}
+    assert past[0].shape()[0] == 2
+    one, mask = np.array([[7]]), np.ones((1, 1, 1, 5), bool)
+    alone, _ = backend.decode(one, None, mask, np.array([[4]]), backend.keep(past, np.array([1])), np.array([0]))
+    whole = np.concatenate([ids[1:], one], axis=1)
+    mask = np.tril(np.ones((5, 5), bool))[None, None]
+    again, _ = backend.decode(whole, None, mask, np.arange(5)[None], None, np.array([4]))
+    np.testing.assert_allclose(alone, again, atol=1e-5)
+
+
 def test_an_export_runs_with_neither_torch_nor_transformers(house):
     words = [sys.executable, "-c", ALONE, str(house["onnx"])]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
@@ -73,7 +98,7 @@ def test_an_export_runs_with_neither_torch_nor_transformers(house):
 
 def test_an_export_without_a_dataset_has_the_same_graphs_and_they_name_no_path(house, tmp_path):
     export(house["model"], tmp_path / "onnx", EXPORT)
-    assert json.loads((tmp_path / "onnx" / "parity.json").read_text("utf-8"))["rows"] == 3
+    assert json.loads((tmp_path / "onnx" / "parity.json").read_text("utf-8"))["fp32"]["rows"] == 3
     for name in ("vision.onnx", "embed.onnx", "decoder.onnx"):
         blob = (tmp_path / "onnx" / name).read_bytes()
         assert blob == (house["onnx"] / name).read_bytes()

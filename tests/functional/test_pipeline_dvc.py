@@ -36,7 +36,7 @@ SECTIONS = {
     "stage1.epochs": {"stage1"},
     "stage2.start": {"stage2"},
     "evaluate.seed": {"evaluate"},
-    "export.tolerance": {"export"},
+    "export.compared": {"export"},
 }
 
 

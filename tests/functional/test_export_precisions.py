@@ -1,0 +1,123 @@
+"""Graphs in half precision and with weights of 8 and 4 bits, their weights beside them or inside."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from emoverse.errors import UserError
+from emoverse.evaluation.step import evaluate
+from emoverse.export.parity import compare, logits
+from emoverse.export.precisions import check
+from emoverse.export.quantise import quantise
+from emoverse.export.rows import made_up_rows
+from emoverse.export.step import export
+from emoverse.inference.encode import Encoder
+from emoverse.inference.engine import Engine
+from emoverse.inference.onnx_engine import GRAPHS, onnx_engine
+from emoverse.inference.settings import settings_of_model
+from emoverse.inference.torch_engine import TorchBackend, load_model
+from emoverse.manifest import open_source
+from tests.factories.answering import EVALUATE, EXPORT, TOLERANCE, exported_house
+
+LESS = ("fp16", "int8", "int4")
+ORDER = ("int8", "fp32", "fp16", "int4")
+WIDE = {
+    "fp16": replace(TOLERANCE, absolute=0.5, relative=0.05, top1=0.9, greedy=0.5, answers=0.9, score=0.3),
+    "int8": replace(TOLERANCE, absolute=2.0, relative=0.2, top1=0.8, greedy=0.2, answers=0.8, score=0.3),
+    "int4": replace(TOLERANCE, absolute=30.0, relative=3.0, top1=0.1, greedy=0.0, answers=0.0, score=1.0),
+}
+SMALL = 40_000  # bytes of weights that a graph keeps inside
+
+
+@pytest.fixture(scope="module")
+def house(tmp_path_factory):
+    return exported_house(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="module")
+def every(house, tmp_path_factory):
+    """Return an export in every precision, int8 first, weights beside the larger graphs."""
+    out = tmp_path_factory.mktemp("precisions") / "onnx"
+    params = replace(EXPORT, precision=ORDER, tolerance={"fp32": TOLERANCE, **WIDE}, one_file=SMALL)
+    export(house["model"], out, params, amt=house["amt"], validated=[house["meld"], house["ecf"]])
+    return out
+
+
+def test_every_precision_has_its_own_report_and_its_own_folder(every):
+    report = json.loads((every / "parity.json").read_text("utf-8"))
+    assert list(report) == sorted(("fp32", *LESS))
+    for folder in (every, *(every / name for name in ORDER[1:])):
+        assert all((folder / graph).is_file() for graph in GRAPHS)
+    for name in LESS:
+        assert report[name]["tolerance"]["absolute"] == WIDE[name].absolute
+        assert report[name]["bytes"] < 0.7 * report["fp32"]["bytes"]
+    gaps = [report[name]["largest_absolute"] for name in ("fp32", *LESS)]
+    assert gaps == sorted(gaps)
+    assert gaps[1] > 1e-4
+    assert "| int8 | " in (every / "MODEL_CARD.md").read_text("utf-8")
+
+
+def test_weights_beside_a_graph_are_named_in_the_manifest_and_change_no_answer(house, every):
+    files = open_source(every, made_by="export").manifest["outputs"]["files"]
+    assert {"decoder.onnx.data", "fp16/decoder.onnx.data", "fp32/vision.onnx.data"} <= files.keys()
+    assert (every / "fp32/decoder.onnx").stat().st_size < (every / "fp32/decoder.onnx.data").stat().st_size
+    assert not list(house["onnx"].glob("*.data"))
+    rows, frames = made_up_rows(settings_of_model(house["model"] / "model"))
+    inside, beside = (onnx_engine(folder, frames, precision="fp32") for folder in (house["onnx"], every))
+    for row in rows:
+        np.testing.assert_array_equal(logits(inside, row), logits(beside, row))
+
+
+def test_a_precision_is_chosen_by_name_and_an_unknown_one_is_refused(every):
+    rows, frames = made_up_rows(settings_of(every))
+    names = (None, *ORDER)
+    found = {name: logits(onnx_engine(every, frames, device="cpu", precision=name), rows[0]) for name in names}
+    assert len({one.tobytes() for one in found.values()}) == 4
+    np.testing.assert_array_equal(found[None], found["int8"])
+    with pytest.raises(UserError, match=r"it holds no int3 graphs; did you mean 'int[48]'"):
+        onnx_engine(every, frames, precision="int3")
+
+
+def settings_of(folder):
+    from emoverse.inference.settings import Settings
+
+    return Settings.from_json(json.loads((folder / "settings.json").read_text("utf-8"))["encoder"])
+
+
+def test_the_first_precision_is_the_one_evaluated(house, every, tmp_path):
+    evaluate(every, house["amt"], [house["meld"], house["ecf"]], tmp_path / "scores", EVALUATE, engine="onnx")
+    assert json.loads((tmp_path / "scores" / "metrics.json").read_text("utf-8"))["tests"]["meld-mer"]["n"] == 8
+
+
+@pytest.mark.parametrize("name", LESS)
+def test_a_perturbed_weight_fails_every_precision(house, every, name):
+    folder = house["model"] / "model"
+    rows, frames = made_up_rows(settings_of_model(folder))
+    candidate = onnx_engine(every, frames, device="cpu", precision=name)
+    model = load_model(folder)
+    reference = Engine(TorchBackend(model), Encoder(folder, settings_of_model(folder)), frames)
+    compare(reference, candidate, rows).require(WIDE[name], name)
+    dict(model.named_parameters())["lm_head.weight"].data[:, 0] += 100.0
+    with pytest.raises(UserError, match=rf"the exported {name} model differs.*export\.tolerance\.{name}"):
+        compare(reference, candidate, rows).require(WIDE[name], name)
+
+
+def test_quantising_twice_gives_the_same_bytes(house, tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        quantise(house["onnx"], tmp_path / name, 4, 1 << 30)
+    for name in GRAPHS:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("precision", "problem"), [(("fp32", "fp32"), "name each precision once"), (("int4",), "int4 has no tolerance")]
+)
+def test_precisions_must_be_distinct_and_have_a_tolerance(precision, problem):
+    with pytest.raises(UserError, match=problem):
+        check(replace(EXPORT, precision=precision))
+    check(EXPORT)
