@@ -48,7 +48,6 @@ def memory(shapes: Shapes, params: TrainParams, rows: Sequence[Row], *, checkpoi
     """Return bytes by purpose at the heaviest batch, on each device; what CUDA and the libraries take is not counted.
 
     Gradients and AdamW's two moments are of the trained weights' type: 32-bit for LoRA, the model's for full training.
-    Several GPUs share none of it: each holds the whole model.
     """
     width = BYTES[params.dtype]
     trained, whole = trainable(shapes, params), count(shapes.tensors.values())

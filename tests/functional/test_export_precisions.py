@@ -89,7 +89,7 @@ def settings_of(folder):
 
 
 def test_the_first_precision_is_the_one_evaluated(house, every, tmp_path):
-    evaluate(every, house["amt"], [house["meld"], house["ecf"]], tmp_path / "scores", EVALUATE, engine="onnx")
+    evaluate(every, house["amt"], [house["meld"], house["ecf"]], tmp_path / "scores", replace(EVALUATE, engine="onnx"))
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text("utf-8"))["tests"]["meld-mer"]["n"] == 8
 
 
