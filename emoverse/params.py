@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from emoverse.errors import UserError, did_you_mean
+from emoverse.params_problems import sentence
 from emoverse.yaml_text import read_yaml
 
 Share = Field(ge=0.0, le=1.0)
@@ -253,7 +254,7 @@ def _share(tree: dict[str, Any], *, place: str) -> None:
         TypeAdapter(TrainParams).validate_json(json.dumps(shared, default=str), strict=True)
     except ValidationError as error:
         wrong = [{**item, "loc": ("train", *item["loc"])} for item in error.errors() if "missing" not in item["type"]]
-        if problems := "; ".join(_sentence({"train": TrainParams}, item) for item in wrong):
+        if problems := "; ".join(sentence({"train": TrainParams}, item) for item in wrong):
             raise UserError(problems, place=place, remedy="correct it there") from None
     for name in ("stage1", "stage2"):
         if isinstance(own := tree.get(name) or {}, dict):
@@ -265,7 +266,7 @@ def parse(kind: type[Section], tree: Mapping[str, Any], *, place: str) -> Sectio
     try:
         return TypeAdapter(kind).validate_json(json.dumps(tree, default=str), strict=True)
     except ValidationError as error:
-        problems = "; ".join(_sentence(kind, item) for item in error.errors())
+        problems = "; ".join(sentence(kind, item) for item in error.errors())
         raise UserError(problems, place=place, remedy="correct it there") from None
 
 
@@ -287,23 +288,3 @@ def _set(tree: dict[str, Any], key: str, value: Any, path: Path) -> None:
     if not isinstance(node, dict):
         raise UserError(f"unknown parameter {key!r}", place=str(path), remedy="give section.key=value")
     node[last] = value
-
-
-def _sentence(kind: Any, item: Any) -> str:
-    dotted = ".".join(str(part) for part in item["loc"])
-    if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = _known(kind, item["loc"][:-1])
-        return f"unknown parameter {dotted!r}, {did_you_mean(str(item['loc'][-1]), known)}"
-    if item["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
-        return f"parameter {dotted!r} is missing"
-    if item["type"] == "value_error":  # of a whole section: __post_init__ says it all
-        return f"section {dotted!r}: {item['msg'].removeprefix('Value error, ')}"
-    return f"parameter {dotted!r}: {item['msg']}, got {item['input']!r}"
-
-
-def _known(kind: Any, path: tuple[Any, ...]) -> list[str]:
-    for part in path:
-        hints = kind if isinstance(kind, dict) else get_type_hints(kind) if is_dataclass(kind) else {}
-        # A mapping such as corpora has no hints: its values share one type.
-        kind = hints[part] if part in hints else getattr(kind, "__args__", (kind,))[0 if isinstance(part, int) else -1]
-    return [f.name for f in fields(kind)] if is_dataclass(kind) else []
