@@ -63,6 +63,7 @@ def in_one_script(out: Path) -> None:
     from emoverse.params import load_params
     from emoverse.report.step import report
     from emoverse.training.step import train
+    from emoverse.validation.amt import check_folder
     from emoverse.validation.step import validate
 
     params = load_params()
@@ -71,7 +72,7 @@ def in_one_script(out: Path) -> None:
         corpora.append(out / "validated" / name)
         validate(name, Path(one.root), corpora[-1], params.media, params.validation)
     amt, base, first, second = (out / name for name in ("amt", "base", "stage1", "stage2"))
-    build_amt(corpora, amt, params.amt)
+    build_amt(corpora, amt, params.amt, check=check_folder)
     base_model(base, params.base_model, params.media)
     train("stage1", base, amt, corpora, first, params.stage1)
     train("stage2", first, amt, corpora, second, params.stage2)
