@@ -67,6 +67,14 @@ def _guarded(run: Callable[[argparse.Namespace], None], args: argparse.Namespace
         return 2
     except BrokenPipeError:
         return 0
+    except KeyboardInterrupt:
+        print("emoverse: stopped", file=sys.stderr)
+        return 130
+    except OSError as error:  # a file or folder of the user's that cannot be read or written
+        if args.debug or not error.filename:
+            raise
+        print(f"emoverse: {error.filename}: {error.strerror}; check the path and your rights to it", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -82,3 +82,21 @@ def _published(out: Path) -> Path:
     with publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
         (draft.path / "a").write_text("x", "utf-8")
     return out
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "emoverse: stopped\n"),
+        (PermissionError(13, "Permission denied", "/x/y"), 2, "emoverse: /x/y: Permission denied; check the path and"),
+    ],
+)
+def test_a_stop_and_a_file_out_of_reach_end_in_one_line(
+    raised: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(args: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("emoverse.verbs.lineage.main", broken)
+    assert main(["lineage", "data"]) == code
+    assert capsys.readouterr().err.startswith(said)
