@@ -1,4 +1,4 @@
-"""--model and --original: looked at where Kubeflow will import them from, before anything runs, and told to its cache."""
+"""--model and --original are looked at where Kubeflow will import them from, and its cache is told what lies there."""
 
 import json
 from collections.abc import Callable, Iterator
