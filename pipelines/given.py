@@ -78,7 +78,7 @@ def _opened(uri: str) -> tuple[Any, dict[str, dict[str, Any]]]:
     import fsspec
 
     try:
-        store, root = fsspec.core.url_to_fs(uri.rstrip("/"))
+        store, root = fsspec.core.url_to_fs(uri.rstrip("/"), skip_instance_cache=True)
         root = root.rstrip("/")
         found = store.find(root, detail=True)
     except FileNotFoundError:

@@ -39,19 +39,7 @@ def params(tmp_path: Path) -> Params:
     return replace(load_params(REPO / "params.yaml"), corpora=corpora, media=MEDIA, validation=VALIDATION)
 
 
-def test_shards_on_several_pods_join_to_the_bytes_of_one_machine(params: Params, tmp_path: Path) -> None:
-    validate("meld", tmp_path / "MELD", tmp_path / "direct", MEDIA, VALIDATION)
-    options = Options(shards=2, local=True)
-    apart = validation_apart(options, Placing(options))
-    given = measured(params, tmp_path).as_keywords()
-    names = ("corpora", "media", "validation", "code_validate")
-    with session(tmp_path / "runs"):
-        (joined,) = apart(raw_volume="", **{name: given[name] for name in names}).output
-    assert open_source(Path(joined.path)).digest == open_source(tmp_path / "direct").digest
-    assert joined.metadata["raw"] == {"meld": given["corpora"][0]["md5"]}
-
-
-def test_a_corpus_in_the_runs_workspace_is_read_there_by_all_shards_and_is_gone_with_the_run(
+def test_shards_read_a_corpus_in_the_runs_workspace_and_join_to_the_bytes_of_one_machine(
     params: Params, tmp_path: Path
 ) -> None:
     validate("meld", tmp_path / "MELD", tmp_path / "direct", MEDIA, VALIDATION)
@@ -69,6 +57,7 @@ def test_a_corpus_in_the_runs_workspace_is_read_there_by_all_shards_and_is_gone_
     with session(tmp_path / "runs"):
         (joined,) = apart(corpora=corpora, raw_volume=WORKSPACE, **{name: given[name] for name in names}).output
     assert open_source(Path(joined.path)).digest == open_source(tmp_path / "direct").digest
+    assert joined.metadata["raw"] == {"meld": tracked.md5}
     (note,) = (tmp_path / "runs").rglob("fetch/raw")
     assert Path(json.loads(note.read_text("utf-8"))["folder"]) == tmp_path / "runs/workspace" / tracked.md5
     assert not (tmp_path / "runs/workspace").exists()
