@@ -119,7 +119,7 @@ def _utterance(
     row: Mapping[str, Any], split: Split, row_id: str, dialogue: str, source: str, causes: tuple[int, ...]
 ) -> Utterance:
     """Turn one JSON utterance into a row of the table; raise BadRow for its first fault."""
-    number, text, speaker, emotion = (row.get(key) for key in ("utterance_ID", "text", "speaker", "emotion"))
+    number, text, speaker, emotion = row.get("utterance_ID"), row.get("text"), row.get("speaker"), row.get("emotion")
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise BadRow("utterance_ID", "bad-number", f"{number!r} is not a whole number from 1")
     if not isinstance(text, str) or not text.strip():
@@ -144,7 +144,7 @@ def _utterance(
 
 def _span(source: Any) -> tuple[str, float, float]:
     """Return episode, start and end in seconds of a ``video_source``."""
-    if not isinstance(source, list) or len(source) != 3 or not all(isinstance(part, str) for part in source):
+    if not isinstance(source, list) or len(source) != 3 or set(map(type, source)) != {str}:
         raise BadRow("video_source", "bad-time", f"{source!r} is not [episode, start, end]")
     start, end = seconds(source[1]), seconds(source[2])
     if start is None or end is None:

@@ -153,4 +153,4 @@ def unsafe(part: str) -> str | None:
 
 def nfc(path: str) -> str:
     """Return a path in Unicode NFC, the one form the tables use."""
-    return unicodedata.normalize("NFC", path)
+    return path if path.isascii() else unicodedata.normalize("NFC", path)

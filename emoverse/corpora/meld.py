@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, Literal, cast
 
 from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
-from emoverse.corpora.files import BadRow, Problems, Row, rows_of, whole_number
+from emoverse.corpora.files import BadRow, Problems, rows_of, whole_number
 from emoverse.corpora.hints import emotion_hint
 from emoverse.corpora.memory import uncollected
 from emoverse.corpora.times import episode_name, seconds
@@ -47,30 +47,36 @@ def read_split(path: Path, split: Split) -> Reading:
     good: list[Utterance] = []
     seen: dict[str, int] = {}
     for row in rows_of(path, COLUMNS, problems):
-        row_id = f"meld/{split}/dia{row.cells[4]}_utt{row.cells[5]}"
+        stem = f"dia{row.cells[4]}_utt{row.cells[5]}"
+        row_id, clip = f"meld/{split}/{stem}", f"{FILES[split][1]}/{stem}.mp4"
         try:
-            utterance = _utterance(row, split, row_id, f"{problems.name}:{row.line}")
+            utterance = _utterance(row.cells, split, row_id, clip, f"{problems.name}:{row.line}")
             if seen.setdefault(row_id, row.line) != row.line:
                 raise BadRow("Utterance_ID", "duplicate-id", f"{row_id} is already on line {seen[row_id]}")
             good.append(utterance)
         except BadRow as fault:
-            problems.add(row_id, row.line, fault.column, fault.reason, fault.detail, clip=_clip(split, row_id))
+            problems.add(row_id, row.line, fault.column, fault.reason, fault.detail, clip=clip)
     return Reading(good, problems.found)
 
 
-def _utterance(row: Row, split: Split, row_id: str, source: str) -> Utterance:
+def _utterance(cells: tuple[str, ...], split: Split, row_id: str, clip: str, source: str) -> Utterance:
     """Turn a row into an utterance; raise BadRow for its first fault."""
-    text, speaker, emotion, polarity, dialogue, number, season, episode, start, end = row.cells
-    _number("Dialogue_ID", dialogue)
-    position = _number("Utterance_ID", number)
-    aired = episode_name(_number("Season", season), _number("Episode", episode))
+    text, speaker, emotion, polarity, dialogue, number, season, episode, start, end = cells
+    numbers = whole_number(dialogue), whole_number(number), whole_number(season), whole_number(episode)
+    dialogue_number, position, *aired = numbers
+    if dialogue_number is None or position is None or aired[0] is None or aired[1] is None:
+        first = COLUMNS.index("Dialogue_ID") + numbers.index(None)
+        raise BadRow(COLUMNS[first], "bad-number", f"{cells[first]!r} is not a whole number")
     if emotion not in EMOTIONS:
         raise BadRow("Emotion", "bad-label", f"{emotion!r} is not an emotion; {emotion_hint(emotion)}")
     if polarity not in POLARITIES:
         raise BadRow("Sentiment", "bad-label", f"{polarity!r} is not a sentiment; {did_you_mean(polarity, POLARITIES)}")
     if not text.strip():
         raise BadRow("Utterance", "empty-text", "the utterance has no words")
-    begin, finish = _seconds("StartTime", start), _seconds("EndTime", end)
+    begin, finish = seconds(start), seconds(end)
+    if begin is None or finish is None:
+        column, word = ("StartTime", start) if begin is None else ("EndTime", end)
+        raise BadRow(column, "bad-time", f"{word!r} is not h:mm:ss,mmm")
     if finish < begin:
         raise BadRow("EndTime", "span-backwards", f"ends at {end}, before it begins at {start}")
     return Utterance(
@@ -78,24 +84,5 @@ def _utterance(row: Row, split: Split, row_id: str, source: str) -> Utterance:
         speaker=speaker or None, text=text, emotion=emotion,
         polarity=cast(Literal["negative", "neutral", "positive"], polarity),
         sentiment=None, intensities=None, causes=None,
-        episode=aired, start=begin, end=finish,
-        clip=_clip(split, row_id), source=source,
+        episode=episode_name(aired[0], aired[1]), start=begin, end=finish, clip=clip, source=source,
     )  # fmt: skip
-
-
-def _clip(split: Split, row_id: str) -> str:
-    return f"{FILES[split][1]}/{row_id.rpartition('/')[2]}.mp4"
-
-
-def _number(column: str, word: str) -> int:
-    value = whole_number(word)
-    if value is None:
-        raise BadRow(column, "bad-number", f"{word!r} is not a whole number")
-    return value
-
-
-def _seconds(column: str, word: str) -> float:
-    time = seconds(word)
-    if time is None:
-        raise BadRow(column, "bad-time", f"{word!r} is not h:mm:ss,mmm")
-    return time

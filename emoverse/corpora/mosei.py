@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -97,6 +98,7 @@ def _clip(video: str, clip: str) -> str:
     return nfc(f"Raw/{video}/{clip}.mp4")
 
 
+@lru_cache(maxsize=1 << 10)  # few different values
 def _sentiment(label: str, annotation: str) -> tuple[float, Polarity]:
     """Return the number and the polarity that both columns agree on."""
     try:
