@@ -64,8 +64,6 @@ def test_every_row_of_ecf_is_good_and_train_is_rebuilt_from_its_two_sources(shar
     rebuilt = ecf1.rebuild(ecf.load(folder / "Subtask_1_train.json"), folder / "ecf1_all_data_pair.txt")
     listed = json.loads((folder / "Subtask_2_train.rebuilt.json").read_text("utf-8"))
     assert sorted(rebuilt, key=itemgetter("conversation_ID")) == listed
-        (folder / "Subtask_2_train.rebuilt.json").read_text("utf-8")
-    )
 
 
 def test_ecf_train_gives_7690_targets_609_of_them_without_a_cause(shared_data: Path) -> None:
