@@ -83,15 +83,22 @@ class RecordList:
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> None:
-    """Write a whole published file, at once or not at all."""
+    """Write a whole published file, at once or not at all; into a link or a device (``/dev/stdout``), as it comes."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # renaming would put a file in its place
+        with path.open("wb") as handle:
+            return _write_all(handle, records)
     temporary = path.with_name(path.name + ".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with temporary.open("wb") as handle:
-            listing = RecordList(handle)
-            for one in records:
-                listing.add([one])
-            listing.end()
+            _write_all(handle, records)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_all(handle: IO[bytes], records: Iterable[bytes]) -> None:
+    listing = RecordList(handle)
+    for one in records:
+        listing.add([one])
+    listing.end()
