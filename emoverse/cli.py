@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from emoverse import __version__
 
@@ -55,27 +55,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _guarded(module.main, args)
 
 
-def _guarded(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
-    from emoverse.errors import UserError
+def _guarded(run: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> int:
+    """Run a verb; turn what it raises into one line on stderr and an exit code, and only ``--debug`` into a traceback.
+
+    2: the user's input or machine was at fault; 130: Ctrl-C; 1: a fault of this program, its traceback kept in a file.
+    """
+    from emoverse.errors import UserError, of_system
 
     try:
         run(args)
     except UserError as error:
-        if args.debug:
-            raise
-        print(f"emoverse: {error}", file=sys.stderr)
-        return 2
+        return _say(error, args, 2)
     except BrokenPipeError:
         return 0
-    except KeyboardInterrupt:
-        print("emoverse: stopped", file=sys.stderr)
-        return 130
-    except OSError as error:  # a file or folder of the user's that cannot be read or written
-        if args.debug or not error.filename:
-            raise
-        print(f"emoverse: {error.filename}: {error.strerror}; check the path and your rights to it", file=sys.stderr)
-        return 2
+    except KeyboardInterrupt as error:
+        return _say(error, args, 130, "interrupted; run the same command again")
+    except OSError as error:
+        said = of_system(error)
+        return _say(error, args, 2, str(said)) if said else _internal(error, args)
+    except Exception as error:
+        return _internal(error, args)
     return 0
+
+
+def _say(error: BaseException, args: argparse.Namespace, code: int, text: str = "") -> int:
+    """Print one line; raise the error itself where ``--debug`` asks for it."""
+    if args.debug:
+        raise error
+    print(f"emoverse: {text or error}", file=sys.stderr)
+    return code
+
+
+def _internal(error: Exception, args: argparse.Namespace) -> int:
+    """Say that the fault is ours; the traceback goes to a file, for training runs may not come by a second time."""
+    import tempfile
+    import traceback
+
+    if args.debug:
+        raise error
+    with tempfile.NamedTemporaryFile("w", prefix="emoverse-", suffix=".log", delete=False, encoding="utf-8") as log:
+        traceback.print_exception(error, file=log)
+    what = f"{type(error).__name__}: {error}".partition("\n")[0][:500]
+    print(f"emoverse: a fault of this program, not of yours: {what}; please report {log.name}", file=sys.stderr)
+    return 1
 
 
 class _Parser(argparse.ArgumentParser):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from emoverse.errors import UserError
 from emoverse.manifest import read_manifest
 from emoverse.verbs.common import add_params, params_of
+
+MOST: Final = 1024  # processes
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,10 +82,9 @@ def in_words(summary: dict[str, Any], out: Path) -> str:
 
 
 def _workers(word: str) -> int:
-    number = int(word)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
+    if not word.isdecimal() or not 1 <= int(word) <= MOST:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1 to {MOST}")
+    return int(word)
 
 
 def _part(word: str) -> tuple[int, int]:
