@@ -177,8 +177,8 @@ def kept(base: Path, *, deep: bool) -> Iterator[Finding]:
             yield Finding("cache", False, found, _mending(one.remedy, name))
         else:
             whole += 1
-    how = "every byte" if deep else "each is there; --data reads every byte"
-    yield Finding("cache", True, f"{whole} of {len(outputs)} outputs are whole ({how})")
+    how = "every byte was read" if deep else "none of their files is missing; --data reads every byte"
+    yield Finding("cache", True, f"{whole} of {len(outputs)} outputs are here and whole ({how})")
 
 
 def _mending(remedy: str, name: str) -> str:

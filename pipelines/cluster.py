@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,6 +20,7 @@ from emoverse.params import parse
 from emoverse.yaml_text import read_yaml
 
 Group = Literal["data", "train"]
+Computing = Literal["base-model", "convert", "train", "evaluate", "export"]  # steps of the train image
 _frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 _AMOUNT: Final = r"^[0-9]+([EPTGMK]i?|m)?$"
 _SECRET: Final = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSPHRASE|API_?KEY|SECRET_ACCESS_KEY)$", re.IGNORECASE)
@@ -41,7 +43,7 @@ class Gpu:
 
     type: str = "nvidia.com/gpu"
     count: int = Field(default=1, ge=1)
-    steps: tuple[str, ...] = ("train", "evaluate")
+    steps: tuple[Computing, ...] = ("train", "evaluate")
 
 
 @_frozen
@@ -148,20 +150,34 @@ def load_cluster(path: Path) -> Cluster:
     if not isinstance(tree, dict):
         raise UserError("holds no mapping", place=str(path), remedy="see docs/cluster.yaml for what may be in it")
     cluster = parse(Cluster, tree, place=str(path))
-    for group in ("data", "train"):
-        for name in getattr(cluster, group).env:
-            if _SECRET.search(name):
-                problem = f"{group}.env gives the value of {name}, which everybody could read in the compiled pipeline"
-                remedy = "put it into a Kubernetes secret, and name that under `secrets`"
-                raise UserError(problem, place=str(path), remedy=remedy)
-    for place in (v.path for v in cluster.volumes):
-        if cluster.publish == place or cluster.publish.startswith(place.rstrip("/") + "/"):
-            break
-    else:
-        if cluster.publish:
-            problem = f"publish names {cluster.publish}, which lies on none of the volumes"
-            raise UserError(problem, place=str(path), remedy="mount a volume there, or leave publish out")
+    for problem, remedy in _faults(cluster):
+        raise UserError(problem, place=str(path), remedy=remedy)
     return cluster
+
+
+def _faults(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """Yield ``(problem, remedy)`` for what each key allows and all together do not."""
+    for group in ("data", "train"):
+        pods: Pods = getattr(cluster, group)
+        for name in filter(_SECRET.search, pods.env):
+            problem = f"{group}.env gives the value of {name}, which everybody could read in the compiled pipeline"
+            yield problem, "put it into a Kubernetes secret, and name that under `secrets`"
+        for one in pods.tolerations:
+            if not one.key if one.operator == "Equal" else one.value:
+                problem = (
+                    f"{group}.tolerations: Kubernetes takes no {one.operator} with key {one.key!r}, value {one.value!r}"
+                )
+                yield problem, "Equal needs a key, Exists takes no value"
+    places = [one.path.rstrip("/") for one in cluster.volumes] + [s.path.rstrip("/") for s in cluster.secrets if s.path]
+    for twice in {place for place in places if places.count(place) > 1}:
+        yield f"two volumes or secrets are mounted at {twice}", "give each a path of its own"
+    for secret in cluster.secrets:
+        if not (secret.env or secret.path):
+            yield f"the secret {secret.name!r} reaches no pod", "give it `env` (key: variable) or a `path`"
+    mounts = [one.path.rstrip("/") + "/" for one in cluster.volumes]
+    if cluster.publish and not f"{cluster.publish}/".startswith(tuple(mounts)):
+        problem = f"publish names {cluster.publish}, which lies on none of the volumes"
+        yield problem, "mount a volume there, or leave publish out"
 
 
 def settle(task: Any, cluster: Cluster, group: Group, step: str) -> None:

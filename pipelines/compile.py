@@ -22,6 +22,8 @@ def compile_to(path: Path, params: Params, *, base: Path = Path(), options: Opti
     if options and options.start == "stage1" and params.stage2.start == "adapter":
         problem = "trains stage 1's adapter further, which needs the base model too; a given model is merged"
         raise UserError(problem, place="stage2.start", remedy="set stage2.start=merged, or train stage 1 in the run")
+    if path.suffix != ".yaml":
+        raise UserError("no name for a pipeline", place=str(path), remedy="give --out a name that ends in .yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(pipeline(presets(params, base), options), str(path))
     path.write_text(_in_order(path.read_text("utf-8")), "utf-8")

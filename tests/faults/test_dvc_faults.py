@@ -49,7 +49,7 @@ def test_a_whole_cache_is_well(root: Path) -> None:
     for deep in (False, True):
         (one,) = findings(deep=deep)
         assert one.ok
-        assert one.found.startswith("2 of 2 outputs are whole")
+        assert one.found.startswith("2 of 2 outputs are here and whole")
 
 
 @pytest.mark.parametrize("after", ["stag", "outs:\n    - path: out\n      ha", "md"])

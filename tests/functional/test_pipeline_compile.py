@@ -131,6 +131,11 @@ def test_the_image_may_be_given_by_digest(tmp_path: Path) -> None:
     assert {e["container"]["image"] for e in executors.values() if "container" in e} == {image}
 
 
+def test_a_name_that_kubeflow_does_not_take_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path)]) == 2
+    assert "give --out a name that ends in .yaml" in capsys.readouterr().err
+
+
 def test_an_override_becomes_a_preset(tmp_path: Path) -> None:
     words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path / "p.yaml")]
     assert main([*words, "--set", "stage1.seed=99"]) == 0
