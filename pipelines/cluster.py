@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import yaml
-from kfp import dsl, kubernetes
 from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -128,15 +127,6 @@ class Cluster:
         return Images(self.images.data or images.data, self.images.train or images.train)
 
 
-def config_of(cluster: Cluster) -> dsl.PipelineConfig | None:
-    """Return what Kubeflow makes for a run as a whole: its workspace, where the profile has one."""
-    if cluster.workspace is None:
-        return None
-    asked = {"storageClassName": cluster.workspace.storage_class, "accessModes": list(cluster.workspace.access_modes)}
-    patch = dsl.KubernetesWorkspaceConfig(pvcSpecPatch={key: value for key, value in asked.items() if value})
-    return dsl.PipelineConfig(workspace=dsl.WorkspaceConfig(size=cluster.workspace.size, kubernetes=patch))
-
-
 def load_cluster(path: Path) -> Cluster:
     """Read a profile; raise UserError for a missing or broken file and for an unknown or ill-typed key."""
     try:
@@ -178,35 +168,3 @@ def _faults(cluster: Cluster) -> Iterator[tuple[str, str]]:
     if cluster.publish and not f"{cluster.publish}/".startswith(tuple(mounts)):
         problem = f"publish names {cluster.publish}, which lies on none of the volumes"
         yield problem, "mount a volume there, or leave publish out"
-
-
-def settle(task: Any, cluster: Cluster, group: Group, step: str) -> None:
-    """Give a task of the pipeline what the profile says for its image and its step."""
-    pods: Pods = getattr(cluster, group)
-    if pods.cpu:
-        task.set_cpu_request(pods.cpu)
-    if pods.memory:
-        task.set_memory_request(pods.memory).set_memory_limit(pods.memory)
-    if cluster.gpu and step in cluster.gpu.steps:
-        task.set_accelerator_type(cluster.gpu.type).set_accelerator_limit(cluster.gpu.count)
-    for key, value in pods.node_selector.items():
-        kubernetes.add_node_selector(task, key, value)
-    for one in pods.tolerations:
-        kubernetes.add_toleration(task, key=one.key, operator=one.operator, value=one.value, effect=one.effect)
-    if pods.shared_memory:
-        kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=pods.shared_memory)
-    for key, value in pods.env.items():
-        task.set_env_variable(key, value)
-    _attach(task, cluster)
-
-
-def _attach(task: dsl.PipelineTask, cluster: Cluster) -> None:
-    for volume in cluster.volumes:
-        kubernetes.mount_pvc(task, volume.claim, volume.path, volume.folder)
-    for secret in cluster.secrets:
-        if secret.env:
-            kubernetes.use_secret_as_env(task, secret.name, secret.env)
-        if secret.path:
-            kubernetes.use_secret_as_volume(task, secret.name, secret.path)
-    if cluster.pull_secrets:
-        kubernetes.set_image_pull_secrets(task, list(cluster.pull_secrets))

@@ -105,6 +105,12 @@ def test_a_profile_with_a_fault_is_refused_by_name(tmp_path: Path, text: str, wo
     assert str(path) in str(caught.value)
 
 
+def test_more_gpus_than_a_pod_gets_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path / "p.yaml")]
+    assert main([*words, "--cluster", str(EXAMPLE), "--set", "train.gpus=4"]) == 2
+    assert "stage1.gpus: wants 4 GPUs, but the cluster profile gives a pod 1; set gpu.count" in capsys.readouterr().err
+
+
 def test_a_workspace_is_made_for_the_run_and_told_to_the_steps_that_read_raw_corpora(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text("workspace: {size: 9Gi, access_modes: [ReadWriteMany]}\n", "utf-8")
     words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path / "p.yaml"), "--shards", "2"]
