@@ -31,6 +31,7 @@ class Placing:
             task.set_caching_options(False)
         if options.revision:  # as a variable: a parameter would make Kubeflow's cache run all again at each commit
             task.set_env_variable(REVISION, options.revision)
+        if options.labels or not options.local:
             task.set_env_variable(IMAGE_NAME, options.labels.get(image, image))
         if not options.local:
             retries = options.cluster.retries
