@@ -40,7 +40,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; return 0, or 2 with one clear line when the user's input was at fault."""
+    """Run one verb; return 0, or 2 with one clear line when the user's input was at fault, 1 when the program was."""
     words = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in words if not word.startswith("-")), "")
     parser, module = _parser(), None
@@ -60,14 +60,42 @@ def _guarded(run: Callable[[argparse.Namespace], None], args: argparse.Namespace
 
     try:
         run(args)
-    except UserError as error:
-        if args.debug:
-            raise
-        print(f"emoverse: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:
         return 0
+    except KeyboardInterrupt:
+        print("emoverse: stopped by Ctrl-C", file=sys.stderr)
+        return 130  # as a shell says it: 128 + SIGINT
+    except Exception as error:
+        if args.debug:
+            raise
+        if isinstance(error, UserError):
+            print(f"emoverse: {error}", file=sys.stderr)
+            return 2
+        if isinstance(error, OSError):
+            print(f"emoverse: {_refused_by_the_system(error)}", file=sys.stderr)
+            return 2
+        print(f"emoverse: {_our_fault(error)}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _refused_by_the_system(error: OSError) -> str:
+    """Return one line about a file, folder or port that the system would not give."""
+    place = f"{error.filename}: " if error.filename else ""
+    return (
+        f"{place}{error.strerror or error}; check the path, its rights and the disk (--debug shows where it happened)"
+    )
+
+
+def _our_fault(error: Exception) -> str:
+    """Keep the traceback of what no check foresaw in a file, and return one line that names it."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="emoverse-", suffix=".txt", encoding="utf-8", delete=False) as kept:
+        kept.write("".join(traceback.format_exception(error)))
+    what = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"a fault of the program, please report it ({what}); its traceback is in {kept.name}"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from emoverse.lineage import revision
 from emoverse.verbs.common import add_params, params_of
+from emoverse.verbs.numbers import above_zero
 from emoverse.verbs.pipeline_options import add_images, add_variants, options_of
 
 
@@ -27,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="image: do not ask the registry; secrets: pods get them in another way, such as workload identity",
     )  # fmt: skip
     parser.add_argument("--wait", action="store_true", help="show each step's progress until the run ends")
-    parser.add_argument("--every", type=float, default=10.0, metavar="SECONDS", help="how often --wait asks (10)")
+    parser.add_argument("--every", type=above_zero, default=10.0, metavar="SECONDS", help="how often --wait asks (10)")
 
 
 def main(args: argparse.Namespace) -> None:

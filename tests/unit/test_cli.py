@@ -76,6 +76,42 @@ def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "named"),
+    [
+        (IsADirectoryError(21, "Is a directory", "a/b"), 2, "emoverse: a/b: Is a directory; check the path"),
+        (KeyError("x"), 1, "emoverse: a fault of the program, please report it (KeyError: 'x')"),
+        (KeyboardInterrupt(), 130, "emoverse: stopped by Ctrl-C"),
+    ],
+)
+def test_no_traceback_reaches_a_user_and_none_is_lost(
+    error: BaseException, code: int, named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def broken(args: object) -> None:
+        raise error
+
+    monkeypatch.setattr("emoverse.verbs.lineage.main", broken)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert main(["lineage", "x"]) == code
+    said = capsys.readouterr().err
+    assert said.startswith(named)
+    assert "Traceback" not in said
+    kept = list(tmp_path.glob("emoverse-*.txt"))
+    assert len(kept) == (code == 1)
+    assert all("Traceback" in path.read_text("utf-8") for path in kept)
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(args: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr("emoverse.verbs.lineage.main", broken)
+    with pytest.raises(KeyError):
+        main(["lineage", "x", "--debug"])
+
+
 def _published(out: Path) -> Path:
     from emoverse.manifest import publish
 
