@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Any, Final
 
 from emoverse import __version__
 
@@ -40,7 +40,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; return 0, or 2 with one clear line when the user's input was at fault, 1 when the program was."""
+    """Run one verb; return 0, or 2 with one clear line when the user's input was at fault."""
     words = list(sys.argv[1:] if argv is None else argv)
     verb = next((word for word in words if not word.startswith("-")), "")
     parser, module = _parser(), None
@@ -55,47 +55,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _guarded(module.main, args)
 
 
-def _guarded(run: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> int:
-    from emoverse.errors import UserError
+def _guarded(run: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> int:
+    """Run a verb; turn what it raises into one line on stderr and an exit code, and only ``--debug`` into a traceback.
+
+    2: the user's input or machine was at fault; 130: Ctrl-C; 1: a fault of this program, its traceback kept in a file.
+    """
+    from emoverse.errors import UserError, of_system
 
     try:
         run(args)
+    except UserError as error:
+        return _say(error, args, 2)
     except BrokenPipeError:
         return 0
-    except KeyboardInterrupt:
-        print("emoverse: stopped by Ctrl-C", file=sys.stderr)
-        return 130  # as a shell says it: 128 + SIGINT
+    except KeyboardInterrupt as error:
+        return _say(error, args, 130, "interrupted; run the same command again")
+    except OSError as error:
+        said = of_system(error)
+        return _say(error, args, 2, str(said)) if said else _internal(error, args)
     except Exception as error:
-        if args.debug:
-            raise
-        if isinstance(error, UserError):
-            print(f"emoverse: {error}", file=sys.stderr)
-            return 2
-        if isinstance(error, OSError):
-            print(f"emoverse: {_refused_by_the_system(error)}", file=sys.stderr)
-            return 2
-        print(f"emoverse: {_our_fault(error)}", file=sys.stderr)
-        return 1
+        return _internal(error, args)
     return 0
 
 
-def _refused_by_the_system(error: OSError) -> str:
-    """Return one line about a file, folder or port that the system would not give."""
-    place = f"{error.filename}: " if error.filename else ""
-    return (
-        f"{place}{error.strerror or error}; check the path, its rights and the disk (--debug shows where it happened)"
-    )
+def _say(error: BaseException, args: argparse.Namespace, code: int, text: str = "") -> int:
+    """Print one line; raise the error itself where ``--debug`` asks for it."""
+    if args.debug:
+        raise error
+    print(f"emoverse: {text or error}", file=sys.stderr)
+    return code
 
 
-def _our_fault(error: Exception) -> str:
-    """Keep the traceback of what no check foresaw in a file, and return one line that names it."""
+def _internal(error: Exception, args: argparse.Namespace) -> int:
+    """Say that the fault is ours; the traceback goes to a file, for training runs may not come by a second time."""
     import tempfile
     import traceback
 
-    with tempfile.NamedTemporaryFile("w", prefix="emoverse-", suffix=".txt", encoding="utf-8", delete=False) as kept:
-        kept.write("".join(traceback.format_exception(error)))
-    what = f"{type(error).__name__}: {error}".splitlines()[0]
-    return f"a fault of the program, please report it ({what}); its traceback is in {kept.name}"
+    if args.debug:
+        raise error
+    with tempfile.NamedTemporaryFile("w", prefix="emoverse-", suffix=".log", delete=False, encoding="utf-8") as log:
+        traceback.print_exception(error, file=log)
+    what = f"{type(error).__name__}: {error}".partition("\n")[0][:500]
+    print(f"emoverse: a fault of this program, not of yours: {what}; please report {log.name}", file=sys.stderr)
+    return 1
 
 
 class _Parser(argparse.ArgumentParser):

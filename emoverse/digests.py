@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from emoverse.errors import UserError
 
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
@@ -19,8 +22,19 @@ def sha256_file(path: Path) -> str:
 
 
 def files_below(root: Path) -> list[str]:
-    """List the relative POSIX paths of all regular files below ``root``, sorted by code point."""
-    return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    """List the relative POSIX paths of all regular files below ``root``, sorted by code point.
+
+    Raises UserError for names that are not UTF-8, which neither a manifest nor DVC can write down.
+    """
+    found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    try:
+        "".join(found).encode("utf-8")
+    except UnicodeEncodeError:
+        odd = [ascii(os.fsencode(name)) for name in found if any("\ud800" <= char <= "\udfff" for char in name)]
+        raise UserError(
+            f"file names that are not UTF-8: {', '.join(odd)}", place=str(root), remedy="rename them"
+        ) from None
+    return found
 
 
 def folder_files(root: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ key itself is never written anywhere).
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import time
@@ -77,8 +78,8 @@ class Endpoint:
         reply = self._answer({"model": own.model, "messages": messages, "max_tokens": own.max_tokens, "temperature": 0})
         usage = reply.get("usage") or {}
         self._answers += 1
-        self._tokens_in += int(usage.get("prompt_tokens") or 0)
-        self._tokens_out += int(usage.get("completion_tokens") or 0)
+        self._tokens_in += usage.get("prompt_tokens", 0)
+        self._tokens_out += usage.get("completion_tokens", 0)
         return " ".join(str(reply["text"]).split())
 
     def facts(self) -> dict[str, Any]:
@@ -97,19 +98,26 @@ class Endpoint:
         digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode("utf-8")).hexdigest()
         path = self._cache / digest[:2] / f"{digest}.json"
         if path.is_file():
-            return dict(json.loads(path.read_text("utf-8")))
+            return _kept(path)
         found = self._post(request)
         try:
             text = found["choices"][0]["message"]["content"]
         except (KeyError, IndexError, TypeError):
-            problem = f"answered something else than a chat completion: {str(found)[:200]}"
+            problem = f"answered something else than a chat completion: {self._redacted(str(found))}"
             raise UserError(problem, place=self.settings.url, remedy="check the address") from None
-        kept = {"text": text or "", "usage": found.get("usage") or {}, "model": found.get("model")}
+        said = found.get("usage")
+        usage = {name: n for name, n in said.items() if isinstance(n, int)} if isinstance(said, dict) else {}
+        kept = {"text": str(text or ""), "usage": usage, "model": found.get("model")}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, kept)
         return kept
 
-    def _post(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    def _redacted(self, text: str) -> str:
+        """Return the beginning of what an endpoint said without the key, which some repeat when they refuse it."""
+        key = os.environ.get(self.settings.key_variable)
+        return (text.replace(key, "<the key>") if key else text)[:200]
+
+    def _post(self, request: Mapping[str, Any]) -> Any:
         """Send a request at the allowed rate; wait as ``Retry-After`` says, else twice as long after each failure."""
         url = self.settings.url.rstrip("/") + "/chat/completions"
         headers = {"Content-Type": "application/json"}
@@ -122,14 +130,14 @@ class Endpoint:
             try:
                 sent = urllib.request.Request(url, data=body, headers=headers)
                 with urllib.request.urlopen(sent, timeout=self.settings.timeout) as reply:
-                    return dict(json.loads(reply.read()))
+                    return json.loads(reply.read())
             except urllib.error.HTTPError as error:
-                why = f"HTTP {error.code}: {error.read()[:200].decode('utf-8', 'replace')}"
+                why = f"HTTP {error.code}: {self._redacted(_body(error))}"
                 if error.code not in _RETRIED:
                     break
                 self._next = time.monotonic() + _seconds(error.headers.get("Retry-After"), 2.0**attempt)
-            except (OSError, ValueError) as error:
-                why = str(error)
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                why = self._redacted(str(error))
                 self._next = time.monotonic() + min(30.0, 2.0**attempt)
         remedy = "check the address and the key; answers so far are kept, so run again to go on"
         raise UserError(f"the endpoint gave no answer ({why})", place=url, remedy=remedy)
@@ -139,6 +147,25 @@ class Endpoint:
         if self._next > now:
             time.sleep(self._next - now)
         self._next = max(now, self._next) + 60.0 / self.settings.requests_per_minute
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """Read an answer from the cache; raise UserError when it is broken."""
+    try:
+        kept = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"not a kept answer: {error}", place=str(path), remedy="remove the file and run again"
+        ) from None
+    return dict(kept)
+
+
+def _body(error: urllib.error.HTTPError) -> str:
+    """Return what came with a refusal, as far as it came."""
+    try:
+        return error.read(4096).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
 
 
 def _seconds(word: str | None, otherwise: float) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 
 class UserError(Exception):
@@ -32,6 +34,32 @@ class RowErrors(UserError):  # noqa: N818  (a plural, as it holds many)
         more = len(self.problems) - self.SHOWN
         tail = f"\n  ... and {more} more" if more > 0 else ""
         super().__init__(f"{len(self.problems)} bad row(s):\n  {shown}{tail}", remedy=remedy)
+
+
+_REMEDIES: Final = {
+    errno.ENOENT: "check the path",
+    errno.EACCES: "give a path you may read and write",
+    errno.EPERM: "give a path you may read and write",
+    errno.EROFS: "give a path that can be written",
+    errno.EISDIR: "give a file",
+    errno.ENOTDIR: "give a folder",
+    errno.EEXIST: "give a path that does not exist yet",
+    errno.ELOOP: "mend the links on the way there",
+    errno.ENAMETOOLONG: "give a shorter path",
+    errno.ENOSPC: "free some space and run again",
+    errno.EDQUOT: "free some space and run again",
+    errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
+}
+
+
+def of_system(error: OSError) -> UserError | None:
+    """Return what the operating system refused, as a mistake of the user's; None for an error of another kind."""
+    if error.errno is None or not error.strerror:
+        return None
+    # the second name is where something should have been moved to
+    place = error.filename2 or error.filename or ""
+    remedy = _REMEDIES.get(error.errno, "check the path and its disk")
+    return UserError(error.strerror.lower(), place=str(place), remedy=remedy)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

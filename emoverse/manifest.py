@@ -128,9 +128,11 @@ def publish(
 
     When the body raises, the draft is removed and an earlier ``out`` stays as it was. ``code`` names the rooms of this
     package whose files decide the result; ``libraries`` the distributions whose version does. Raises UserError when
-    another process is making the same folder, or when the disk is full.
+    another process is making the same folder, when something lies there that no step made or that is an input, or when
+    the disk is full.
     """
     out = out.absolute()
+    _refuse(out, inputs)
     out.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
     with exclusive(out, step):
@@ -167,6 +169,21 @@ def publish(
             shutil.rmtree(draft.path, ignore_errors=True)
         run = {"step": step, "host": socket.gethostname(), "started": started, "seconds": time.time() - started}
         write_json(out.with_name(out.name + ".run.json"), {**run, **draft.run})
+
+
+def _refuse(out: Path, inputs: Mapping[str, Source]) -> None:
+    """Raise UserError where publishing would remove somebody's files, or change an input."""
+    if out.exists() and not out.is_dir():
+        raise UserError("is a file", place=str(out), remedy="give --out a folder")
+    if out.is_dir() and not (out / MANIFEST).is_file() and any(out.iterdir()):
+        remedy = "give --out another folder, or remove this one yourself"
+        raise UserError(f"holds files but no {MANIFEST}, so no step made it", place=str(out), remedy=remedy)
+    home = out.resolve()
+    for name, source in inputs.items():
+        given = source.path.resolve()
+        if home.is_relative_to(given) or given.is_relative_to(home):
+            problem = f"overlaps the input {name!r} ({source.path})"
+            raise UserError(problem, place=str(out), remedy="give --out a folder of its own")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -7,7 +7,6 @@ which need no mapping, are counted beside it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +59,7 @@ def _conflicts(
     emotion = {one.utterance_id: one.emotion for one in (*train, *friends.values())}
     turned = [(other, one) for one, other in pairs]
     found = conflicts(turned, emotion)
-    return {**summary(turned, found), "listed": [asdict(one) for one in found]}
+    return {**summary(turned, found), "listed": [one._asdict() for one in found]}
 
 
 def _signs(train: Sequence[Utterance], friends: Sequence[Utterance]) -> dict[str, int]:

@@ -82,8 +82,9 @@ def match(
         elif name is None:
             dropped["unknown-prompt"] += 1
         else:
-            gold = task(name).gold(one["response"], corpus=utterance.corpus, query=one["query"])
-            question = Question(text=_safe(one["query"]), answer=one["response"], gold=gold)
+            answer = "\n".join(map(neutralise, one["response"].split("\n")))
+            gold = task(name).gold(answer, corpus=utterance.corpus, query=one["query"])
+            question = Question(text=_safe(one["query"]), answer=answer, gold=gold)
             shown = dialogue if task(name).shows == "dialogue" else frozenset((utterance.utterance_id,))
             times[name, utterance.utterance_id] += 1
             again = times[name, utterance.utterance_id]
@@ -121,5 +122,6 @@ def _fault(one: Any) -> str:
         return "not a record"
     if not isinstance(one.get("query"), str) or not isinstance(one.get("response"), str):
         return "query and response must be words"
-    clips = [*(one.get("videos") or []), *(one.get("images") or [])]
+    videos, images = (one.get(key) or [] for key in ("videos", "images"))
+    clips = [*videos, *images] if isinstance(videos, list) and isinstance(images, list) else []
     return "" if len(clips) == 1 and isinstance(clips[0], str) else "videos and images must name exactly one clip"

@@ -178,8 +178,11 @@ class Builder:
     def _rows(self, name: str, chunk: Chunk, rows: NDArray[np.int64], found: Answered) -> Rows:
         """Return a chunk's rows of one task; where a transcript holds a placeholder, its verbatim prompt too."""
         chosen = rows.tolist()
-        unsafe = chunk.shows(name, chunk.unsafe)
-        queries = [chunk.ask_verbatim(name, i, self._reasons) if unsafe[i] else "" for i in chosen]
+        queries: list[str] = []
+        if chunk.unsafe.any():
+            unsafe = chunk.shows(name, chunk.unsafe)[rows].tolist()
+            marked = zip(chosen, unsafe, strict=True)
+            queries = [chunk.ask_verbatim(name, i, self._reasons) if verbatim else "" for i, verbatim in marked]
         questions = [question for i in chosen if isinstance(question := found[i], Question)]
         # Stills show the peak frame instead of the clip.
         still = task(name).media == "peak" or (chunk.corpus == "mosei" and self._params.mosei_media == "image")

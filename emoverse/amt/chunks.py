@@ -43,7 +43,8 @@ class Chunk:
         self._dialogue_of = np.repeat(np.arange(len(dialogues)), [len(dialogue) for dialogue in dialogues])
         self.utterances = [one for dialogue in dialogues for one in dialogue]
         self.ids = [one.utterance_id for one in self.utterances]
-        self.unsafe: Mask = np.array([_is_unsafe(one) for one in self.utterances], dtype=np.bool_)
+        spoken_by = [f"{one.speaker} {one.text}" for one in self.utterances]
+        self.unsafe: Mask = np.array([neutralise(words) != words for words in spoken_by], dtype=np.bool_)
         self.leaked: Mask = np.array([name in leaked for name in self.ids], dtype=np.bool_)
         if self.split == "test":
             self.leaked[:] = False
@@ -88,8 +89,5 @@ def chunks(table: CorpusTable, leaked: Container[str], options: Options, size: i
 
 
 def _reasoned(scene: Scene, reasons: Reasons) -> Scene:
-    return scene._replace(reason=reasons.of(scene.utterance, scene.dialogue, scene.units))
-
-
-def _is_unsafe(one: Utterance) -> bool:
-    return neutralise(one.text) != one.text or (one.speaker is not None and neutralise(one.speaker) != one.speaker)
+    one, dialogue, units, _, options, verbatim = scene
+    return Scene(one, dialogue, units, reasons.of(one, dialogue, units), options, verbatim)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from emoverse.amt.leakage import Side, overlaps, same_clips
 
@@ -13,8 +12,7 @@ MIN_IOU: Final = 0.5
 """Share of the union two spans of an episode must have in common to be one utterance."""
 
 
-@dataclass(frozen=True, order=True)
-class Conflict:
+class Conflict(NamedTuple):
     """One utterance under two ids with two emotions."""
 
     one_id: str
@@ -32,8 +30,7 @@ def shared_utterances(pairs: Sequence[tuple[Side, Side]]) -> list[tuple[str, str
             if one.corpus != other.corpus:
                 found.update(same_clips(one, other))
                 found.update((left, right) for right, left in same_clips(other, one))
-                for left, a, right, b in overlaps([one], [other], MIN_IOU):
-                    found.add((left.ids[a], right.ids[b]))
+                found.update(overlaps(one, other, MIN_IOU))
     return sorted(found)
 
 

@@ -66,6 +66,6 @@ def _split(utterance_id: str) -> str:
     return "/".join(utterance_id.split("/", 2)[:2])
 
 
-def _write_lines(path: Path, rows: Iterable[Any]) -> None:
+def _write_lines(path: Path, rows: Iterable[Leak | Conflict]) -> None:
     with path.open("wb") as handle:
-        handle.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+        handle.writelines(orjson.dumps(row._asdict(), option=orjson.OPT_APPEND_NEWLINE) for row in rows)

@@ -16,8 +16,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import compress
-from typing import Any, Final
+from itertools import count
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,17 @@ from emoverse.amt.tables import CorpusTable
 
 MIN_IOU: Final = 0.3
 MIN_WORDS: Final = 6
+_BATCH: Final = 4096
+_DAY: Final = 86_400.0  # seconds
+_SLACK: Final = 1e-3  # seconds; a time after many days is rounded
+_NUMBERS: Final[defaultdict[str | None, int]] = defaultdict(count().__next__)
+"""Number the episodes as they come; which number one gets decides nothing."""
 _COLUMNS: Final = ("utterance_id", "clip", "speaker", "text", "episode", "start", "end")
+Rows = NDArray[np.int64]
+Times = NDArray[np.float64]
 
 
-@dataclass(frozen=True, order=True)
-class Leak:
+class Leak(NamedTuple):
     """A train (or validation) utterance that shows a test utterance, and by which sign it was found."""
 
     utterance_id: str
@@ -43,22 +49,26 @@ class Side:
     """Some utterances of one corpus in columns; ``start`` and ``end`` are NaN where unknown."""
 
     corpus: str
-    ids: list[str]
-    clips: list[str]
-    speakers: list[str | None]
-    texts: list[str]  # normalised
-    episodes: list[str | None]
-    start: NDArray[np.float64]
-    end: NDArray[np.float64]
+    ids: Sequence[str]
+    clips: Sequence[str]
+    speakers: Sequence[str | None]
+    texts: Sequence[str]  # normalised
+    episodes: Sequence[str | None]
+    start: Times
+    end: Times
 
     @cached_property
-    def by_episode(self) -> dict[str, NDArray[np.int64]]:
-        """Return the rows with a known time, by episode."""
-        rows: dict[str, list[int]] = defaultdict(list)
-        for i, (episode, start) in enumerate(zip(self.episodes, self.start.tolist(), strict=True)):
-            if episode is not None and start == start:
-                rows[episode].append(i)
-        return {episode: np.array(found, dtype=np.int64) for episode, found in rows.items()}
+    def timed(self) -> tuple[Rows, Times, Times, Times]:
+        """Return the rows with a known time in order, and where each one's episode, itself and its end are in time.
+
+        As if all episodes were shown one after another, a day for each.
+        """
+        known = np.fromiter((name is not None for name in self.episodes), np.bool_, len(self.ids))
+        rows = np.flatnonzero(known & np.isfinite(self.start) & np.isfinite(self.end))
+        day = _DAY * np.array([_NUMBERS[self.episodes[row]] for row in rows.tolist()], dtype=np.float64)
+        order = np.argsort(day + self.start[rows], kind="stable")
+        rows, day = rows[order], day[order]
+        return rows, day, day + self.start[rows], day + self.end[rows]
 
     @cached_property
     def borrowed(self) -> dict[str, list[tuple[str, str]]]:
@@ -71,20 +81,21 @@ class Side:
         return dict(found)
 
 
-class _Words(dict[int, str]):
-    """Map the code points of letters and digits to themselves, all others to a space, each when it first occurs."""
+def normalised(texts: Sequence[str]) -> list[str]:
+    """Return lower-case words with single spaces: what two spellings of one utterance have in common.
 
-    def __missing__(self, point: int) -> str:
-        self[point] = chr(point) if chr(point).isalnum() else " "
-        return self[point]
-
-
-_WORDS: Final = _Words()
-
-
-def normalised(text: str) -> str:
-    """Return lower-case words with single spaces: what two spellings of one utterance have in common."""
-    return " ".join(text.lower().translate(_WORDS).split())
+    Words are letters and digits of any script. Many texts are looked up as one array of code points, NUL between them.
+    """
+    every = "".join([text.replace("\0", " ") + "\0" for text in texts]).lower()
+    codes = np.frombuffer(every.encode("utf-32-le"), np.uint32)
+    points = np.flatnonzero(np.bincount(codes))
+    meant = np.zeros(int(codes.max(initial=0)) + 1, np.uint32)
+    meant[points] = [point if point == 0 or chr(point).isalnum() else 32 for point in points.tolist()]
+    words = meant[codes]
+    gap = words == 32
+    follows = np.concatenate([[True], (gap | (words == 0))[:-1]])  # what comes before is no word either
+    kept: str = words[~(gap & follows)].tobytes().decode("utf-32-le")
+    return kept.replace(" \0", "\0").split("\0")[:-1]
 
 
 def long_enough(words: str) -> bool:
@@ -95,9 +106,8 @@ def long_enough(words: str) -> bool:
 def sides(table: CorpusTable) -> tuple[Side, Side]:
     """Return a corpus's test utterances, and all others."""
     split, *columns = table.columns("split", *_COLUMNS)
-    test = [one == "test" for one in split]
-    rest = [not one for one in test]
-    return _side(table.name, columns, test), _side(table.name, columns, rest)
+    rest = len(split) - split.count("test")  # test comes last
+    return _side(table.name, [one[rest:] for one in columns]), _side(table.name, [one[:rest] for one in columns])
 
 
 def find_leaks(pairs: Sequence[tuple[Side, Side]], *, near: bool = True) -> list[Leak]:
@@ -129,8 +139,10 @@ def same_clips(one: Side, two: Side) -> Iterable[tuple[str, str]]:
 
 def by_time(tests: Sequence[Side], others: Sequence[Side]) -> Iterable[Leak]:
     """Find utterances of one episode at the same time."""
-    for one, i, two, j in overlaps(others, tests, MIN_IOU):
-        yield Leak(one.ids[i], two.ids[j], "time")
+    for other in others:
+        for test in tests:
+            for name, test_id in overlaps(other, test, MIN_IOU):
+                yield Leak(name, test_id, "time")
 
 
 def by_text(tests: Sequence[Side], others: Sequence[Side]) -> Iterable[Leak]:
@@ -152,24 +164,34 @@ def same_speaker(one: str | None, two: str | None) -> bool:
     return one is None or two is None or one == two
 
 
-def overlaps(ones: Sequence[Side], twos: Sequence[Side], least: float) -> Iterable[tuple[Side, int, Side, int]]:
-    """Yield pairs of utterances of the same episode whose intersection is at least ``least`` of their union."""
-    groups: dict[str, list[tuple[Side, NDArray[np.int64]]]] = defaultdict(list)
-    for two in twos:
-        for episode, rows in two.by_episode.items():
-            groups[episode].append((two, rows))
-    for one in ones:
-        for episode, left in one.by_episode.items():
-            for two, right in groups.get(episode, ()):
-                a, b = one.start[left][:, None], one.end[left][:, None]
-                c, d = two.start[right], two.end[right]
-                shared = np.minimum(b, d) - np.maximum(a, c)
-                union = np.maximum(b, d) - np.minimum(a, c)
-                for i, j in np.argwhere((shared > 0) & (shared >= least * union)):
-                    yield one, int(left[i]), two, int(right[j])
+def overlaps(one: Side, two: Side, least: float) -> Iterable[tuple[str, str]]:
+    """Yield (id, id) of utterances of the same episode whose intersection is at least ``least`` of their union."""
+    i, j = _neighbours(one, two)
+    shared = np.minimum(one.end[i], two.end[j]) - np.maximum(one.start[i], two.start[j])
+    union = np.maximum(one.end[i], two.end[j]) - np.minimum(one.start[i], two.start[j])
+    alike = (shared > 0) & (shared >= least * union)
+    for left, right in zip(i[alike].tolist(), j[alike].tolist(), strict=True):
+        yield one.ids[left], two.ids[right]
 
 
-def _side(corpus: str, columns: Sequence[Sequence[Any]], chosen: Sequence[bool]) -> Side:
-    ids, clips, speakers, texts, episodes, start, end = (list(compress(column, chosen)) for column in columns)
+def _neighbours(one: Side, two: Side) -> tuple[Rows, Rows]:
+    """Return the rows of all pairs of utterances that touch in an episode, and of some that do not quite.
+
+    In linear time: what touches a span is a stretch of the other side, from the first row that it or an earlier one
+    reaches into the span, to the last that begins before the span ends.
+    """
+    left, day, start, end = one.timed
+    right, other_day, other_start, other_end = two.timed
+    first = np.searchsorted(np.maximum.accumulate(other_end), start - _SLACK)
+    long = np.maximum(np.searchsorted(other_start, end + _SLACK) - first, 0)
+    i = np.repeat(np.arange(len(left)), long)
+    j = np.arange(len(i)) + np.repeat(first - np.cumsum(long) + long, long)
+    same = day[i] == other_day[j]
+    return left[i[same]], right[j[same]]
+
+
+def _side(corpus: str, columns: Sequence[Sequence[Any]]) -> Side:
+    ids, clips, speakers, texts, episodes, start, end = columns
+    words = [one for at in range(0, len(texts), _BATCH) for one in normalised(texts[at : at + _BATCH])]
     times = (np.array(column, dtype=np.float64) for column in (start, end))  # None becomes NaN
-    return Side(corpus, ids, clips, speakers, list(map(normalised, texts)), episodes, *times)
+    return Side(corpus, ids, clips, speakers, words, episodes, *times)

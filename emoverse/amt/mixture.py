@@ -19,12 +19,12 @@ from emoverse.tasks import tasks
 def draws(ids: Sequence[str], *key: str | int) -> NDArray[np.float64]:
     """Return for each id a number in [0, 1) that is a fixed, well-mixed function of the key and the id."""
     begun = hashlib.blake2b("".join(f"{part}\0" for part in key).encode("utf-8"), digest_size=8)
-    digests = bytearray()
+    digests = []
     for one in ids:
         state = begun.copy()
-        state.update(one.encode("utf-8"))
-        digests += state.digest()
-    return (np.frombuffer(digests, dtype=">u8") >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        state.update(one.encode())
+        digests.append(state.digest())
+    return (np.frombuffer(b"".join(digests), dtype=">u8") >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import IO, Final
 
@@ -13,7 +14,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from emoverse.amt.published import RecordList, media_path, quoted, records
+from emoverse.amt.published import RecordList, escaped, media_path, records
 from emoverse.amt.tally import Tally
 from emoverse.corpora.base import Utterance
 from emoverse.tasks.base import Gold, Question
@@ -47,63 +48,62 @@ class Rows:
         """Say whether these are altered copies of other rows."""
         return any(suffix in COPIES for suffix in self.suffixes[:1])
 
-    @property
+    @cached_property
     def answers(self) -> list[str]:
         """Return the right answers."""
         return [question.answer for question in self.questions]
 
-    @property
-    def references(self) -> list[str]:
-        """Return the frames that each row shows."""
-        tail = self._tail
-        return [f"clip:{one.utterance_id}{tail}" for one in self.utterances]
-
-    def published(self) -> list[str]:
-        """Return the records in the authors' form, the transcripts verbatim."""
-        words = self._quoted
-        if any(self.queries):
-            verbatim = zip(self.queries, words, strict=True)
-            words = [(quoted(query) if query else text, answer) for query, (text, answer) in verbatim]
-        clips = [quoted(media_path(one, still=self.still)) for one in self.utterances]
-        return records(self.task, words, clips, still=self.still)
-
-    def lines(self, system: str) -> list[str]:
-        """Return the rows in ms-swift's format, our own keys after ``channel``, as JSON lines."""
-        told = f'{{"role":"system","content":{quoted(system)}}},' if system else ""
-        mark, task, tail, corpus = (
-            "<image>" if self.still else "<video>",
-            self.task,
-            self._tail,
-            self.utterances[0].corpus,
-        )
-        videos, images = ("", '"clip:%s"') if self.still else ('"clip:%s"', "")
-        ids = [quoted(one.utterance_id)[1:-1] for one in self.utterances]
-        shown = f'"videos":[{videos}],"images":[{images}]'
-        suffixes = self.suffixes or [""] * len(self)
-        return [
-            f'{{"messages":[{told}{{"role":"user","content":"{mark}{text[1:]}}},'
-            f'{{"role":"assistant","content":{answer}}}],{shown % (name + tail)},'
-            f'"channel":"{task}/{name}{suffix}","task":"{task}","corpus":"{corpus}","utterance_id":"{name}"{more}}}\n'
-            for (text, answer), name, suffix, more in zip(self._quoted, ids, suffixes, self._more(), strict=True)
-        ]
-
-    @property
-    def _tail(self) -> str:
-        return ("#peak" if self.still else "") + ("#blank" if self.suffixes[:1] == ["~blank"] else "")
+    @cached_property
+    def names(self) -> list[bytes]:
+        """Return the utterances' ids, escaped as JSON strings."""
+        return escaped([one.utterance_id for one in self.utterances])
 
     @cached_property
-    def _quoted(self) -> list[tuple[str, str]]:
-        """Return question and answer as JSON strings: both files of a row write them, and are little else."""
-        answers = {answer: quoted(answer) for answer in set(self.answers)}
-        return [(quoted(question.text), answers[question.answer]) for question in self.questions]
+    def texts(self) -> list[bytes]:
+        """Return the questions, escaped as JSON strings: both files of a row hold them, and little else."""
+        return escaped([question.text for question in self.questions])
 
-    def _more(self) -> list[str]:
+    @property
+    def tail(self) -> str:
+        """Return what the references to the rows' frames end with."""
+        return ("#peak" if self.still else "") + ("#blank" if self.suffixes[:1] == ["~blank"] else "")
+
+    def published(self) -> list[bytes]:
+        """Return the records in the authors' form, the transcripts verbatim."""
+        texts = self.texts
+        if any(self.queries):
+            verbatim = zip(texts, escaped(self.queries), strict=True)
+            texts = [query or text for text, query in verbatim]
+        clips = escaped([media_path(one, still=self.still) for one in self.utterances])
+        return records(self.task, texts, self._answers, clips, still=self.still)
+
+    def lines(self, system: str) -> list[bytes]:
+        """Return the rows in ms-swift's format, our own keys after ``channel``, as JSON lines."""
+        told = f'{{"role":"system","content":"{escaped([system])[0].decode()}"}},'.replace("%", "%%") if system else ""
+        mark, shown = "<image>" if self.still else "<video>", f'"clip:%b{self.tail}"'
+        videos, images = ("", shown) if self.still else (shown, "")
+        line = (
+            f'{{"messages":[{told}{{"role":"user","content":"{mark}%b"}},{{"role":"assistant","content":"%b"}}],'
+            f'"videos":[{videos}],"images":[{images}],"channel":"{self.task}/%b%b","task":"{self.task}",'
+            f'"corpus":"{self.utterances[0].corpus}","utterance_id":"%b"%b}}\n'
+        ).encode()
+        suffixes = [suffix.encode() for suffix in self.suffixes] or repeat(b"", len(self))
+        columns = zip(self.texts, self._answers, self.names, suffixes, self._more(), strict=True)
+        return [line % (text, answer, name, name, suffix, name, more) for text, answer, name, suffix, more in columns]
+
+    @cached_property
+    def _answers(self) -> list[bytes]:
+        """Return the answers, escaped as JSON strings; most occur many times."""
+        known = list(set(self.answers))
+        written = dict(zip(known, escaped(known), strict=True))
+        return [written[answer] for answer in self.answers]
+
+    def _more(self) -> list[bytes]:
         """Return each row's further keys: those of its question, and its gold."""
-        more = ["," + orjson.dumps(one.extra).decode()[1:-1] if one.extra else "" for one in self.questions]
+        more = [b"," + orjson.dumps(one.extra)[1:-1] if one.extra else b"" for one in self.questions]
         if not self.golds:
             return more
-        golds = (orjson.dumps(gold).decode() for gold in self.golds)
-        return [f'{extra},"gold":{gold}' for extra, gold in zip(more, golds, strict=True)]
+        return [extra + b',"gold":' + orjson.dumps(gold) for extra, gold in zip(more, self.golds, strict=True)]
 
 
 @dataclass
@@ -143,13 +143,13 @@ class Outputs:
             return
         parts, places = [parts[i] for i in full], [places[i] for i in full]
         file = self._files.get(name) or self._open(name)
-        file.rows.write("".join(_in_order([rows.lines(self._system) for rows in parts], places)).encode())
+        file.rows.write(b"".join(_in_order([rows.lines(self._system) for rows in parts], places)))
         for rows in parts:
             file.tally.add(rows)
         own = [i for i, rows in enumerate(parts) if not rows.copied]
         if own:
             published = _in_order([parts[i].published() for i in own], [places[i] for i in own])
-            (file.published or self._publish(name, file)).add(*published)
+            (file.published or self._publish(name, file)).add(published)
 
     def _open(self, name: str) -> _File:
         path = self._root / f"{name}.jsonl"
@@ -160,13 +160,13 @@ class Outputs:
     def _publish(self, name: str, file: _File) -> RecordList:
         path = self._root / "published" / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = self._stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
+        handle = self._stack.enter_context(path.open("wb"))
         file.published = RecordList(handle)
         self._stack.callback(file.published.end)
         return file.published
 
 
-def _in_order(parts: Sequence[list[str]], places: Sequence[NDArray[np.int64]]) -> list[str]:
+def _in_order(parts: Sequence[list[bytes]], places: Sequence[NDArray[np.int64]]) -> list[bytes]:
     """Merge lists into one by the places of their members."""
     flat = [one for part in parts for one in part]
     if len(parts) == 1:

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 import orjson
 
 from emoverse.corpora.base import Utterance
 
+_RECORD: Final = (
+    b'    {\n        "query": "%b",\n        "response": "%b",\n        "%b": [\n            "%b"\n        ]\n    }'
+)
+_ECPE_RECORD: Final = (
+    b'    {\n        "%b": [\n            "%b"\n        ],\n        "query": "%b",\n        "response": "%b"\n    }'
+)
 
-def quoted(text: str) -> str:
-    """Return a text as a JSON string, as ``json.dumps(text, ensure_ascii=False)`` writes it."""
-    return orjson.dumps(text).decode()
+
+def escaped(texts: Sequence[str]) -> list[bytes]:
+    """Return texts as they stand between the quotation marks of a JSON string, in UTF-8.
+
+    As ``json.dumps(text, ensure_ascii=False)`` writes them. A whole column goes through orjson at once, one string to
+    a line: a line break inside a string is escaped, so lines end between strings only.
+    """
+    return orjson.dumps(texts, option=orjson.OPT_INDENT_2)[5:-3].split(b'",\n  "') if texts else []
 
 
 def media_path(one: Utterance, *, still: bool) -> str:
@@ -36,55 +47,58 @@ def _folder(corpus: str, split: str, folder: str) -> str:
     return f"{folder}/".removeprefix("Raw/") if corpus == "mosei" else f"{corpus}/{folder}/"
 
 
-def record(task: str, query: str, response: str, media: str, *, still: bool) -> str:
+def record(task: str, query: str, response: str, media: str, *, still: bool) -> bytes:
     """Return one record's JSON, indented as an element of the list."""
-    return records(task, [(quoted(query), quoted(response))], [quoted(media)], still=still)[0]
+    return records(task, *([one] for one in escaped([query, response, media])), still=still)[0]
 
 
-def records(task: str, words: Iterable[tuple[str, str]], clips: Iterable[str], *, still: bool) -> list[str]:
-    """Return records of one task from (query, response) and clip, each a JSON string; ECPE's begin with the video."""
-    kind = "images" if still else "videos"
+def records(
+    task: str, queries: Iterable[bytes], responses: Iterable[bytes], clips: Iterable[bytes], *, still: bool
+) -> list[bytes]:
+    """Return records of one task from columns of ``escaped`` texts; ECPE's begin with the video."""
+    kind = b"images" if still else b"videos"
+    columns = zip(queries, responses, clips, strict=True)
     if task.startswith("ecpe"):
-        return [
-            f'    {{\n        "{kind}": [\n            {clip}\n        ],\n'
-            f'        "query": {query},\n        "response": {response}\n    }}'
-            for (query, response), clip in zip(words, clips, strict=True)
-        ]
-    return [
-        f'    {{\n        "query": {query},\n        "response": {response},\n'
-        f'        "{kind}": [\n            {clip}\n        ]\n    }}'
-        for (query, response), clip in zip(words, clips, strict=True)
-    ]
+        return [_ECPE_RECORD % (kind, clip, query, response) for query, response, clip in columns]
+    return [_RECORD % (query, response, kind, clip) for query, response, clip in columns]
 
 
 class RecordList:
     """Stream records into a JSON file, exactly as ``json.dumps(records, indent=4, ensure_ascii=False)`` writes them."""
 
-    def __init__(self, handle: IO[str]) -> None:
+    def __init__(self, handle: IO[bytes]) -> None:
         self._handle = handle
         self._count = 0
 
-    def add(self, *records: str) -> None:
+    def add(self, records: Sequence[bytes]) -> None:
         """Write some ``record``s."""
         if records:
-            self._handle.write(("[\n" if self._count == 0 else ",\n") + ",\n".join(records))
+            self._handle.write(b"[\n" if self._count == 0 else b",\n")
+            self._handle.write(b",\n".join(records))
             self._count += len(records)
 
     def end(self) -> None:
         """Close the list; the authors' files end without a line end."""
-        self._handle.write("\n]" if self._count else "[]")
+        self._handle.write(b"\n]" if self._count else b"[]")
 
 
-def write_records(path: Path, records: Iterable[str]) -> None:
-    """Write a whole published file, at once or not at all."""
+def write_records(path: Path, records: Iterable[bytes]) -> None:
+    """Write a whole published file, at once or not at all; into a link or a device (``/dev/stdout``), as it comes."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # renaming would put a file in its place
+        with path.open("wb") as handle:
+            return _write_all(handle, records)
     temporary = path.with_name(path.name + ".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as handle:
-            listing = RecordList(handle)
-            for one in records:
-                listing.add(one)
-            listing.end()
+        with temporary.open("wb") as handle:
+            _write_all(handle, records)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_all(handle: IO[bytes], records: Iterable[bytes]) -> None:
+    listing = RecordList(handle)
+    for one in records:
+        listing.add([one])
+    listing.end()

@@ -114,8 +114,10 @@ class FileReasons:
 
 def _speakers(one: Utterance, dialogue: Sequence[Utterance]) -> list[str]:
     """Name the other speakers whose utterances caused the emotion, in order of first mention."""
+    if not one.causes:
+        return []
     known = {other.position: other.speaker for other in dialogue}
-    named = [known.get(cause) for cause in one.causes or ()]
+    named = [known.get(cause) for cause in one.causes]
     return list(dict.fromkeys(name for name in named if name and name != one.speaker))
 
 

@@ -19,6 +19,7 @@ from emoverse.amt.outputs import Outputs
 from emoverse.amt.page import write_page
 from emoverse.amt.reasons import Reasons, provider
 from emoverse.amt.tables import CorpusTable
+from emoverse.corpora.base import SPLITS
 from emoverse.corpora.memory import uncollected
 from emoverse.digests import sha256_file
 from emoverse.errors import UserError
@@ -149,6 +150,7 @@ def _counted(builder: Builder, outputs: Outputs, warnings: list[str]) -> dict[st
     left_out = {"/".join(key): dict(sorted(reasons.items())) for key, reasons in sorted(builder.left_out.items())}
     return {
         "warnings": warnings,
+        "mixtures": _mixtures(builder),
         "files": {name: tally.report() for name, tally in sorted(outputs.tallies.items())},
         "left_out": left_out,
         "remedies": dict(sorted({**builder.remedies, **builder.tolerated}.items())),
@@ -156,10 +158,19 @@ def _counted(builder: Builder, outputs: Outputs, warnings: list[str]) -> dict[st
     }
 
 
+def _mixtures(builder: Builder) -> dict[str, dict[str, dict[str, int]]]:
+    """Return how many rows each stage has, by task and corpus."""
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for (where, corpus, name), answers in sorted(builder.answers.items()):
+        if where not in SPLITS:
+            found.setdefault(where, {}).setdefault(name, {})[corpus] = answers.total()
+    return found
+
+
 def _trained(builder: Builder) -> dict[tuple[str, str], Counter[str]]:
     """Return the train answers of all stages by (corpus, task)."""
     found: dict[tuple[str, str], Counter[str]] = {}
     for (where, corpus, name), answers in builder.answers.items():
-        if where not in ("validation", "test"):
+        if where not in SPLITS:
             found.setdefault((corpus, name), Counter()).update(answers)
     return found

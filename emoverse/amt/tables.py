@@ -7,7 +7,7 @@ whatever order the rows were read in. A million utterances take some 300 MB.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
+from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
@@ -63,9 +63,8 @@ class CorpusTable:
 
     def dialogues(self) -> Iterator[Scenery]:
         """Yield each dialogue, utterances by position."""
-        for _, dialogue in groupby(self._rows.utterances(), key=attrgetter("split", "dialogue_id")):
-            held = list(dialogue)
-            yield held, [self.units.of(one.utterance_id) if self.units else None for one in held]
+        for held in self._rows.dialogues():
+            yield held, [self.units.of(one.utterance_id) for one in held] if self.units else [None] * len(held)
 
 
 class _Stored:
@@ -89,7 +88,11 @@ class _Stored:
     def columns(self, names: Sequence[str]) -> list[Sequence[Any]]:
         return [self._table[name].to_pylist() for name in names]
 
-    def utterances(self) -> Iterator[Utterance]:
+    def dialogues(self) -> Iterator[list[Utterance]]:
+        for _, dialogue in groupby(self._utterances(), key=attrgetter("split", "dialogue_id")):
+            yield list(dialogue)
+
+    def _utterances(self) -> Iterator[Utterance]:
         names = self._table.schema.names
         numbers = [names.index(name) for name in ("intensities", "causes")]
         for batch in self._table.to_batches(max_chunksize=_BATCH):
@@ -104,22 +107,24 @@ class _Spoken:
     """Utterances as they were read."""
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
-        names = list({one.dialogue_id for one in utterances})
-        rank = dict(zip(names, _ranks(names).tolist(), strict=True))
-        splits = {name: place for place, name in enumerate(SPLITS)}
-        self._utterances = sorted(utterances, key=lambda one: (splits[one.split], rank[one.dialogue_id], one.position))
+        found: dict[tuple[str, str], list[Utterance]] = {}
+        for one in utterances:
+            found.setdefault((one.split, one.dialogue_id), []).append(one)
+        order = sorted(found, key=lambda key: (SPLITS.index(key[0]), natural(key[1])))
+        self._dialogues = [sorted(found[key], key=attrgetter("position")) for key in order]
 
     def __len__(self) -> int:
-        return len(self._utterances)
+        return sum(map(len, self._dialogues))
 
     def corpora(self) -> list[str]:
-        return sorted({one.corpus for one in self._utterances})
+        return sorted({one.corpus for dialogue in self._dialogues for one in dialogue})
 
     def columns(self, names: Sequence[str]) -> list[Sequence[Any]]:
-        return list(zip(*map(attrgetter(*names), self._utterances), strict=True))
+        every = list(chain.from_iterable(self._dialogues))
+        return [list(map(attrgetter(name), every)) for name in names]
 
-    def utterances(self) -> Iterator[Utterance]:
-        return iter(self._utterances)
+    def dialogues(self) -> Iterator[list[Utterance]]:
+        return iter(self._dialogues)
 
 
 class _Units:

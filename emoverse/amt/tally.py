@@ -36,8 +36,7 @@ class Tally:
         """Count rows of one task."""
         if not len(rows):
             return
-        texts, answers = [question.text for question in rows.questions], rows.answers
-        found, allowed = Counter(answers), rows.questions[0].gold["answers"]
+        found, allowed = Counter(rows.answers), rows.questions[0].gold["answers"]
         self.rows += len(rows)
         if len(self.answers) < _KEPT:
             self.answers.update(found)
@@ -45,10 +44,10 @@ class Tally:
         self.placeholders += sum(query != "" for query in rows.queries)
         if allowed is not None:
             self.outside += sum(count for answer, count in found.items() if answer not in allowed)
-        words = _hashes(texts)
+        words = _hashes(rows.texts)
         self._words.append(words)
-        self._clips.append(words * _ODD ^ _hashes(rows.references))
-        self._answers.append(_hashes(answers))
+        self._clips.append(words * _ODD ^ _hashes(rows.names) + hash(rows.tail))
+        self._answers.append(_hashes(rows.answers))
 
     def report(self) -> dict[str, Any]:
         """Return the counts; contradictions are groups of equal prompts (and clips) with more than one answer."""
@@ -67,7 +66,7 @@ class Tally:
         }
 
 
-def _hashes(texts: Sequence[str]) -> Hashes:
+def _hashes(texts: Sequence[str] | Sequence[bytes]) -> Hashes:
     return np.fromiter(map(hash, texts), dtype=np.int64, count=len(texts))
 
 

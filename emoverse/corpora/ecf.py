@@ -9,8 +9,9 @@ clips: a train clip that is not there under its own name is MELD's, below ``MELD
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ import orjson
 from emoverse.corpora import ecf1
 from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
 from emoverse.corpora.ecf_pairs import causes_of
-from emoverse.corpora.files import BadRow, Problems, decode, unsafe
+from emoverse.corpora.files import BadRow, Problems, decode, faults_of, unsafe
 from emoverse.corpora.hints import emotion_hint
 from emoverse.corpora.memory import uncollected
 from emoverse.corpora.times import seconds
@@ -65,7 +66,7 @@ def load(path: Path) -> list[Any]:
     try:
         found = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        place = f"{path.name}:{error.lineno}:{error.colno}"
+        place = f"{path}:{error.lineno}:{error.colno}"
         raise UserError(f"not JSON: {error.msg}", place=place, remedy="fetch the file again") from None
     if not isinstance(found, list):
         raise UserError("holds no list of conversations", place=str(path), remedy="give a Subtask_2 file")
@@ -84,8 +85,7 @@ def read_conversations(conversations: list[Any], split: Split, name: str) -> Rea
             continue
         dialogue = str(item["conversation_ID"])
         if dialogue in seen:
-            detail = f"conversation {dialogue} is already at [{seen[dialogue]}]"
-            problems.add(f"ecf/{split}/dia{dialogue}", f"[{i}]", "conversation_ID", "duplicate-id", detail)
+            _repeated(item, i, split, problems, f"conversation {dialogue} is already at [{seen[dialogue]}]")
             continue
         seen[dialogue] = i
         good += _conversation(item, i, split, problems)
@@ -111,26 +111,24 @@ def _conversation(item: Mapping[str, Any], i: int, split: Split, problems: Probl
                 good[one.position] = one
         except BadRow as fault:
             clip = f"{FILES[split][1]}/{row_id.rpartition('/')[2]}.mp4"
-            problems.add(row_id, where, fault.column, fault.reason, fault.detail, clip=clip)
+            problems.add_all(row_id, where, faults_of(fault, _checks(row)), clip=clip)
     return [good[position] for position in sorted(good)]
+
+
+def _repeated(item: Mapping[str, Any], i: int, split: Split, problems: Problems, detail: str) -> None:
+    """Set aside each utterance of a conversation whose number another one has."""
+    head = f"ecf/{split}/dia{item['conversation_ID']}"
+    for j, row in enumerate(item["conversation"]):
+        number = row.get("utterance_ID") if isinstance(row, dict) else None
+        problems.add(f"{head}utt{number}", f"[{i}].conversation[{j}]", "conversation_ID", "duplicate-id", detail)
 
 
 def _utterance(
     row: Mapping[str, Any], split: Split, row_id: str, dialogue: str, source: str, causes: tuple[int, ...]
 ) -> Utterance:
     """Turn one JSON utterance into a row of the table; raise BadRow for its first fault."""
-    number, text, speaker, emotion = (row.get(key) for key in ("utterance_ID", "text", "speaker", "emotion"))
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise BadRow("utterance_ID", "bad-number", f"{number!r} is not a whole number from 1")
-    if not isinstance(text, str) or not text.strip():
-        raise BadRow("text", "empty-text", f"{text!r} has no words")
-    if "\0" in text:
-        raise BadRow("text", "nul-byte", f"NUL at character {text.index(chr(0)) + 1}")
-    if not isinstance(speaker, str):
-        raise BadRow("speaker", "bad-speaker", f"{speaker!r} is no name")
-    if not isinstance(emotion, str) or emotion not in EMOTIONS:
-        hint = emotion_hint(str(emotion))
-        raise BadRow("emotion", "bad-label", f"{emotion!r} is not an emotion; {hint}")
+    number, text = _number(row.get("utterance_ID")), _words(row.get("text"))
+    speaker, emotion = _speaker(row.get("speaker")), _emotion(row.get("emotion"))
     episode, start, end = _span(row.get("video_source"))
     clip = row.get("video_name")
     if clip != f"dia{dialogue}utt{number}.mp4":
@@ -142,9 +140,43 @@ def _utterance(
     )  # fmt: skip
 
 
+def _checks(row: Mapping[str, Any]) -> list[Callable[[], object]]:
+    """Return all that is asked of an utterance, its clip's name aside, each question by itself."""
+    asked = {
+        "utterance_ID": _number, "text": _words, "speaker": _speaker, "emotion": _emotion, "video_source": _span,
+    }  # fmt: skip
+    return [partial(check, row.get(key)) for key, check in asked.items()]
+
+
+def _number(number: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number < 1_000_000:
+        raise BadRow("utterance_ID", "bad-number", f"{number!r} is not a whole number from 1")
+    return number
+
+
+def _words(text: Any) -> str:
+    if not isinstance(text, str) or not text.strip():
+        raise BadRow("text", "empty-text", f"{text!r} has no words")
+    if "\0" in text:
+        raise BadRow("text", "nul-byte", f"NUL at character {text.index(chr(0)) + 1}")
+    return text
+
+
+def _speaker(speaker: Any) -> str:
+    if not isinstance(speaker, str):
+        raise BadRow("speaker", "bad-speaker", f"{speaker!r} is no name")
+    return speaker
+
+
+def _emotion(emotion: Any) -> str:
+    if not isinstance(emotion, str) or emotion not in EMOTIONS:
+        raise BadRow("emotion", "bad-label", f"{emotion!r} is not an emotion; {emotion_hint(str(emotion))}")
+    return emotion
+
+
 def _span(source: Any) -> tuple[str, float, float]:
     """Return episode, start and end in seconds of a ``video_source``."""
-    if not isinstance(source, list) or len(source) != 3 or not all(isinstance(part, str) for part in source):
+    if not isinstance(source, list) or len(source) != 3 or set(map(type, source)) != {str}:
         raise BadRow("video_source", "bad-time", f"{source!r} is not [episode, start, end]")
     start, end = seconds(source[1]), seconds(source[2])
     if start is None or end is None:

@@ -11,16 +11,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from emoverse.corpora.base import Split
 from emoverse.corpora.files import decode
 from emoverse.corpora.times import episode_name
 from emoverse.errors import RowErrors, UserError
 
-_HEADER: Final = re.compile(r"(\d+) (\d+)\s*\Z", re.ASCII)
-_PAIR: Final = re.compile(r"\((\d+),(\d+)\)", re.ASCII)
-_TIMES: Final = re.compile(r"Friends_S(\d+)E(\d+): *([\d:.]+) - ([\d:.]+)\s*\Z", re.ASCII)
+_HEADER: Final = re.compile(r"(\d{1,9}) (\d{1,6})\s*\Z", re.ASCII)
+_ROW: Final = re.compile(r"\d{1,6}\Z", re.ASCII)
+_PAIR: Final = re.compile(r"\((\d{1,6}),(\d{1,6})\)", re.ASCII)
+_TIMES: Final = re.compile(r"Friends_S(\d{1,3})E(\d{1,3}): *([\d:.]+) - ([\d:.]+)\s*\Z", re.ASCII)
 _CLIP: Final = re.compile(r"(train|dev|test)_(dia\d+_utt\d+)\Z", re.ASCII)
 _OWN: Final = re.compile(r"train/dia(\d+)utt(\d{1,6})\.mp4\Z", re.ASCII)
 _MELD: Final[dict[str, tuple[Split, str]]] = {
@@ -54,7 +55,7 @@ def blocks(path: Path) -> Iterator[Block]:
         rows: dict[int, tuple[str, ...]] = {}
         for j in range(i + 2, i + 2 + int(header[2])):
             fields = tuple(part.strip() for part in lines[j].split(" | "))
-            if len(fields) < 4 or not fields[0].isascii() or not fields[0].isdigit():
+            if len(fields) < 4 or not _ROW.match(fields[0]):
                 problem = f"{len(fields)} fields where `number | speaker | emotion | text | time` has 5"
                 raise UserError(problem, place=f"{path}:{j + 1}", remedy="fetch the file again")
             # A bar inside the text would be a sixth field: the text is all between emotion and the last one.
@@ -92,25 +93,36 @@ def rebuild(conversations: list[Any], path: Path) -> list[dict[str, Any]]:
     pairs = {block.conversation: block for block in blocks(path)}
     problems: list[str] = []
     found: list[dict[str, Any]] = []
-    for item in sorted(conversations, key=lambda item: int(item["conversation_ID"])):
+    for item in conversations:
+        if not _readable(item):
+            found.append(item)  # the reader of conversations says what is wrong with it, and where
+            continue
         number = int(item["conversation_ID"])
         block = pairs.get(number)
         if block is None:
             problems.append(f"{path.name}: conversation {number} is missing")
             continue
-        emotions = {row["utterance_ID"]: row["emotion"] for row in item["conversation"]}
+        emotions = {str(row.get("utterance_ID")): row.get("emotion") for row in item["conversation"]}
         rows = [_joined(row, number, block, path.name, problems) for row in item["conversation"]]
-        listed = [[f"{target}_{emotions.get(target)}", str(cause)] for target, cause in block.pairs]
+        listed = [[f"{target}_{emotions.get(str(target))}", str(cause)] for target, cause in block.pairs]
         found.append({"conversation_ID": number, "conversation": rows, "emotion-cause_pairs": listed})
     if problems:
         raise RowErrors(problems, remedy="give ECF 1.0's all_data_pair.txt of the same conversations")
     return found
 
 
+def _readable(item: Any) -> bool:
+    """Say whether a conversation of subtask 1 has a number and utterances."""
+    if not isinstance(item, dict) or not re.fullmatch(r"[0-9]{1,9}", str(item.get("conversation_ID"))):
+        return False
+    rows = item.get("conversation")
+    return isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+
+
 def _joined(row: Mapping[str, Any], number: int, block: Block, name: str, problems: list[str]) -> dict[str, Any]:
     """Add episode, times and clip name to an utterance of subtask 1."""
-    utterance = cast(int, row["utterance_ID"])
-    times = _TIMES.match(block.rows.get(utterance, ("",))[-1])
+    utterance = row.get("utterance_ID")
+    times = _TIMES.match(block.rows.get(utterance, ("",))[-1]) if isinstance(utterance, int) else None
     if times is None:
         problems.append(f"{name}: conversation {number} utterance {utterance}: no `Friends_S1E1: start - end`")
         return dict(row)

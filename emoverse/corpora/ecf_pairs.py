@@ -40,7 +40,7 @@ def causes_of(
 
 def _read(pair: Any, emotions: Mapping[str, Any]) -> tuple[int, int, tuple[str, str] | None]:
     """Return target, cause and (reason, detail) of a fault; the target is 0 when it names no utterance."""
-    if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+    if not isinstance(pair, list) or len(pair) != 2 or set(map(type, pair)) != {str}:
         return 0, 0, ("bad-pair", f"{pair!r} is not [target_emotion, cause]")
     left, right = _EMOTION.match(pair[0]), _CAUSE.match(pair[1])
     if left is None:

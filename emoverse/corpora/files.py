@@ -6,7 +6,7 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from emoverse.corpora.base import Quarantined
-from emoverse.errors import UserError, did_you_mean
+from emoverse.errors import RowErrors, UserError, did_you_mean
 
+LONGEST: Final = 1000  # characters of a detail: it quotes what stood in the cell
 _NUMBER: Final = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z")
 
 
@@ -36,10 +37,28 @@ class Problems:
 
     def add(self, row_id: str, row: int | str, column: str, reason: str, detail: str, *, clip: str = "") -> None:
         """Set one row aside; ``clip`` is where its clip should lie."""
-        source = f"{self.name}:{row}"
+        source, detail = f"{self.name}:{row}", detail if len(detail) <= LONGEST else f"{detail[:LONGEST]}…"
         self.found.append(
             Quarantined(row_id=row_id, source=source, column=column, reason=reason, detail=detail, clip=nfc(clip))
         )
+
+    def add_all(self, row_id: str, row: int | str, faults: Sequence[BadRow], *, clip: str = "") -> None:
+        """Set one row aside for all its faults, the first of which gives column and reason."""
+        first, *others = faults
+        detail = "; also ".join([first.detail, *map(str, others)])
+        self.add(row_id, row, first.column, first.reason, detail, clip=clip)
+
+
+def faults_of(fault: BadRow, checks: Iterable[Callable[[], object]]) -> list[BadRow]:
+    """Return the fault a row was refused for, then those that the other checks raise: they are mended in one go."""
+    found = [fault]
+    for check in checks:
+        try:
+            check()
+        except BadRow as other:
+            if (other.column, other.detail) not in [(one.column, one.detail) for one in found]:
+                found.append(other)
+    return found
 
 
 class Row(NamedTuple):
@@ -52,23 +71,36 @@ class Row(NamedTuple):
 def decode(path: Path) -> str:
     """Read a text file strictly as UTF-8, a byte-order mark aside; line ends stay as they are.
 
-    Raises UserError when it is missing, or holds a byte that is not UTF-8, with its offset in the file.
+    Raises UserError when it is missing, or holds bytes that are not UTF-8, with their offsets in the file.
     """
-    place = str(path)
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise UserError("no such file", place=str(path), remedy="check the corpus folder against the README") from None
+        raise UserError(
+            "no such file", place=str(path), remedy="check the path, and docs/corpora.md for names"
+        ) from None
     except IsADirectoryError:
         raise UserError("is a folder, not a file", place=str(path), remedy="give the file itself") from None
     try:
         return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # The offset counts from the file's first byte, as `xxd -s` wants it; utf-8-sig counts after the mark.
-        offset = error.start + (len(raw) - len(error.object))
-        line = raw.count(b"\n", 0, offset) + 1
-        problem = f"byte 0x{raw[offset]:02x} at offset {offset} (line {line}) is not UTF-8"
-        raise UserError(problem, place=place, remedy="save the file as UTF-8 without changing its text") from None
+    except UnicodeDecodeError:
+        raise _not_utf8(path, raw) from None
+
+
+def _not_utf8(path: Path, raw: bytes) -> UserError:
+    """Return the error that names the first bad byte of every line; offsets count from 0, as ``xxd -s`` wants them."""
+    problems, offset = [], 0
+    for number, line in enumerate(raw.split(b"\n"), start=1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            at = offset + error.start
+            problems.append(f"byte 0x{raw[at]:02x} at offset {at} (line {number}) is not UTF-8")
+        offset += len(line) + 1
+    remedy = "save the file as UTF-8 without changing its text"
+    if len(problems) == 1:
+        return UserError(problems[0], place=str(path), remedy=remedy)
+    return RowErrors([f"{path}: {problem}" for problem in problems], remedy=remedy)
 
 
 def rows_of(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[Row]:
@@ -106,6 +138,9 @@ def _picks(header: list[str], columns: Sequence[str], name: str) -> list[int]:
     if not header:
         raise UserError("is empty: it has no header", place=name, remedy="fetch the file again")
     missing = [column for column in columns if column not in header]
+    if len(missing) == len(columns):
+        remedy = "give the corpus's own annotation file"
+        raise UserError(f"is no CSV with a header {','.join(columns)}", place=f"{name}:1", remedy=remedy)
     if missing:
         hints = "; ".join(f"{column!r}: {did_you_mean(column, header)}" for column in missing)
         raise UserError(f"lacks column(s) {hints}", place=f"{name}:1", remedy="restore the header")
@@ -153,4 +188,4 @@ def unsafe(part: str) -> str | None:
 
 def nfc(path: str) -> str:
     """Return a path in Unicode NFC, the one form the tables use."""
-    return unicodedata.normalize("NFC", path)
+    return path if path.isascii() else unicodedata.normalize("NFC", path)

@@ -6,11 +6,13 @@ and have gaps, utterance ids have gaps, hours have one digit or two.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal, cast
 
 from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
-from emoverse.corpora.files import BadRow, Problems, Row, rows_of, whole_number
+from emoverse.corpora.files import BadRow, Problems, Row, faults_of, rows_of, whole_number
 from emoverse.corpora.hints import emotion_hint
 from emoverse.corpora.memory import uncollected
 from emoverse.corpora.times import episode_name, seconds
@@ -47,44 +49,64 @@ def read_split(path: Path, split: Split) -> Reading:
     good: list[Utterance] = []
     seen: dict[str, int] = {}
     for row in rows_of(path, COLUMNS, problems):
-        row_id = f"meld/{split}/dia{row.cells[4]}_utt{row.cells[5]}"
+        stem = f"dia{row.cells[4]}_utt{row.cells[5]}"
+        row_id, clip = f"meld/{split}/{stem}", f"{FILES[split][1]}/{stem}.mp4"
         try:
-            utterance = _utterance(row, split, row_id, f"{problems.name}:{row.line}")
+            utterance = _utterance(row, split, row_id, clip, f"{problems.name}:{row.line}")
             if seen.setdefault(row_id, row.line) != row.line:
                 raise BadRow("Utterance_ID", "duplicate-id", f"{row_id} is already on line {seen[row_id]}")
             good.append(utterance)
         except BadRow as fault:
-            problems.add(row_id, row.line, fault.column, fault.reason, fault.detail, clip=_clip(split, row_id))
+            problems.add_all(row_id, row.line, faults_of(fault, _checks(row)), clip=clip)
     return Reading(good, problems.found)
 
 
-def _utterance(row: Row, split: Split, row_id: str, source: str) -> Utterance:
+def _utterance(row: Row, split: Split, row_id: str, clip: str, source: str) -> Utterance:
     """Turn a row into an utterance; raise BadRow for its first fault."""
     text, speaker, emotion, polarity, dialogue, number, season, episode, start, end = row.cells
     _number("Dialogue_ID", dialogue)
     position = _number("Utterance_ID", number)
     aired = episode_name(_number("Season", season), _number("Episode", episode))
-    if emotion not in EMOTIONS:
-        raise BadRow("Emotion", "bad-label", f"{emotion!r} is not an emotion; {emotion_hint(emotion)}")
-    if polarity not in POLARITIES:
-        raise BadRow("Sentiment", "bad-label", f"{polarity!r} is not a sentiment; {did_you_mean(polarity, POLARITIES)}")
-    if not text.strip():
-        raise BadRow("Utterance", "empty-text", "the utterance has no words")
-    begin, finish = _seconds("StartTime", start), _seconds("EndTime", end)
-    if finish < begin:
-        raise BadRow("EndTime", "span-backwards", f"ends at {end}, before it begins at {start}")
+    _labels(emotion, polarity, text)
+    begin, finish = _span(start, end)
     return Utterance(
         utterance_id=row_id, corpus="meld", split=split, dialogue_id=dialogue, position=position,
         speaker=speaker or None, text=text, emotion=emotion,
         polarity=cast(Literal["negative", "neutral", "positive"], polarity),
         sentiment=None, intensities=None, causes=None,
         episode=aired, start=begin, end=finish,
-        clip=_clip(split, row_id), source=source,
+        clip=clip, source=source,
     )  # fmt: skip
 
 
-def _clip(split: Split, row_id: str) -> str:
-    return f"{FILES[split][1]}/{row_id.rpartition('/')[2]}.mp4"
+def _checks(row: Row) -> list[Callable[[], object]]:
+    """Return all that is asked of a row, each question by itself."""
+    text, _, emotion, polarity, dialogue, number, season, episode, start, end = row.cells
+    numbers = ("Dialogue_ID", dialogue), ("Utterance_ID", number), ("Season", season), ("Episode", episode)
+    return [
+        *(partial(_number, column, word) for column, word in numbers),
+        partial(_labels, emotion, POLARITIES[0], "-"),
+        partial(_labels, EMOTIONS[0], polarity, "-"),
+        partial(_labels, EMOTIONS[0], POLARITIES[0], text),
+        partial(_span, start, end),
+        partial(_seconds, "EndTime", end),
+    ]
+
+
+def _labels(emotion: str, polarity: str, text: str) -> None:
+    if emotion not in EMOTIONS:
+        raise BadRow("Emotion", "bad-label", f"{emotion!r} is not an emotion; {emotion_hint(emotion)}")
+    if polarity not in POLARITIES:
+        raise BadRow("Sentiment", "bad-label", f"{polarity!r} is not a sentiment; {did_you_mean(polarity, POLARITIES)}")
+    if not text.strip():
+        raise BadRow("Utterance", "empty-text", "the utterance has no words")
+
+
+def _span(start: str, end: str) -> tuple[float, float]:
+    begin, finish = _seconds("StartTime", start), _seconds("EndTime", end)
+    if finish < begin:
+        raise BadRow("EndTime", "span-backwards", f"ends at {end}, before it begins at {start}")
+    return begin, finish
 
 
 def _number(column: str, word: str) -> int:

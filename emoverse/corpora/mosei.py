@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, Literal
 
 from emoverse.corpora.base import Reading, Split, Utterance
-from emoverse.corpora.files import BadRow, Problems, Row, nfc, rows_of, unsafe, whole_number
+from emoverse.corpora.files import BadRow, Problems, Row, faults_of, nfc, rows_of, unsafe, whole_number
 from emoverse.corpora.memory import uncollected
 from emoverse.corpora.mosei_emotions import EmotionLabels
 from emoverse.errors import did_you_mean
@@ -53,7 +55,7 @@ def read_labels(path: Path, labels: EmotionLabels | None, notes: Counter[str]) -
             good.append(one)
         except BadRow as fault:
             clip = _clip(row.cells[0], row.cells[1])
-            problems.add(row_id, row.line, fault.column, fault.reason, fault.detail, clip=clip)
+            problems.add_all(row_id, row.line, faults_of(fault, _checks(row)), clip=clip)
     return Reading(good, problems.found)
 
 
@@ -71,16 +73,8 @@ def emotion_of(intensities: tuple[float, ...], notes: Counter[str]) -> str:
 def _utterance(row: Row, row_id: str, labels: EmotionLabels | None, notes: Counter[str], source: str) -> Utterance:
     """Turn a row into an utterance; raise BadRow for its first fault."""
     video, clip, text, label, annotation, mode = row.cells
-    fault = unsafe(video)
-    if fault:
-        raise BadRow("video_id", "bad-id", fault)
-    position = whole_number(clip)
-    if position is None:
-        raise BadRow("clip_id", "bad-number", f"{clip!r} is not a whole number")
-    if mode not in SPLITS:
-        raise BadRow("mode", "bad-split", f"{mode!r} is not a split; {did_you_mean(mode, SPLITS)}")
-    if not text.strip():
-        raise BadRow("text", "empty-text", "the utterance has no words")
+    position = _identity(video, clip)
+    _known(mode, text)
     sentiment, polarity = _sentiment(label, annotation)
     intensities = _intensities(labels, video, clip, notes)
     times = labels.times(video, clip) if labels else None
@@ -93,10 +87,40 @@ def _utterance(row: Row, row_id: str, labels: EmotionLabels | None, notes: Count
     )  # fmt: skip
 
 
+def _checks(row: Row) -> list[Callable[[], object]]:
+    """Return all that is asked of a row, each question by itself."""
+    video, clip, text, label, annotation, mode = row.cells
+    return [
+        partial(_identity, video, "0"),
+        partial(_identity, "-", clip),
+        partial(_known, mode, "-"),
+        partial(_known, "test", text),
+        partial(_sentiment, label, annotation),
+    ]
+
+
+def _identity(video: str, clip: str) -> int:
+    fault = unsafe(video)
+    if fault:
+        raise BadRow("video_id", "bad-id", fault)
+    position = whole_number(clip)
+    if position is None:
+        raise BadRow("clip_id", "bad-number", f"{clip!r} is not a whole number")
+    return position
+
+
+def _known(mode: str, text: str) -> None:
+    if mode not in SPLITS:
+        raise BadRow("mode", "bad-split", f"{mode!r} is not a split; {did_you_mean(mode, SPLITS)}")
+    if not text.strip():
+        raise BadRow("text", "empty-text", "the utterance has no words")
+
+
 def _clip(video: str, clip: str) -> str:
     return nfc(f"Raw/{video}/{clip}.mp4")
 
 
+@lru_cache(maxsize=1 << 10)  # few different values
 def _sentiment(label: str, annotation: str) -> tuple[float, Polarity]:
     """Return the number and the polarity that both columns agree on."""
     try:
@@ -109,7 +133,8 @@ def _sentiment(label: str, annotation: str) -> tuple[float, Polarity]:
     if annotation != expected.capitalize():
         words = [word.capitalize() for word in _POLARITY.values()]
         detail = f"{annotation!r} where label {label} means {expected.capitalize()!r}"
-        raise BadRow("annotation", "bad-label", f"{detail}; {did_you_mean(annotation, words)}")
+        hint = "" if annotation in words else f"; {did_you_mean(annotation, words)}"
+        raise BadRow("annotation", "bad-label", f"{detail}{hint}")
     return sentiment, expected
 
 

@@ -6,10 +6,9 @@ import re
 from functools import lru_cache
 from typing import Final
 
-_TIME: Final = re.compile(r"(\d{1,2}):([0-5]\d):([0-5]\d)[,.](\d{1,3})\Z", re.ASCII)
-
-_HEAD: Final = re.compile(r"(\d{1,2}):([0-5]\d):\Z", re.ASCII)
-_TAIL: Final = re.compile(r"([0-5]\d)[,.](\d{3})\Z", re.ASCII)
+_CLOCK: Final = re.compile(r"(\d{1,2}):([0-5]\d):([0-5]\d)\Z", re.ASCII)
+_REST: Final = re.compile(r"[,.](\d{3})\Z", re.ASCII)
+_SHORT: Final = re.compile(r"(.*)[,.](\d{1,2})\Z", re.ASCII)
 
 
 def seconds(word: str) -> float | None:
@@ -18,27 +17,24 @@ def seconds(word: str) -> float | None:
     Three real rows have two digits after the separator. They are milliseconds written without a leading zero: both
     corpora took them from subtitles, which count milliseconds.
     """
-    minutes, milli = _minutes(word[:-6]), _milli(word[-6:])
-    if minutes is not None and milli is not None:
-        return (minutes * 60_000 + milli) / 1000
-    found = _TIME.match(word)
-    if found is None:
-        return None
-    hours, minute, whole, rest = map(int, found.groups())
-    return (hours * 3_600_000 + minute * 60_000 + whole * 1000 + rest) / 1000
+    whole, rest = _whole(word[:-4]), _thousandths(word[-4:])
+    if whole is None or rest is None:
+        found = _SHORT.match(word)
+        whole, rest = (_whole(found[1]), int(found[2])) if found else (None, None)
+    return None if whole is None or rest is None else (whole * 1000 + rest) / 1000
 
 
 # Both parts of a time recur all over a corpus, so each is parsed once.
-@lru_cache(maxsize=1 << 12)
-def _minutes(word: str) -> int | None:
-    found = _HEAD.match(word)
-    return int(found[1]) * 60 + int(found[2]) if found else None
+@lru_cache(maxsize=1 << 13)
+def _whole(word: str) -> int | None:
+    found = _CLOCK.match(word)
+    return int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3]) if found else None
 
 
-@lru_cache(maxsize=1 << 16)
-def _milli(word: str) -> int | None:
-    found = _TAIL.match(word)
-    return int(found[1]) * 1000 + int(found[2]) if found else None
+@lru_cache(maxsize=1 << 11)
+def _thousandths(word: str) -> int | None:
+    found = _REST.match(word)
+    return int(found[1]) if found else None
 
 
 @lru_cache(maxsize=1 << 12)

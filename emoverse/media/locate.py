@@ -25,8 +25,10 @@ class ClipFiles:
         self.root = root
         self._home = root.resolve()
         self._files: dict[str, str] = {}
+        self._folders: list[str] = []
         for folder, folders, names in os.walk(root):
             folders.sort()
+            self._folders += [(Path(folder) / name).relative_to(root).as_posix() for name in folders]
             for name in sorted(names):
                 relative = (Path(folder) / name).relative_to(root).as_posix()
                 self._files.setdefault(nfc(relative), relative)
@@ -46,6 +48,15 @@ class ClipFiles:
         if not path.is_file():
             raise ClipError("clip-unreadable", "not a regular file", clip=clip)
         return path
+
+    def leaving(self) -> list[str]:
+        """Return links that lead out of the root: folders, and all files but clips, of which each is its row's fault.
+
+        What is read through them has no part in the corpus's digest, so no version of the corpus would hold it.
+        """
+        names = [name for name in self._files.values() if PurePosixPath(name).suffix.lower() not in VIDEO]
+        links = [self.root / name for name in [*self._folders, *names] if (self.root / name).is_symlink()]
+        return [str(link) for link in links if not link.resolve().is_relative_to(self._home)]
 
     def beside(self, mentioned: Set[str]) -> list[str]:
         """Return the video files (NFC, sorted) that are not among the ``mentioned`` clips (NFC)."""

@@ -69,13 +69,13 @@ class Scene(NamedTuple):
 class Question(NamedTuple):
     """A question without its media placeholder, its right answer, and what scoring needs.
 
-    ``trained`` is False for a record that belongs to a test file only (sentiment 0 under ``drop``). ``extra`` holds
-    more string keys of the row, such as ERI's ``provider``.
+    ``gold`` may be that of other questions too: nobody changes it. ``trained`` is False for a record that belongs to a
+    test file only (sentiment 0 under ``drop``). ``extra`` holds more string keys of the row, as ERI's ``provider``.
     """
 
     text: str
     answer: str
-    gold: dict[str, Any]
+    gold: Gold
     trained: bool = True
     extra: Mapping[str, str] = MappingProxyType({})
 

@@ -46,6 +46,8 @@ _NEUTRAL: Final = LeftOut("neutral-target")
 _BROKEN: Final = LeftOut("cause-quarantined", "mend the clip or row that quarantine.parquet names")
 Pair = tuple[int, str, int]
 """(target, emotion, cause)."""
+_Written = tuple[dict[int, int], list[str], str]
+"""The place of each position, the lines of a dialogue, and what its prompts begin with."""
 
 
 def line(utterance: Utterance, *, emotions: bool, verbatim: bool = False) -> str:
@@ -57,10 +59,19 @@ def line(utterance: Utterance, *, emotions: bool, verbatim: bool = False) -> str
 
 def prompt(lines: Sequence[str], target: int, *, emotions: bool = True) -> str:
     """Return the prompt for the ``target``-th line (from 0) of a conversation."""
+    return _prompt(_opening(lines, emotions=emotions), lines, target)
+
+
+def _opening(lines: Sequence[str], *, emotions: bool) -> str:
+    """Return what the prompts of all of a conversation's targets begin with."""
     head = f"{_FIRST}{_LABELS}{_TASK}" if emotions else f"{_FIRST}{_TASK}{_UNTOLD}"
-    every, before = "\n".join(lines), "\n".join(lines[:target])
-    asked = f"Input conversation:{every}\nCandidate utterances:{before}\nTarget utterance:{lines[target]}\n"
-    return f"{head}{asked}{_LAST}"
+    every = "\n".join(lines)
+    return f"{head}Input conversation:{every}\nCandidate utterances:"
+
+
+def _prompt(opening: str, lines: Sequence[str], target: int) -> str:
+    before = "\n".join(lines[:target])
+    return f"{opening}{before}\nTarget utterance:{lines[target]}\n{_LAST}"
 
 
 def answer(utterance: Utterance) -> str:
@@ -76,7 +87,7 @@ class _Ecpe:
     title = "emotion-cause pairs"
     headline = "f1"
     emotions = True
-    _last: tuple[Sequence[Utterance], bool, tuple[dict[int, int], list[str]]] = ((), False, ({}, []))
+    _last: tuple[Sequence[Utterance], bool, _Written] = ((), False, ({}, [], ""))
     media: Literal["clip", "peak"] = "clip"
     shows: Literal["utterance", "dialogue"] = "dialogue"
 
@@ -87,21 +98,24 @@ class _Ecpe:
             return _UNPAIRED
         if one.emotion == "neutral" and self.emotions:
             return _NEUTRAL
-        known, lines = self._written(dialogue, scene.verbatim)
+        known, lines, opening = self._written(dialogue, scene.verbatim)
         if not known.keys() >= set(one.causes):
             return _BROKEN
         target = known[one.position]
         previous = dialogue[target - 1].position if target else None
-        gold = {"answer": answer(one), "answers": None, "target": one.position, "emotion": one.emotion}
-        text = prompt(lines, target, emotions=self.emotions)
-        return Question(text=text, answer=str(gold["answer"]), gold={**gold, "previous": previous})
+        right = answer(one)
+        gold = {
+            "answer": right, "answers": None, "target": one.position, "emotion": one.emotion, "previous": previous,
+        }  # fmt: skip
+        return Question(_prompt(opening, lines, target), right, gold)
 
-    def _written(self, dialogue: Sequence[Utterance], verbatim: bool) -> tuple[dict[int, int], list[str]]:
-        """Return the place of each position and the lines of a dialogue, whose targets come one after another."""
+    def _written(self, dialogue: Sequence[Utterance], verbatim: bool) -> _Written:
+        """Return what a dialogue's targets, which come one after another, have in common."""
         held, verbatim_held, found = self._last
         if held is not dialogue or verbatim_held != verbatim:
             places = {one.position: i for i, one in enumerate(dialogue)}
-            found = places, [line(one, emotions=self.emotions, verbatim=verbatim) for one in dialogue]
+            lines = [line(one, emotions=self.emotions, verbatim=verbatim) for one in dialogue]
+            found = places, lines, _opening(lines, emotions=self.emotions)
             self._last = dialogue, verbatim, found
         return found
 

@@ -12,6 +12,7 @@ from emoverse.corpora.base import EMOTIONS
 from emoverse.tasks.base import Confusion, Gold, LeftOut, Numbers, Question, Scene, Scorer, expect, majority, ratio
 from emoverse.tasks.labels import parse_label
 from emoverse.tasks.rouge import rouge_l
+from emoverse.tasks.text import neutralise
 
 _ASK: Final = "<reason> What is the emotional state of the person in the video? Please tell me the reason."
 _UNLABELLED: Final = LeftOut("no-emotion-label")
@@ -38,9 +39,10 @@ class _Eri:
             return _UNLABELLED
         if reason is None:
             return _UNREASONED
-        gold = {"answer": reason.text, "answers": None, "emotion": one.emotion, "clues": list(reason.clues)}
+        answer = neutralise(reason.text)  # a model, a file or a speaker's name said it
+        gold = {"answer": answer, "answers": None, "emotion": one.emotion, "clues": list(reason.clues)}
         text = prompt(scene.words(one))
-        return Question(text=text, answer=reason.text, gold=gold, extra={"provider": reason.provider})
+        return Question(text=text, answer=answer, gold=gold, extra={"provider": reason.provider})
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return a published record's gold; its emotion is the first its answer names, clues are unknown."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from emoverse.corpora.base import EMOTIONS
@@ -35,6 +36,12 @@ def prompt(text: str, corpus: str) -> str:
     return f"The person says: '{text}' {_ASK}anger, sadness, surprise, disgust, joy, neutral or fear."
 
 
+@lru_cache(maxsize=64)
+def _gold(answer: str, corpus: str) -> dict[str, Any]:
+    """Return what all questions with this answer have in common."""
+    return {"answer": answer, "answers": list(labels(corpus))}
+
+
 class _Mer:
     name = "mer"
     title = "emotion recognition"
@@ -48,11 +55,11 @@ class _Mer:
         if one.emotion is None:
             return _UNLABELLED
         right = answer(one.emotion, one.corpus)
-        return Question(prompt(scene.words(one), one.corpus), right, self.gold(right, corpus=one.corpus))
+        return Question(prompt(scene.words(one), one.corpus), right, _gold(right, one.corpus))
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return the answer and the corpus's list of answers."""
-        return {"answer": answer, "answers": list(labels(corpus))}
+        return dict(_gold(answer, corpus))
 
     def parse(self, reply: str, gold: Gold) -> str | None:
         """Return the label the reply names."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from emoverse.tasks.labels import LabelScorer, label_scores, parse_label, word_o
 _TWO: Final = ("Positive.", "Negative.")
 _THREE: Final = ("Positive.", "Neutral.", "Negative.")
 _ZERO: Final = "zero"
+_SIGNS: Final = {"negative": -1, "neutral": 0, "positive": 1}
 _UNLABELLED: Final = LeftOut("no-sentiment-label")
 _AT_ZERO: Final = LeftOut("sentiment-zero")
 
@@ -37,7 +39,13 @@ def sign(utterance: Utterance) -> int | None:
     """Return -1, 0 or 1 from the sentiment number, else from the polarity; None when the corpus has neither."""
     if utterance.sentiment is not None:
         return (utterance.sentiment > 0) - (utterance.sentiment < 0)
-    return {"negative": -1, "neutral": 0, "positive": 1}[utterance.polarity] if utterance.polarity else None
+    return _SIGNS[utterance.polarity] if utterance.polarity else None
+
+
+@lru_cache(maxsize=64)
+def _gold(answer: str, zero: bool, way: str) -> dict[str, Any]:
+    """Return what all questions with this answer have in common."""
+    return {"answer": answer, "answers": list(_THREE if way == "own-class" else _TWO), "zero": zero, "zeros": way}
 
 
 class _Msa:
@@ -57,12 +65,12 @@ class _Msa:
             return _AT_ZERO  # a neutral polarity; "non-negative" is a custom of MOSEI's numbers only
         own_class = way == "own-class"
         right = "Negative." if found < 0 else "Neutral." if found == 0 and own_class else "Positive."
-        gold = {"answer": right, "answers": list(_THREE if own_class else _TWO), "zero": found == 0, "zeros": way}
-        return Question(prompt(scene.words(one), own_class=own_class), right, gold, found != 0 or way != "drop")
+        text = prompt(scene.words(one), own_class=own_class)
+        return Question(text, right, _gold(right, found == 0, way), found != 0 or way != "drop")
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return a published record's gold, which cannot tell a 0 from a positive value."""
-        return {"answer": answer, "answers": list(_TWO), "zero": False, "zeros": "drop"}
+        return dict(_gold(answer, False, "drop"))
 
     def parse(self, reply: str, gold: Gold) -> str | None:
         """Return the label the reply names."""

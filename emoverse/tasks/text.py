@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Final
 
 # Every placeholder and special token of InternVL2, its language models and ms-swift begins with "<" and a letter,
@@ -11,13 +10,11 @@ from typing import Final
 _OPENING: Final = re.compile(r"<(?=[/|!A-Za-z_])|\[(?=UNUSED_TOKEN)")
 # A line break would let a transcript write its own "Target utterance:" line.
 _BREAK: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
-_SUSPECT: Final = re.compile(r"[<\[\x00-\x1f\x7f\x85\u2028\u2029]")
 
 
-@lru_cache(maxsize=1 << 14)  # several tasks ask about the same words
 def neutralise(text: str) -> str:
     """Return the text unable to add media, roles or lines to a prompt; ordinary text is returned unchanged."""
-    if not _SUSPECT.search(text):  # nearly all transcripts
+    if text.isprintable() and "<" not in text and "[" not in text:  # nearly all transcripts; no break is printable
         return text
     return _OPENING.sub(lambda found: found.group() + " ", _BREAK.sub(" ", text))
 

@@ -35,15 +35,19 @@ class Plan:
 def make_plan(corpus: str, raw: Path, media: MediaParams, measuring: Measurer | None = None) -> Plan:
     """Read and check the annotations and find each row's clip; the same for every machine that sees the same folder.
 
-    Raises UserError for a corpus without rows.
+    Raises UserError for a corpus without rows, or with a link that leads out of it.
     """
+    files = ClipFiles(raw)
+    if links := files.leaving():
+        remedy = "put what it points to into the corpus; DVC's cache.type must be copy, reflink or hardlink"
+        raise UserError("a link leads out of the corpus", place=", ".join(links), remedy=remedy)
     reading = reader(corpus)(raw)
     if not reading.rows:
         raise UserError("no annotated rows", place=str(raw), remedy="put the corpus's annotation files there")
     ledger = Ledger(reading, known_faults(corpus))
     findings = check_annotations(ledger.good)
     ledger.drop_findings(findings)
-    return Plan(corpus, raw, reading, ledger, findings, _tasks(ledger, ClipFiles(raw), raw, media, measuring))
+    return Plan(corpus, raw, reading, ledger, findings, _tasks(ledger, files, raw, media, measuring))
 
 
 def _tasks(ledger: Ledger, files: ClipFiles, raw: Path, media: MediaParams, measuring: Measurer | None) -> list[Task]:

@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable
 
 
-def count(least: int = 1) -> Callable[[str], int]:
-    """Return a reader of whole numbers from ``least`` on."""
+def count(least: int = 1, most: int = 10**9) -> Callable[[str], int]:
+    """Return a reader of whole numbers from ``least`` to ``most``."""
 
     def read(word: str) -> int:
-        if not (word.isascii() and word.isdigit() and len(word) < 10) or int(word) < least:
-            raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from {least} on")
+        if not (word.isascii() and word.isdigit() and len(word) <= len(str(most))) or not least <= int(word) <= most:
+            raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from {least} to {most}")
         return int(word)
 
     return read

@@ -38,7 +38,7 @@ def main(args: argparse.Namespace) -> None:
     write_records(args.out, _records(reading.utterances, _TASK[args.corpus]))
 
 
-def _records(utterances: list[Utterance], name: str) -> Iterator[str]:
+def _records(utterances: list[Utterance], name: str) -> Iterator[bytes]:
     """Yield the records in the order of the annotation file."""
     dialogues: dict[str, list[Utterance]] = {}
     for one in utterances:

@@ -27,7 +27,7 @@ class Server:
                 status, headers, reply = answer(len(outer.asked), body, self.path)
                 raw = json.dumps(reply).encode()
                 self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(raw))}.items():
+                for name, value in {"Content-Length": str(len(raw)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(raw)

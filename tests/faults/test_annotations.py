@@ -20,6 +20,8 @@ from tests.factories.corpora import (
     write_mosei,
 )
 
+NO_PAIRS: dict[str, list[str]] = {"emotion-cause_pairs": []}
+
 
 def test_all_bad_rows_of_a_file_are_listed_in_one_go(tmp_path: Path) -> None:
     rows = [
@@ -140,3 +142,61 @@ def test_an_audit_of_files_that_do_not_belong_together_is_an_error(
     report = json.loads(capsys.readouterr().out)
     assert report["leakage"]["meld_test_utterances"] == 1
     assert report["leakage"]["kept_conversations"] == 0
+
+
+def test_a_row_says_all_that_is_wrong_with_it(tmp_path: Path) -> None:
+    row = meld_row(Emotion="hapy", Sentiment="glad", Season="x", EndTime="0:16")
+    (one,) = meld.read(write_meld(tmp_path / "meld", [row])).quarantined
+    assert (one.column, one.reason) == ("Season", "bad-number")
+    assert all(said in one.detail for said in ("'x'", "also Emotion: 'hapy'", "Sentiment: 'glad'", "EndTime: '0:16'"))
+    (one,) = mosei.read(write_mosei(tmp_path / "mosei", [mosei_row(mode="trian", label="4", text=" ")])).quarantined
+    assert all(said in one.detail for said in ("'trian'", "also text: ", "also label: '4'"))
+    listed = [ecf_conversation(1, conversation=[ecf_utterance(1, emotion=3, text="", speaker=None)], **NO_PAIRS)]
+    (one,) = ecf.read_split(write_ecf(tmp_path / "ecf", listed) / "Subtask_2_train.json", "train").quarantined
+    assert all(said in one.detail for said in ("'' has no words", "also speaker: None", "also emotion: 3"))
+
+
+def test_every_line_with_a_bad_byte_is_listed(tmp_path: Path) -> None:
+    path = write_meld(tmp_path) / "dev_sent_emo.csv"
+    path.write_bytes(path.read_bytes() + b"\xff\nfine\nab\xe9\n")
+    with pytest.raises(UserError, match=r"2 bad row\(s\)") as caught:
+        meld.read(tmp_path)
+    assert "byte 0xff at offset" in str(caught.value)
+    assert "(line 3)" in str(caught.value)
+    assert "byte 0xe9 at offset" in str(caught.value)
+    assert "(line 5)" in str(caught.value)
+
+
+def test_a_file_of_another_kind_is_told_from_a_lost_column(tmp_path: Path) -> None:
+    (write_meld(tmp_path) / "dev_sent_emo.csv").write_text('[{"conversation_ID": 1}]', "utf-8")
+    with pytest.raises(UserError, match=r"dev_sent_emo\.csv:1: is no CSV with a header Utterance,Speaker"):
+        meld.read(tmp_path)
+
+
+def test_every_utterance_of_a_repeated_conversation_is_set_aside(tmp_path: Path) -> None:
+    listed = [ecf_conversation(1), ecf_conversation(1, length=2)]
+    reading = ecf.read_split(write_ecf(tmp_path, listed) / "Subtask_2_train.json", "train")
+    assert len(reading.utterances) == 3
+    assert [one.source for one in reading.quarantined] == [
+        f"Subtask_2_train.json:[1].conversation[{j}]" for j in (0, 1)
+    ]
+    assert {one.reason for one in reading.quarantined} == {"duplicate-id"}
+
+
+@pytest.mark.parametrize(
+    "item", [None, {}, {"conversation_ID": []}, {"conversation_ID": 1}, {"conversation_ID": 1, "conversation": [[]]}]
+)
+def test_a_broken_conversation_of_subtask_1_is_set_aside_where_it_stands(tmp_path: Path, item: object) -> None:
+    root = write_ecf(tmp_path)
+    (root / "Subtask_2_train.json").unlink()
+    good = {"conversation_ID": 2, "conversation": [ecf_utterance(1, 2)]}
+    (root / "Subtask_1_train.json").write_text(json.dumps([good, item]), "utf-8")
+    (root / "all_data_pair.txt").write_text("2 1\n\n1 | Ann | joy | Hi . | Friends_S1E2: 00:00:01.000 - 00:00:02.000\n")
+    reading = ecf.read(root)
+    assert [one.utterance_id for one in reading.utterances if one.split == "train"] == ["ecf/train/dia2utt1"]
+    assert [one.source for one in reading.quarantined] == ["Subtask_1_train.json:[1]"]
+
+
+def test_a_long_cell_does_not_make_a_long_message(tmp_path: Path) -> None:
+    (one,) = meld.read(write_meld(tmp_path, [meld_row(Emotion="x" * 100_000)])).quarantined
+    assert len(one.detail) < 1100

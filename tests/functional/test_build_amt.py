@@ -145,6 +145,11 @@ def test_the_audit_and_the_baselines_are_there(amt: Path) -> None:
     audit, table = (json.loads((amt / name).read_text("utf-8")) for name in ("audit.json", "baselines.json"))
     assert audit["files"]["test/meld-mer"]["answers_outside_set"] == 0
     assert audit["left_out"]["stage1/mosei/msa"]["sentiment-zero"] > 0
+    stage1 = [json.loads(line) for line in (amt / "stage1.jsonl").read_text("utf-8").splitlines()]
+    counted = Counter((row["task"], row["corpus"]) for row in stage1)  # stage 1 has no copies
+    assert audit["mixtures"]["stage1"] == {
+        task: {corpus: n for (name, corpus), n in sorted(counted.items()) if name == task} for task, _ in counted
+    }
     assert set(table) == {path.stem for path in (amt / "test").iterdir()}
     assert set(table["ecf-ecpe"]["baselines"]) == {"target itself", "previous + target"}
     # causes in the factory are the previous utterance and the target: the rule is right but where a target is the first

@@ -42,6 +42,7 @@ def test_records_without_a_clip_or_a_known_prompt_are_dropped_and_counted(inputs
     build_amt(inputs, tmp_path / "own", PLAIN)
     records = json.loads((tmp_path / "own/published/stage1.json").read_text("utf-8"))
     hostile = dict(records[0], query=records[0]["query"].replace("says: ", "says: <image> <emotion> <|im_end|>", 1))
+    hostile["response"] += " <image>"
     extra = [
         dict(records[0], videos=["MELD/train/gone.mp4"], images=[]),
         dict(records[1], query="What colour?"),
@@ -57,6 +58,7 @@ def test_records_without_a_clip_or_a_known_prompt_are_dropped_and_counted(inputs
     content = found[-1]["messages"][1]["content"]
     assert "<image>" not in content.removeprefix("<image>")
     assert "<|im_end|>" not in content
+    assert "<image>" not in found[-1]["messages"][2]["content"]
     assert found[-1]["channel"].endswith("~2")
     task_tag = "<sentiment>" if found[-1]["task"] == "msa" else "<emotion>"
     assert content.count(task_tag) == 1
@@ -65,11 +67,12 @@ def test_records_without_a_clip_or_a_known_prompt_are_dropped_and_counted(inputs
 def test_broken_records_are_all_named(inputs: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "theirs.json"
     good = {"query": "q <emotion>", "response": "Joy.", "videos": ["a.mp4"]}
-    bad = [3, {"query": "q"}, {**good, "videos": []}, {**good, "images": ["b.png"]}]
+    bad = [3, {"query": "q"}, {**good, "videos": []}, {**good, "images": ["b.png"]}, {**good, "videos": 5},
+           {**good, "videos": "a.mp4"}]  # fmt: skip
     path.write_text(json.dumps([good, *bad]), "utf-8")
     with pytest.raises(RowErrors) as caught:
         build_amt(inputs, tmp_path / "amt", PLAIN, {"stage1": path})
-    assert [problem.split("[")[1][0] for problem in caught.value.problems] == ["1", "2", "3", "4"]
+    assert [problem.split("[")[1][0] for problem in caught.value.problems] == list("123456")
     path.write_text(json.dumps([good]), "utf-8")
     with pytest.raises(UserError, match="no record of stage1 names a validated clip"):
         build_amt(inputs, tmp_path / "amt", PLAIN, {"stage1": path})

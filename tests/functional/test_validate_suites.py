@@ -1,12 +1,14 @@
 """The Great Expectations suites find each kind of bad row, and only those."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from emoverse import corpora
 from emoverse.corpora.base import Utterance
 from emoverse.errors import UserError
 from emoverse.media.probe import Probe
@@ -14,7 +16,8 @@ from emoverse.params import ValidationParams
 from emoverse.validation import amt as expected
 from emoverse.validation.amt import amt_table, check_amt, check_folder
 from emoverse.validation.expectations import Check, run_suite
-from emoverse.validation.suites import check_annotations, check_probes
+from emoverse.validation.page import MEANING
+from emoverse.validation.suites import ANNOTATIONS, check_annotations, check_probes, probe_checks
 
 GOOD = Utterance(
     utterance_id="meld/train/dia0_utt0", corpus="meld", split="train", dialogue_id="0", position=0, speaker="Ross",
@@ -150,3 +153,14 @@ def test_a_row_that_fails_an_expectation_stops_the_step_and_is_named(
         check_folder(tmp_path)
     assert "stage1.jsonl:2: task: not so: The task is one of" in str(caught.value)
     assert "stage1.jsonl:4: repeats: not so: Every row of a file has an id of its own" in str(caught.value)
+
+
+def test_every_reason_that_sets_a_row_aside_is_explained_on_the_page() -> None:
+    told = {check.reason for check in (*ANNOTATIONS, *probe_checks(LIMITS)) if check.severity == "error"}
+    rooms = Path(corpora.__file__).parent
+    told |= set(re.findall(r'"((?:bad|empty|nul|line|ragged|span|duplicate)-[a-z-]+)"', _text(rooms)))
+    assert told - {"no-rows", "clip-empty"} <= MEANING.keys()
+
+
+def _text(folder: Path) -> str:
+    return "\n".join(path.read_text("utf-8") for path in sorted(folder.glob("*.py")))

@@ -103,6 +103,49 @@ def test_something_that_is_no_chat_completion_or_nobody_at_all_is_an_error(
         reasons("http://127.0.0.1:9/v1", tmp_path, attempts=1).of(utterance(text="new"), [], None)
 
 
+@pytest.mark.parametrize("reply", [[1, 2], None, "words", {"choices": []}, {"choices": [{"message": None}]}])
+def test_json_of_another_shape_is_an_error_of_the_endpoint(
+    serve: Callable[[Answer], Server], tmp_path: Path, reply: object
+) -> None:
+    server = serve(lambda n, body, path: (200, {}, reply))
+    with pytest.raises(UserError, match="something else than a chat completion"):
+        reasons(server.url, tmp_path).of(utterance(), [], None)
+
+
+def test_an_answer_that_is_cut_off_is_asked_for_again(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    server = serve(lambda n, body, path: (200, {"Content-Length": "9999"} if n == 1 else {}, completion("Yes.")))
+    assert reasons(server.url, tmp_path, timeout=0.5, attempts=2).of(utterance(), [], None)
+    assert len(server.asked) == 2
+
+
+def test_a_strange_usage_costs_nothing(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    strange = completion("Yes.") | {"usage": {"prompt_tokens": "many", "completion_tokens": 3, "details": {"a": 1}}}
+    one = reasons(serve(lambda n, body, path: (200, {}, strange)).url, tmp_path)
+    assert one.of(utterance(), [], None)
+    assert (one.facts()["tokens_in"], one.facts()["tokens_out"]) == (0, 3)
+
+
+def test_a_key_that_the_endpoint_repeats_is_not_shown(
+    serve: Callable[[Answer], Server], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMOVERSE_TEST_KEY", "s3cret")
+    for status, says in ((401, "HTTP 401"), (200, "something else")):
+        server = serve(lambda n, body, path, status=status: (status, {}, {"error": "wrong key s3cret"}))  # type: ignore[misc]
+        with pytest.raises(UserError, match=says) as caught:
+            reasons(server.url, tmp_path).of(utterance(text=says), [], None)
+        assert "s3cret" not in str(caught.value)
+        assert "<the key>" in str(caught.value)
+
+
+def test_a_broken_file_in_the_cache_is_named(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    server = serve(lambda n, body, path: (200, {}, completion("Yes.")))
+    reasons(server.url, tmp_path).of(utterance(), [], None)
+    (kept,) = (tmp_path / "cache").rglob("*.json")
+    kept.write_text("{", "utf-8")
+    with pytest.raises(UserError, match=r"\.json: not a kept answer.*remove the file"):
+        reasons(server.url, tmp_path).of(utterance(), [], None)
+
+
 def test_broken_settings_are_named(tmp_path: Path) -> None:
     for raw, says in (
         ("{", "not JSON"),

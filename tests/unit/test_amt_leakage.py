@@ -1,10 +1,14 @@
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from emoverse.amt.conflicts import conflicts, shared_utterances
 from emoverse.amt.gate import check_leaks
-from emoverse.amt.leakage import Leak, find_leaks, normalised, sides
+from emoverse.amt.leakage import Leak, Side, find_leaks, normalised, overlaps, sides
 from emoverse.amt.tables import CorpusTable
 from emoverse.corpora.base import Utterance
 from emoverse.errors import UserError
@@ -90,5 +94,33 @@ def test_shared_utterances_with_two_emotions_are_conflicts() -> None:
     assert not conflicts(pairs, {one.utterance_id: "joy", other.utterance_id: None})
 
 
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), max_size=5))
+def test_the_words_of_a_text_are_the_same_alone_and_among_others(texts: list[str]) -> None:
+    spelt = ["".join(char if char.isalnum() else " " for char in text.lower()) for text in texts]
+    assert normalised(texts) == [" ".join(words.split()) for words in spelt]
+
+
+SPAN = st.tuples(st.sampled_from(["S01E01", "S01E02", None]), st.integers(0, 40), st.integers(0, 40))
+
+
+@given(st.lists(SPAN, max_size=8), st.lists(SPAN, max_size=8), st.sampled_from([0.3, 0.5, 1.0]))
+def test_overlaps_are_those_that_comparing_every_pair_finds(one: list[Any], two: list[Any], least: float) -> None:
+    def alike(a: Any, b: Any) -> bool:
+        shared = min(a[1] + a[2], b[1] + b[2]) - max(a[1], b[1])
+        union = max(a[1] + a[2], b[1] + b[2]) - min(a[1], b[1])
+        return a[0] is not None and a[0] == b[0] and shared > 0 and shared >= least * union
+
+    found = overlaps(side(one), side(two), least)
+    assert sorted(found) == sorted(
+        (str(i), str(j)) for i, a in enumerate(one) for j, b in enumerate(two) if alike(a, b)
+    )
+
+
+def side(spans: list[Any]) -> Side:
+    names, start = [str(i) for i in range(len(spans))], np.array([begin for _, begin, _ in spans], np.float64)
+    length = np.array([long for _, _, long in spans], np.float64)
+    return Side("meld", names, names, names, names, [name for name, _, _ in spans], start, start + length)
+
+
 def test_normal_words_have_no_signs_case_or_double_blanks() -> None:
-    assert normalised("  “Oh…  NO”—it's_me! ") == "oh no it s me"
+    assert normalised(["  “Oh…  NO”—it's_me! "]) == ["oh no it s me"]

@@ -1,5 +1,6 @@
 """The command line: light until a verb runs, and honest in its exit codes."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from emoverse import __version__
-from emoverse.cli import VERBS, main
+from emoverse.cli import VERBS, _guarded, main
+from tests.factories.corpora import write_meld
 
 HEAVY = ("torch", "pandas", "numpy", "yaml", "pydantic", "kfp", "great_expectations", "transformers", "swift", "dvc")
+PUBLISHED = ("--split", "test", "--out")
 
 
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,45 +79,79 @@ def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path: Path) -> None:
     assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "named"),
-    [
-        (IsADirectoryError(21, "Is a directory", "a/b"), 2, "emoverse: a/b: Is a directory; check the path"),
-        (KeyError("x"), 1, "emoverse: a fault of the program, please report it (KeyError: 'x')"),
-        (KeyboardInterrupt(), 130, "emoverse: stopped by Ctrl-C"),
-    ],
-)
-def test_no_traceback_reaches_a_user_and_none_is_lost(
-    error: BaseException, code: int, named: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    def broken(args: object) -> None:
-        raise error
-
-    monkeypatch.setattr("emoverse.verbs.lineage.main", broken)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    assert main(["lineage", "x"]) == code
-    said = capsys.readouterr().err
-    assert said.startswith(named)
-    assert "Traceback" not in said
-    kept = list(tmp_path.glob("emoverse-*.txt"))
-    assert len(kept) == (code == 1)
-    assert all("Traceback" in path.read_text("utf-8") for path in kept)
-
-
-def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(args: object) -> None:
-        raise KeyError("x")
-
-    monkeypatch.setattr("emoverse.verbs.lineage.main", broken)
-    with pytest.raises(KeyError):
-        main(["lineage", "x", "--debug"])
-
-
 def _published(out: Path) -> Path:
     from emoverse.manifest import publish
 
     with publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
         (draft.path / "a").write_text("x", "utf-8")
     return out
+
+
+@pytest.mark.parametrize("annotations", ["no.csv", ".", "a.csv/b", "n" * 300])
+def test_a_path_that_cannot_be_read_costs_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], annotations: str
+) -> None:
+    (tmp_path / "a.csv").write_text("x", "utf-8")
+    assert main(["published", "meld", "--annotations", str(tmp_path / annotations), *PUBLISHED, "x"]) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path) in said
+    assert said.count("\n") == 1
+    assert "; " in said
+
+
+@pytest.mark.parametrize("out", [".", "a.csv/b"])
+def test_a_path_that_cannot_be_written_costs_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    root = write_meld(tmp_path)
+    (root / "a.csv").write_text("x", "utf-8")
+    command = ["published", "meld", "--annotations", str(root / "test_sent_emo.csv"), *PUBLISHED]
+    assert main([*command, str(root / out)]) == 2
+    assert capsys.readouterr().err.startswith(f"emoverse: {root}")
+
+
+def test_a_link_to_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
+    root = write_meld(tmp_path)
+    link = tmp_path / "link"
+    link.symlink_to("/dev/full")
+    command = ["published", "meld", "--annotations", str(root / "test_sent_emo.csv"), *PUBLISHED]
+    assert main([*command, str(link)]) == 2
+    assert link.is_symlink()
+    link.unlink()
+    link.symlink_to(tmp_path / "real.json")
+    assert main([*command, str(link)]) == 0
+    assert json.loads((tmp_path / "real.json").read_text("utf-8"))
+
+
+def test_a_fault_of_ours_leaves_one_line_and_the_traceback_in_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def broken(_: argparse.Namespace) -> None:
+        raise AssertionError("two\nlines")
+
+    assert _guarded(broken, argparse.Namespace(debug=False)) == 1
+    said = capsys.readouterr().err
+    assert "a fault of this program" in said
+    assert said.count("\n") == 1
+    (log,) = tmp_path.glob("emoverse-*.log")
+    assert str(log) in said
+    assert "Traceback (most recent call last)" in log.read_text("utf-8")
+    with pytest.raises(AssertionError):
+        _guarded(broken, argparse.Namespace(debug=True))
+
+
+def test_an_interrupted_verb_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped(_: argparse.Namespace) -> None:
+        raise KeyboardInterrupt
+
+    assert _guarded(stopped, argparse.Namespace(debug=False)) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", ["x", "0", "-1", "1.5", "99999"])
+def test_a_number_of_workers_that_is_none_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["validate", "--corpus", "meld", "--raw", "a", "--out", "b", "--workers", number])
+    assert "is not a whole number from 1" in capsys.readouterr().err

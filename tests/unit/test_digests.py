@@ -17,6 +17,7 @@ from emoverse.digests import (
     digest_of_value,
     folder_files,
 )
+from emoverse.errors import UserError
 from emoverse.steps import CODE
 
 TREE = {
@@ -113,3 +114,12 @@ def test_a_room_that_does_not_exist_is_our_mistake(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", CODE)
 def test_every_step_names_rooms_that_exist(step: str) -> None:
     assert len(code_digest(CODE[step])) == 64
+
+
+def test_a_name_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:
+    try:
+        Path(os.fsdecode(bytes(tmp_path) + b"/\xff.mp4")).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    with pytest.raises(UserError, match=r"b'\\xff\.mp4'"):
+        folder_files(tmp_path)

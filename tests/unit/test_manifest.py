@@ -145,3 +145,21 @@ def test_an_empty_folder_is_no_raw_corpus(tmp_path: Path) -> None:
     for folder in (tmp_path / "MELD", tmp_path / "nowhere"):
         with pytest.raises(UserError, match="the raw corpus 'meld' is not here; run `dvc pull`"):
             open_raw(folder, name="meld")
+
+
+def test_a_step_never_replaces_what_no_step_made(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", "utf-8")
+    for out, says in ((tmp_path / "notes.txt", "is a file"), (tmp_path, "no step made it")):
+        with pytest.raises(UserError, match=says), publish(out, step="s", params={}, inputs={}, code=[]):
+            raise AssertionError("not reached")
+    assert (tmp_path / "notes.txt").read_text("utf-8") == "mine"
+
+
+def test_an_output_that_would_change_its_input_is_refused(make: Make, raw: Path) -> None:
+    inputs = {"raw": open_raw(raw, name="meld")}
+    with pytest.raises(UserError, match="overlaps the input 'raw'"):
+        make(f"{raw.name}/out", inputs=inputs)
+    made = make()
+    with pytest.raises(UserError, match="overlaps the input 'before'"):
+        make(inputs={"before": open_source(made)})
+    assert read_manifest(made)["step"] == "out"

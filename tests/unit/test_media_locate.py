@@ -56,3 +56,14 @@ def test_only_video_files_that_nobody_mentions_are_left_over(tmp_path: Path) -> 
     for name in ("a.mp4", "b.MP4", "c.avi", "notes.csv", "OpenFace/a.csv"):
         put(tmp_path / name)
     assert ClipFiles(tmp_path).beside({"a.mp4"}) == ["b.MP4", "c.avi"]
+
+
+def test_links_out_of_the_corpus_are_listed_clips_aside(tmp_path: Path) -> None:
+    root = tmp_path / "corpus"
+    put(root / "in.csv")
+    put(tmp_path / "out.csv")
+    (root / "good.csv").symlink_to("in.csv")
+    (root / "clip.mp4").symlink_to("../out.csv")
+    (root / "bad.csv").symlink_to("../out.csv")
+    (root / "folder").symlink_to("..")
+    assert ClipFiles(root).leaving() == [str(root / "folder"), str(root / "bad.csv")]
