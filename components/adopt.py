@@ -7,7 +7,12 @@ from components.image import TRAIN
 
 @dsl.component(base_image=TRAIN, install_kfp_package=False)
 def adopt(
-    weights_md5: str, media: str, code: str, weights: dsl.Input[dsl.Dataset], model: dsl.Output[dsl.Model]
+    weights_md5: str,
+    media: str,
+    code: str,
+    volume: str,
+    weights: dsl.Input[dsl.Dataset],
+    model: dsl.Output[dsl.Model],
 ) -> None:
     """Take an InternVL2 checkpoint as the base model, converted where it is an original one.
 
@@ -15,6 +20,7 @@ def adopt(
         weights_md5: The MD5 that DVC knows the checkpoint's folder by; other content is refused.
         media: Section media of params.yaml, as JSON.
         code: Digest of the step's code; other code is refused. Empty: the image's.
+        volume: Where fetch may have kept it: Kubeflow mounts a run's workspace for tasks that are told its path.
         weights: What fetch left.
         model: The base model.
     """
@@ -28,5 +34,5 @@ def adopt(
 
     check_code("base-model", code)
     out = Path(model.path)
-    step.adopt(raw_folder(Path(weights.path)), out, parse(MediaParams, json.loads(media), place="media"))
+    step.adopt(raw_folder(Path(weights.path), volume), out, parse(MediaParams, json.loads(media), place="media"))
     model.metadata.update(metadata_of(out, raw=weights_md5))

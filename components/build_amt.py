@@ -38,4 +38,5 @@ def build_amt(
     settings = parse(AmtParams, json.loads(params), place="amt")
     step.build_amt([Path(one.path) for one in validated], out, settings, check=check_folder)
     amt.metadata.update(metadata_of(out))
+    page.metadata.update(amt.metadata)
     shutil.copyfile(out / "page.html", page.path)

@@ -6,19 +6,22 @@ from components.image import TRAIN
 
 
 @dsl.component(base_image=TRAIN, install_kfp_package=False)
-def convert(name: str, source: dsl.Input[dsl.Model], model: dsl.Output[dsl.Model]) -> None:
+def convert(name: str, listing: str, code: str, source: dsl.Input[dsl.Model], model: dsl.Output[dsl.Model]) -> None:
     """Turn an original InternVL2 checkpoint into a transformers-native one; none of its code is run.
 
     Args:
         name: What the checkpoint is called.
+        listing: Digest of what its folder held when the run was submitted, for Kubeflow's cache. Empty: not known.
+        code: Digest of base-model's code, of which this is a part; other code is refused. Empty: the image's.
         source: The checkpoint's folder, as downloaded.
         model: The converted model.
     """
     from pathlib import Path
 
-    from emoverse.lineage import metadata_of
+    from emoverse.lineage import check_code, metadata_of
     from emoverse.models.convert import step
 
+    check_code("base-model", code)
     out = Path(model.path)
     step.convert(Path(source.path), out)
-    model.metadata.update({"checkpoint": name, **metadata_of(out)})
+    model.metadata.update({"checkpoint": name, "listing": listing, **metadata_of(out)})

@@ -34,7 +34,7 @@ def evaluate(
     from pathlib import Path
 
     from emoverse.evaluation import step
-    from emoverse.lineage import check_code, metadata_of
+    from emoverse.lineage import check_code, metadata_of, shown_with
     from emoverse.params import EvaluateParams, parse
     from emoverse.report.scores import confusion_over, flat
 
@@ -53,6 +53,8 @@ def evaluate(
     labels, counts = confusion_over(out, "mer")
     if labels:
         confusion.log_confusion_matrix(labels, counts)
+    for shown in (metrics, confusion):
+        shown.metadata.update(shown_with(scores.metadata))
     # kfp's local cache takes a step as made only when each of its artifacts has a file.
     Path(metrics.path).write_text("see the artifact's metadata\n", "utf-8")
     Path(confusion.path).write_text("see the artifact's metadata\n", "utf-8")

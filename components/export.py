@@ -49,4 +49,5 @@ def export(
         scores=Path(scores.path),
     )
     onnx.metadata.update(metadata_of(out))
+    card.metadata.update(onnx.metadata)
     shutil.copyfile(out / "MODEL_CARD.md", card.path)

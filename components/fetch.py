@@ -14,7 +14,7 @@ def fetch(corpus: str, md5: str, remote: str, root: str, volume: str, raw: dsl.O
         md5: The MD5 that DVC knows the raw folder by.
         remote: Public settings of the DVC remote that holds it, as JSON. Empty: it lies in the volume or at root.
         root: A folder that holds it already, where no remote and no volume is given.
-        volume: A mounted folder to keep it in, by its MD5. Empty: it travels as the artifact.
+        volume: A mounted folder to keep it in, by its MD5, or the run's workspace. Empty: it travels as the artifact.
         raw: The corpus, or a note of the folder it lies in.
     """
     from pathlib import Path

@@ -9,6 +9,7 @@ from components.image import DATA
 
 @dsl.component(base_image=DATA, install_kfp_package=False)
 def over_seeds(
+    code: str,
     scores: dsl.Input[List[dsl.Artifact]],  # noqa: UP006
     metrics: dsl.Output[dsl.Metrics],
     table: dsl.Output[dsl.Markdown],
@@ -16,17 +17,23 @@ def over_seeds(
     """Compare the scores of trainings that differ in their seed alone.
 
     Args:
+        code: Digest of the report's code; other code is refused. Empty: the image's.
         scores: What evaluate left, of each seed.
         metrics: Mean and standard deviation of each task's score.
         table: The same, with each seed's score.
     """
     from pathlib import Path
 
+    from emoverse.lineage import check_code, made_with
     from emoverse.report.seeds import as_markdown, over_seeds
 
+    check_code("report", code)
     found = over_seeds([Path(one.path) for one in scores])
     for one in found:
         metrics.log_metric(f"{one.task}_{one.metric}_mean", one.mean)
         metrics.log_metric(f"{one.task}_{one.metric}_sd", one.deviation)
+    facts = {"made_from": ", ".join(f"evaluate {one.metadata['digest']}" for one in scores), **made_with()}
+    table.metadata.update(facts)
+    metrics.metadata.update(facts)
     Path(table.path).write_text(as_markdown(found), "utf-8")
     Path(metrics.path).write_text("see the artifact's metadata\n", "utf-8")

@@ -35,7 +35,7 @@ def report(
         results: The page and its data.
         page: The page alone, for the Kubeflow UI.
         stage1: The model after stage 1, unless that is the base.
-        run: Name of the run.
+        run: The run's id.
         publish: Folder of all runs' reports, on a volume. Empty: the page is put nowhere else.
     """
     import shutil
@@ -51,6 +51,7 @@ def report(
     paths = [Path(one.path) for one in validated]
     step.report(paths, Path(amt.path), stages, Path(scores.path), Path(onnx.path), out)
     results.metadata.update(metadata_of(out))
+    page.metadata.update(results.metadata)
     shutil.copyfile(out / "index.html", page.path)
     if publish:
         publish_page(out / "index.html", run, publish)

@@ -19,6 +19,7 @@ def train(
     validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     trained: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    given: str = "",
 ) -> None:
     """Fine-tune one stage with ms-swift.
 
@@ -33,16 +34,18 @@ def train(
         validated: What validate left, of each corpus: the frames.
         trained: The merged model, the adapter, the log and the ledger of rows.
         metrics: Steps, the last loss, rows trained.
+        given: Digest of a model from outside this run; another is refused. Empty: whatever lies there.
     """
     import json
     from pathlib import Path
 
-    from emoverse.lineage import check_code, metadata_of
+    from emoverse.lineage import check_code, check_given, metadata_of, shown_with
     from emoverse.manifest import read_manifest
     from emoverse.params import TrainParams, parse
     from emoverse.training import step
 
     check_code("train", code)
+    check_given(Path(model.path), given)
     out = Path(trained.path)
     section = json.loads(params) | ({"seed": int(seed)} if seed else {})
     step.train(
@@ -58,5 +61,6 @@ def train(
     facts = read_manifest(out)["facts"]
     for name in ("steps", "longest_row", "final_loss"):
         metrics.log_metric(name, facts[name])
+    metrics.metadata.update(shown_with(trained.metadata))
     # kfp's local cache takes a step as made only when each of its artifacts has a file.
     Path(metrics.path).write_text("see the artifact's metadata\n", "utf-8")

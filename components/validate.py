@@ -12,6 +12,7 @@ def validate(
     media: str,
     validation: str,
     code: str,
+    volume: str,
     raw: dsl.Input[dsl.Dataset],
     validated: dsl.Output[dsl.Dataset],
     page: dsl.Output[dsl.HTML],
@@ -24,6 +25,7 @@ def validate(
         media: Section media of params.yaml, as JSON.
         validation: Section validation of params.yaml, as JSON.
         code: Digest of the step's code; other code is refused. Empty: the image's.
+        volume: Where fetch may have kept it: Kubeflow mounts a run's workspace for tasks that are told its path.
         raw: What fetch left.
         validated: Utterances, frames, quarantine.
         page: What the checks found.
@@ -41,10 +43,11 @@ def validate(
     out = Path(validated.path)
     step.validate(
         corpus,
-        raw_folder(Path(raw.path)),
+        raw_folder(Path(raw.path), volume),
         out,
         parse(MediaParams, json.loads(media), place="media"),
         parse(ValidationParams, json.loads(validation), place="validation"),
     )
     validated.metadata.update(metadata_of(out, raw=raw_md5))
+    page.metadata.update(validated.metadata)
     shutil.copyfile(out / "page.html", page.path)

@@ -14,6 +14,7 @@ def validate_join(
     media: str,
     validation: str,
     code: str,
+    volume: str,
     raw: dsl.Input[dsl.Dataset],
     parts: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     validated: dsl.Output[dsl.Dataset],
@@ -27,6 +28,7 @@ def validate_join(
         media: Section media of params.yaml, as JSON.
         validation: Section validation of params.yaml, as JSON.
         code: Digest of the step's code; other code is refused. Empty: the image's.
+        volume: Where fetch may have kept it: Kubeflow mounts a run's workspace for tasks that are told its path.
         raw: What fetch left.
         parts: All parts, in any order.
         validated: Utterances, frames, quarantine.
@@ -45,11 +47,12 @@ def validate_join(
     out = Path(validated.path)
     join_parts(
         corpus,
-        raw_folder(Path(raw.path)),
+        raw_folder(Path(raw.path), volume),
         [Path(one.path) for one in parts],
         out,
         parse(MediaParams, json.loads(media), place="media"),
         parse(ValidationParams, json.loads(validation), place="validation"),
     )
     validated.metadata.update(metadata_of(out, raw=raw_md5))
+    page.metadata.update(validated.metadata)
     shutil.copyfile(out / "page.html", page.path)

@@ -7,7 +7,12 @@ from components.image import DATA
 
 @dsl.component(base_image=DATA, install_kfp_package=False)
 def validate_part(
-    part: str, media: str, code: str, raw: dsl.Input[dsl.Dataset], part_of_it: dsl.Output[dsl.Dataset]
+    part: str,
+    media: str,
+    code: str,
+    volume: str,
+    raw: dsl.Input[dsl.Dataset],
+    part_of_it: dsl.Output[dsl.Dataset],
 ) -> None:
     """Decode a share of one raw corpus's clips.
 
@@ -15,6 +20,7 @@ def validate_part(
         part: Which share, as 1/4.
         media: Section media of params.yaml, as JSON.
         code: Digest of the step's code; other code is refused. Empty: the image's.
+        volume: Where fetch may have kept it: Kubeflow mounts a run's workspace for tasks that are told its path.
         raw: What fetch left; its metadata names the corpus.
         part_of_it: Frames and what was found out about the files.
     """
@@ -31,7 +37,7 @@ def validate_part(
     number, _, count = part.partition("/")
     parts.validate_part(
         raw.metadata["corpus"],
-        raw_folder(Path(raw.path)),
+        raw_folder(Path(raw.path), volume),
         out,
         parse(MediaParams, json.loads(media), place="media"),
         part=int(number),

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from emoverse.digests import MANIFEST, code_digest
+from emoverse.digests import MANIFEST, canonical, code_digest
 from emoverse.errors import UserError
 from emoverse.manifest import read_manifest
 from emoverse.steps import CODE
@@ -91,6 +91,14 @@ def check_code(step: str, asked: str) -> None:
         raise UserError(problem, place=step, remedy="build the image from the revision that submits the run")
 
 
+def check_given(folder: Path, asked: str) -> None:
+    """Raise UserError when a step's output is not what a run asked for; empty asks for any."""
+    here = str(read_manifest(folder)["outputs"]["digest"])
+    if asked and here != asked:
+        problem = f"it is {here[:SHORT]}, but the run asked for {asked[:SHORT]}"
+        raise UserError(problem, place=str(folder), remedy="submit again: it was replaced since the run was submitted")
+
+
 def made_with() -> dict[str, str]:
     """Return the git revision and the image of the run this process is a step of, as far as it was told."""
     told = {"revision": os.environ.get(REVISION, ""), "image": os.environ.get(IMAGE_NAME, "")}
@@ -119,6 +127,13 @@ def metadata_of(folder: Path, *, raw: str | None = None) -> dict[str, Any]:
         "made_from": [f"{n.step} {n.name} {n.digest}" for n in top.walk() if n is not top],
         **made_with(),
     }
+
+
+def shown_with(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return what of an artifact's metadata goes beside numbers, as text: Kubeflow shows it in one table with them."""
+    keys = ("digest", "raw", "params", "code", "revision", "image")
+    found = {key: metadata[key] for key in keys if key in metadata}
+    return {key: value if isinstance(value, str) else canonical(value) for key, value in found.items()}
 
 
 def as_json(node: Node, tracked: Mapping[str, str]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
 from kfp import dsl, kubernetes
+from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -19,6 +21,10 @@ from emoverse.yaml_text import read_yaml
 Group = Literal["data", "train"]
 _frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 _AMOUNT: Final = r"^[0-9]+([EPTGMK]i?|m)?$"
+_SECRET: Final = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSPHRASE|API_?KEY|SECRET_ACCESS_KEY)$", re.IGNORECASE)
+WORKSPACE: Final = str(
+    WORKSPACE_MOUNT_PATH
+)  # where Kubeflow mounts a run's workspace, for tasks that are told this path
 
 
 @_frozen
@@ -55,6 +61,18 @@ class Volume:
     claim: str
     path: str = Field(pattern="^/")
     folder: str = ""
+
+
+@_frozen
+class Workspace:
+    """A volume that Kubeflow makes for each run, to keep raw corpora in, and removes with it.
+
+    ``storage_class`` and ``access_modes`` are the cluster's own unless given.
+    """
+
+    size: str = Field(pattern=_AMOUNT)
+    storage_class: str = ""
+    access_modes: tuple[Literal["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"], ...] = ()
 
 
 @_frozen
@@ -98,6 +116,7 @@ class Cluster:
     data: Pods = field(default_factory=Pods)
     train: Pods = field(default_factory=Pods)
     volumes: tuple[Volume, ...] = ()
+    workspace: Workspace | None = None
     secrets: tuple[Secret, ...] = ()
     retries: Retries = field(default_factory=Retries)
     publish: str = Field(default="", pattern="^(/.*)?$")
@@ -105,6 +124,15 @@ class Cluster:
     def named(self, images: Images) -> Images:
         """Return the images of a run: those given, unless the profile names others."""
         return Images(self.images.data or images.data, self.images.train or images.train)
+
+
+def config_of(cluster: Cluster) -> dsl.PipelineConfig | None:
+    """Return what Kubeflow makes for a run as a whole: its workspace, where the profile has one."""
+    if cluster.workspace is None:
+        return None
+    asked = {"storageClassName": cluster.workspace.storage_class, "accessModes": list(cluster.workspace.access_modes)}
+    patch = dsl.KubernetesWorkspaceConfig(pvcSpecPatch={key: value for key, value in asked.items() if value})
+    return dsl.PipelineConfig(workspace=dsl.WorkspaceConfig(size=cluster.workspace.size, kubernetes=patch))
 
 
 def load_cluster(path: Path) -> Cluster:
@@ -120,6 +148,12 @@ def load_cluster(path: Path) -> Cluster:
     if not isinstance(tree, dict):
         raise UserError("holds no mapping", place=str(path), remedy="see docs/cluster.yaml for what may be in it")
     cluster = parse(Cluster, tree, place=str(path))
+    for group in ("data", "train"):
+        for name in getattr(cluster, group).env:
+            if _SECRET.search(name):
+                problem = f"{group}.env gives the value of {name}, which everybody could read in the compiled pipeline"
+                remedy = "put it into a Kubernetes secret, and name that under `secrets`"
+                raise UserError(problem, place=str(path), remedy=remedy)
     for place in (v.path for v in cluster.volumes):
         if cluster.publish == place or cluster.publish.startswith(place.rstrip("/") + "/"):
             break

@@ -11,6 +11,7 @@ from kfp import dsl
 
 from components.finish import finish
 from pipelines.arguments import Arguments
+from pipelines.cluster import WORKSPACE, config_of
 from pipelines.options import Options
 from pipelines.placing import Placing
 from pipelines.wiring import Results, validation_apart, wire
@@ -26,7 +27,7 @@ def pipeline(defaults: Arguments, options: Options | None = None) -> Any:
 
     def emoverse(
         corpora: list = preset["corpora"],  # type: ignore[type-arg]
-        raw_volume: str = "",
+        raw_volume: str = WORKSPACE if options.cluster.workspace else "",
         media: str = preset["media"],
         validation: str = preset["validation"],
         amt: str = preset["amt"],
@@ -56,10 +57,12 @@ def pipeline(defaults: Arguments, options: Options | None = None) -> Any:
     if not options.local or options.seeds:
         del emoverse.__annotations__["return"]  # from within an exit handler kfp lets no output out
     what = "From raw emotional videos to a trained, scored, exported model"
-    return dsl.pipeline(name=NAME, description=what)(emoverse)
+    return dsl.pipeline(name=NAME, description=what, pipeline_config=config_of(options.cluster))(emoverse)
 
 
 def _ending(options: Options, placing: Placing) -> Any:
-    task = finish(run=dsl.PIPELINE_JOB_NAME_PLACEHOLDER, publish=options.cluster.publish)
+    task = finish(
+        name=dsl.PIPELINE_JOB_NAME_PLACEHOLDER, run=dsl.PIPELINE_JOB_ID_PLACEHOLDER, publish=options.cluster.publish
+    )
     placing.put(task, "data", "finish")
     return task.set_caching_options(False)

@@ -76,7 +76,7 @@ def session(root: Path, commit: str = "", *, containers: list[Path] | None = Non
     ``commit`` is the git revision that the artifacts' metadata shall name. ``containers``: run the steps in their
     images, where they see these folders.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    (root / "workspace").mkdir(parents=True, exist_ok=True)  # kfp removes it with the run
     local.init(
         runner=local.SubprocessRunner(use_venv=False) if containers is None else runner(root, containers, {}),
         pipeline_root=str(root),

@@ -18,7 +18,8 @@ class Options:
     """How the pipeline is compiled.
 
     ``start`` says what training starts from: ``base-model`` makes the tiny one, ``convert`` takes the original
-    InternVL2 at ``model``, ``stage1`` takes ``model`` as stage 1's result and skips that stage. ``shards`` is how many
+    InternVL2 at ``model``, ``stage1`` takes ``model`` as stage 1's result and skips that stage; ``model_digest`` is a
+    digest of what lies there, where somebody looked. ``shards`` is how many
     pods validate each corpus; ``seeds`` (of more than one run of the training, to be compared) makes the pipeline a
     sweep. Without ``cache`` no step is taken from Kubeflow's cache. ``labels`` maps an image to what artifacts call it,
     where that says more. ``local``: for kfp's own runner, whose caller wants outputs (kfp allows none from within an
@@ -29,6 +30,7 @@ class Options:
     cluster: Cluster = field(default_factory=Cluster)
     start: Start = "base-model"
     model: str = ""
+    model_digest: str = ""
     shards: int = 1
     seeds: tuple[int, ...] = ()
     revision: str = ""

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any, Final
 
 from emoverse.errors import UserError
@@ -53,6 +54,8 @@ def _split(name: str) -> tuple[str, str]:
     first, slash, rest = name.partition("/")
     if not slash or not (set(first) & set(".:") or first == "localhost"):
         first, rest = "registry-1.docker.io", name if slash else f"library/{name}"
+    if first in ("docker.io", "index.docker.io"):
+        first, rest = "registry-1.docker.io", rest if "/" in rest else f"library/{rest}"
     path, _, last = rest.rpartition("/")
     return first, "/".join(part for part in (path, last.partition(":")[0]) if part)
 
@@ -75,7 +78,7 @@ def _token(challenge: str, login: Mapping[str, str], image: str) -> str:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
             found = json.loads(reply.read())
         return str(found.get("token") or found["access_token"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, HTTPException, ValueError, KeyError) as error:
         remedy = "run `docker login` for its registry"
         raise UserError(f"the registry's login gives no token: {error}", place=image, remedy=remedy) from None
 
@@ -87,6 +90,6 @@ def _ask(url: str, headers: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
             return int(reply.status), {}
     except urllib.error.HTTPError as error:
         return error.code, {key.lower(): value for key, value in error.headers.items()}
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         remedy = "check its name; --unchecked image submits where only the cluster reaches the registry"
         raise UserError(f"the registry gives no answer: {error}", place=url, remedy=remedy) from None

@@ -56,9 +56,10 @@ def wire(given: SimpleNamespace, options: Options, placing: Placing, apart: Any 
     start = _start(given, options, placing)
 
     def trained(stage: str, model: Any, seed: Any = "") -> Any:
+        from_outside = options.model_digest if options.start == "stage1" else ""
         task = train(
             stage=stage, params=getattr(given, stage), code=given.code_train, seed=seed, model=model, base=start,
-            amt=dataset, validated=validated(),
+            amt=dataset, validated=validated(), given=from_outside,
         )  # fmt: skip
         return placing.put(task.set_display_name(f"train {stage}"), "train", "train").outputs["trained"]
 
@@ -72,7 +73,7 @@ def wire(given: SimpleNamespace, options: Options, placing: Placing, apart: Any 
         with dsl.ParallelFor([{"seed": str(seed)} for seed in options.seeds]) as item:
             first = start if options.start == "stage1" else trained("stage1", start, item.seed)
             one = scored(trained("stage2", first, item.seed))
-        placing.put(over_seeds(scores=dsl.Collected(one)), "data", "over-seeds")
+        placing.put(over_seeds(code=given.code_report, scores=dsl.Collected(one)), "data", "over-seeds")
         return None
 
     first = start if options.start == "stage1" else trained("stage1", start)
@@ -83,7 +84,7 @@ def wire(given: SimpleNamespace, options: Options, placing: Placing, apart: Any 
     )
     onnx = placing.put(exported, "train", "export").outputs["onnx"]
     stages = {"base": start, "stage2": second} | ({} if options.start == "stage1" else {"stage1": first})
-    publish = {"run": dsl.PIPELINE_JOB_NAME_PLACEHOLDER, "publish": options.cluster.publish}
+    publish = {"run": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "publish": options.cluster.publish}
     reported = report(
         code=given.code_report, validated=validated(), amt=dataset, scores=scores, onnx=onnx, **stages,
         **(publish if options.cluster.publish else {}),
@@ -97,7 +98,12 @@ def _validated(given: SimpleNamespace, options: Options, placing: Placing) -> An
     with dsl.ParallelFor(given.corpora) as item:
         fetched = fetch(corpus=item.corpus, md5=item.md5, remote=item.remote, root=item.root, volume=given.raw_volume)
         placing.put(fetched, "data", "fetch")
-        common = {"media": given.media, "code": given.code_validate, "raw": fetched.outputs["raw"]}
+        common = {
+            "media": given.media,
+            "code": given.code_validate,
+            "volume": given.raw_volume,
+            "raw": fetched.outputs["raw"],
+        }
         whole = {"corpus": item.corpus, "raw_md5": item.md5, "validation": given.validation}
         if options.shards == 1:
             return placing.put(validate(**common, **whole), "data", "validate")
@@ -136,13 +142,19 @@ def _start(given: SimpleNamespace, options: Options, placing: Placing) -> Any:
         md5, places = given.weights_md5, {"remote": given.weights_remote, "root": given.weights_root}
         fetched = fetch(corpus="weights", md5=md5, volume=given.raw_volume, **places)
         placing.put(fetched, "data", "fetch")
-        taken = adopt(weights_md5=md5, media=given.media, code=given.code_base_model, weights=fetched.outputs["raw"])
+        taken = adopt(
+            weights_md5=md5, media=given.media, code=given.code_base_model, volume=given.raw_volume,
+            weights=fetched.outputs["raw"],
+        )  # fmt: skip
         return placing.put(taken, "train", "base-model").outputs["model"]
     if options.start == "base-model":
         made = base_model(params=given.base_model, media=given.media, code=given.code_base_model)
         return placing.put(made, "train", "base-model").outputs["model"]
-    source = dsl.importer(artifact_uri=options.model, artifact_class=dsl.Model, reimport=False)
+    # Kubeflow takes what it once imported from an address for what lies there now. So either what reads it is told a
+    # digest of what lies there, or it is imported anew and all that reads it runs again.
+    source = dsl.importer(artifact_uri=options.model, artifact_class=dsl.Model, reimport=not options.model_digest)
     if options.start == "stage1":
         return source.output
-    converted = convert(source=source.output, name=options.model.rstrip("/").rpartition("/")[2])
+    name = options.model.rstrip("/").rpartition("/")[2]
+    converted = convert(name=name, listing=options.model_digest, code=given.code_base_model, source=source.output)
     return placing.put(converted, "train", "convert").outputs["model"]

@@ -49,14 +49,18 @@ def fetch(corpus: str, md5: str, out: Path, *, remote: str = "", root: str = "",
     return {"corpus": corpus, **facts}
 
 
-def raw_folder(artifact: Path) -> Path:
-    """Return the folder of a raw corpus from what ``fetch`` left; raise UserError when it has gone since."""
+def raw_folder(artifact: Path, volume: str = "") -> Path:
+    """Return the folder of a raw corpus from what ``fetch`` left; raise UserError when it has gone since.
+
+    ``volume`` is the mounted folder that this run keeps raw corpora in, if any.
+    """
     if not artifact.is_file():
         return artifact
     folder = Path(json.loads(artifact.read_text("utf-8"))["folder"])
     if not folder.is_dir():
         problem = "the raw corpus that fetch put here is gone, or its volume is not mounted"
-        raise UserError(problem, place=str(folder), remedy="mount the volume, or run again without the cache")
+        remedy = f"mount the volume at {volume or folder.parent}, or run again without the cache"
+        raise UserError(problem, place=str(folder), remedy=remedy)
     return folder
 
 

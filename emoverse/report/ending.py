@@ -19,16 +19,20 @@ def publish_page(page: Path, run: str, publish: str) -> None:
     draft.replace(folder / PAGE)
 
 
-def tell(run: str, *, state: str, task: str, problem: str, publish: str = "") -> str:
-    """Return a run's end as Markdown; with ``publish``, also write ``status.json`` beside the run's report there."""
-    lines = [f"# {run}: {state}", ""]
+def tell(run: str, *, name: str, state: str, task: str, problem: str, publish: str = "") -> str:
+    """Return a run's end as Markdown; with ``publish``, also write ``status.json`` beside the run's report there.
+
+    ``run`` is its id, which no other has and any folder may be called; ``name`` is what a person called it.
+    """
+    lines = [f"# {name}: {state}", ""]
     if state != "SUCCEEDED":
         lines += [f"Stopped in `{task}`" + (f": {problem}" if problem else "."), ""]
         lines += ["The failed step's own words are in its log; a new run takes finished steps from the cache.", ""]
     if publish:
         folder = _folder(run, publish)
         reported = (folder / PAGE).is_file()
-        write_json(folder / STATUS, {"run": run, "state": state, "task": task, "problem": problem, "report": reported})
+        end = {"run": run, "name": name, "state": state, "task": task, "problem": problem}
+        write_json(folder / STATUS, {**end, "report": reported})
         lines.append(f"Report: `{folder / PAGE}`" if reported else f"No report was written to `{folder}`.")
     return "\n".join(lines).rstrip() + "\n"
 

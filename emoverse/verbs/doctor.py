@@ -36,8 +36,8 @@ def main(args: argparse.Namespace) -> None:
         from pipelines.checks import check_endpoint
 
         try:
-            check_endpoint(args.host)
-            tell(Finding("kubeflow", True, f"Kubeflow Pipelines answers at {args.host}"))
+            version = check_endpoint(args.host).get("tag_name") or "of unknown version"
+            tell(Finding("kubeflow", True, f"Kubeflow Pipelines {version} answers at {args.host}"))
         except UserError as error:
             tell(Finding("kubeflow", False, f"{error.place}: {error.problem}", error.remedy))
     if args.json:

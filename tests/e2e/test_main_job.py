@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from emoverse.lineage import shown_with
 from emoverse.manifest import open_source
 from emoverse.report.scores import flat
 from tests.e2e.conftest import Checkout
@@ -46,8 +47,10 @@ def test_a_final_score_leads_back_to_the_raw_videos_the_same_in_every_place(repr
     }
     repro.run("emoverse", "run-local", "--json")
     told = artifacts(repro.root / "scratch/kubeflow")
-    assert told["evaluate/metrics"] == flat(repro.root / "data/scores")
     kubeflow = told["evaluate/scores"]
+    assert told["evaluate/metrics"] == flat(repro.root / "data/scores") | shown_with(kubeflow)
+    of_steps = {name: one for name, one in told.items() if not name.startswith("raw ")}
+    assert all({"digest", "raw", "params", "code", "revision"} <= one.keys() for one in of_steps.values())
     chain = json.loads(repro.run("emoverse", "lineage", "data/scores", "--json"))
     assert kubeflow["raw"] == raw_of(chain) == tracked
     assert kubeflow["digest"] == chain["digest"]

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep", "ignore:.*HTTPRespon
 def from_a_remote(md5: str, remote: str, media: str, validation: str) -> dsl.Dataset:
     raw = fetch(corpus="meld", md5=md5, remote=remote, root="", volume="").outputs["raw"]
     return validate(
-        corpus="meld", raw_md5=md5, media=media, validation=validation, code="", raw=raw
+        corpus="meld", raw_md5=md5, media=media, validation=validation, code="", volume="", raw=raw
     ).outputs["validated"]  # fmt: skip
 
 

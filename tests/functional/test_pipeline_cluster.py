@@ -84,6 +84,10 @@ def test_checkpoints_of_a_pod_that_goes_away_lie_on_a_volume(compiled: Any) -> N
         ("volumes: [{claim: a, path: /rep}]\npublish: /reports", "lies on none of the volumes"),
         ("retries: {count: two}", "'retries.count'"),
         ("gpu: [", "not valid YAML"),
+        ("workspace: {size: 0.5TB}", "'workspace.size'"),
+        ("workspace: {size: 9Gi, access_modes: [Many]}", "'workspace.access_modes.0'"),
+        ("data: {env: {AWS_SECRET_ACCESS_KEY: x}}", "data.env gives the value of AWS_SECRET_ACCESS_KEY, which every"),
+        ("train: {env: {HF_TOKEN: x}}", "put it into a Kubernetes secret, and name that under `secrets`"),
         ("- gpu", "holds no mapping"),
     ],
 )
@@ -94,6 +98,20 @@ def test_a_profile_with_a_fault_is_refused_by_name(tmp_path: Path, text: str, wo
         load_cluster(path)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_a_workspace_is_made_for_the_run_and_told_to_the_steps_that_read_raw_corpora(tmp_path: Path) -> None:
+    (tmp_path / "cluster.yaml").write_text("workspace: {size: 9Gi, access_modes: [ReadWriteMany]}\n", "utf-8")
+    words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path / "p.yaml"), "--shards", "2"]
+    assert main([*words, "--cluster", str(tmp_path / "cluster.yaml")]) == 0
+    pipeline, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text("utf-8"))
+    made = platform["platforms"]["kubernetes"]["pipelineConfig"]["workspace"]
+    assert made == {"size": "9Gi", "kubernetes": {"pvcSpecPatch": {"accessModes": ["ReadWriteMany"]}}}
+    inputs = pipeline["root"]["inputDefinitions"]["parameters"]
+    assert inputs["raw_volume"]["defaultValue"] == "/kfp-workspace"  # what Kubeflow looks for in a task's parameters
+    tasks = {n: t for c in pipeline["components"].values() for n, t in c.get("dag", {}).get("tasks", {}).items()}
+    told = {n for n, t in tasks.items() if "volume" in t.get("inputs", {}).get("parameters", {})}
+    assert told == {"fetch", "validate-part", "validate-join"}
 
 
 def test_a_profile_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

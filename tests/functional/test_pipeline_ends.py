@@ -1,6 +1,7 @@
 """Pipelines on Kubeflow's local runner: shards join to one machine's bytes; a failed check stops what would follow."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,24 @@ from typing import Any
 import pytest
 
 from emoverse.errors import UserError
+from emoverse.fetching.resolve import resolve
 from emoverse.manifest import open_source
 from emoverse.params import CorpusParams, MediaParams, Params, ValidationParams, load_params
 from emoverse.report.ending import publish_page, tell
 from emoverse.validation.step import validate
 from pipelines.arguments import measured
-from pipelines.cluster import Cluster, Retries, Volume
+from pipelines.cluster import WORKSPACE, Cluster, Retries, Volume
 from pipelines.emoverse import pipeline
 from pipelines.local import session
 from pipelines.options import Options
 from pipelines.placing import Placing
 from pipelines.wiring import validation_apart
+from tests.factories import remotes
 from tests.factories.meld import make_meld
+from tests.factories.remotes import Remote
 
 REPO = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep")  # inside DVC
 MEDIA = MediaParams(frames=2, size=32, timeout=20.0)
 VALIDATION = ValidationParams(max_quarantined=0.5, min_duration=0.1, max_duration=60.0, max_duration_gap=2.0)
 
@@ -34,16 +39,28 @@ def params(tmp_path: Path) -> Params:
     return replace(load_params(REPO / "params.yaml"), corpora=corpora, media=MEDIA, validation=VALIDATION)
 
 
-def test_shards_on_several_pods_join_to_the_bytes_of_one_machine(params: Params, tmp_path: Path) -> None:
+def test_shards_read_a_corpus_in_the_runs_workspace_and_join_to_the_bytes_of_one_machine(
+    params: Params, tmp_path: Path
+) -> None:
     validate("meld", tmp_path / "MELD", tmp_path / "direct", MEDIA, VALIDATION)
+    root = remotes.repository(tmp_path / "repository", {"README.txt": b"as distributed"})
+    shutil.rmtree(root / "raw/MELD")
+    shutil.copytree(tmp_path / "MELD", root / "raw/MELD")
+    remotes.track(root)
+    remotes.use(root, Remote(str(tmp_path / "store")))
+    tracked = resolve("raw/MELD", repository=root)
     options = Options(shards=2, local=True)
     apart = validation_apart(options, Placing(options))
     given = measured(params, tmp_path).as_keywords()
-    names = ("corpora", "media", "validation", "code_validate")
+    corpora = [{"corpus": "meld", "root": "", "md5": tracked.md5, "remote": json.dumps({"url": tracked.config["url"]})}]
+    names = ("media", "validation", "code_validate")
     with session(tmp_path / "runs"):
-        (joined,) = apart(raw_volume="", **{name: given[name] for name in names}).output
+        (joined,) = apart(corpora=corpora, raw_volume=WORKSPACE, **{name: given[name] for name in names}).output
     assert open_source(Path(joined.path)).digest == open_source(tmp_path / "direct").digest
-    assert joined.metadata["raw"] == {"meld": given["corpora"][0]["md5"]}
+    assert joined.metadata["raw"] == {"meld": tracked.md5}
+    (note,) = (tmp_path / "runs").rglob("fetch/raw")
+    assert Path(json.loads(note.read_text("utf-8"))["folder"]) == tmp_path / "runs/workspace" / tracked.md5
+    assert not (tmp_path / "runs/workspace").exists()
 
 
 def stopped(params: Params, tmp_path: Path, **changes: Any) -> dict[str, Any]:
@@ -82,16 +99,16 @@ def test_a_page_and_its_runs_end_lie_in_one_folder(tmp_path: Path) -> None:
     page.write_text("<p>scores", "utf-8")
     (tmp_path / "all").mkdir()
     publish_page(page, "run-1", str(tmp_path / "all"))
-    words = tell("run-1", state="SUCCEEDED", task="emoverse", problem="", publish=str(tmp_path / "all"))
+    words = tell("run-1", name="paper", state="SUCCEEDED", task="emoverse", problem="", publish=str(tmp_path / "all"))
     assert (tmp_path / "all/run-1/index.html").read_text("utf-8") == "<p>scores"
     assert json.loads((tmp_path / "all/run-1/status.json").read_text("utf-8"))["report"] is True
-    assert words.startswith("# run-1: SUCCEEDED\n")
+    assert words.startswith("# paper: SUCCEEDED\n")
     assert str(tmp_path / "all/run-1/index.html") in words
 
 
 def test_the_end_of_a_failed_run_says_where_it_stopped_and_what_to_do() -> None:
-    words = tell("run-1", state="FAILED", task="train", problem="out of memory")
-    assert "# run-1: FAILED" in words
+    words = tell("run-1", name="paper", state="FAILED", task="train", problem="out of memory")
+    assert "# paper: FAILED" in words
     assert "Stopped in `train`: out of memory" in words
     assert "a new run takes finished steps from the cache" in words
 
@@ -99,10 +116,10 @@ def test_the_end_of_a_failed_run_says_where_it_stopped_and_what_to_do() -> None:
 @pytest.mark.parametrize("name", ["../run", "a/b", "", ".."])
 def test_a_run_cannot_write_outside_the_folder_of_reports(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="is no name for a folder"):
-        tell(name, state="SUCCEEDED", task="t", problem="", publish=str(tmp_path))
+        tell(name, name="paper", state="SUCCEEDED", task="t", problem="", publish=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_reports_that_is_not_mounted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mount the volume"):
-        tell("run-1", state="SUCCEEDED", task="t", problem="", publish=str(tmp_path / "none"))
+        tell("run-1", name="paper", state="SUCCEEDED", task="t", problem="", publish=str(tmp_path / "none"))

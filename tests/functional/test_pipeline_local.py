@@ -1,5 +1,6 @@
 """A component on Kubeflow's local runner: the step's own bytes, its manifest as metadata, a cache to be trusted."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ Run = Callable[..., dsl.Artifact]
 @dsl.pipeline(name="one-corpus")
 def one_corpus(root: str, md5: str, media: str, validation: str, code: str) -> dsl.Dataset:
     raw = fetch(corpus="meld", md5=md5, remote="", root=root, volume="").outputs["raw"]
-    done = component(corpus="meld", raw_md5=md5, media=media, validation=validation, code=code, raw=raw)
+    done = component(corpus="meld", raw_md5=md5, media=media, validation=validation, code=code, volume="", raw=raw)
     return done.outputs["validated"]
 
 
@@ -62,6 +63,10 @@ def test_the_component_gives_the_bytes_of_the_step_and_the_cache_tells_what_chan
     assert first.metadata["digest"] == open_source(tmp_path / "direct").digest
     assert first.metadata["raw"] == {"meld": md5_of(tmp_path / "MELD")}
     assert first.metadata["params"]["media"]["size"] == MEDIA.size
+
+    (said,) = (tmp_path / "runs").rglob("validate/executor_output.json")
+    (page,) = json.loads(said.read_text("utf-8"))["artifacts"]["page"]["artifacts"]
+    assert page["metadata"] == first.metadata, "the page says as much about itself as the data does"
 
     again = run()  # nothing changed: a hit
     assert again.path == first.path

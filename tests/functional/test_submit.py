@@ -242,6 +242,11 @@ def test_a_remote_that_pods_cannot_see_is_refused_unless_a_volume_holds_the_data
     assert given["corpora"][0]["remote"] == ""
     said = refused(order, cluster, capsys, "--raw-volume", "/mnt/rawer")
     assert "no volume of the cluster profile is mounted there (mounted: /mnt/raw)" in said
+    said = refused(order, cluster, capsys, "--raw-volume", "/kfp-workspace/raw")
+    assert "give the profile a `workspace`" in said
+    (tmp_path / "workspace.yaml").write_text(PROFILE + "workspace: {size: 1Gi}\n", "utf-8")
+    said = refused(order, cluster, capsys, "--cluster", str(tmp_path / "workspace.yaml"))
+    assert "which pods do not see" in said, "a run's workspace starts empty"
 
 
 def test_a_secret_that_no_pod_would_get_is_refused(

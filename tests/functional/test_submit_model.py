@@ -1,0 +1,163 @@
+"""--model and --original are looked at where Kubeflow will import them from, and its cache is told what lies there."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+import yaml
+
+from emoverse.cli import main
+from emoverse.digests import MANIFEST
+from emoverse.errors import UserError
+from emoverse.lineage import check_given
+from emoverse.manifest import publish
+from emoverse.params import load_params
+from pipelines.compile import compile_to
+from pipelines.given import look_into
+from pipelines.options import Options
+from tests.factories import remotes
+from tests.factories.kubeflow import kubeflow
+
+REPO = Path(__file__).resolve().parents[2]
+IMAGE = "example.org/team/emoverse-python@sha256:" + "5" * 64
+INDEX = "model.safetensors.index.json"
+Put = Callable[[str, dict[str, bytes]], str]
+
+
+@pytest.fixture(scope="module")
+def put() -> Iterator[Put]:
+    """Put files into a bucket of a real S3 server, reached as the environment says; return the folder's address."""
+    with remotes.s3() as remote, pytest.MonkeyPatch.context() as patch:
+        for name, value in {**remote.variables, "AWS_ENDPOINT_URL": remote.settings["endpointurl"]}.items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_MAX_ATTEMPTS", "1")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        client = boto3.client("s3")
+
+        def _put(folder: str, files: dict[str, bytes]) -> str:
+            for name, content in files.items():
+                client.put_object(Bucket="corpora", Key=f"{folder}/{name}", Body=content)
+            return f"s3://corpora/{folder}"
+
+        yield _put
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Path:
+    """Make a finished stage's folder, as small as can be."""
+    with publish(tmp_path / "stage1", step="train", name="stage1", params={}, inputs={}, code=()) as draft:
+        (draft.path / "model").mkdir()
+        (draft.path / "model/model.safetensors").write_bytes(b"weights")
+    return tmp_path / "stage1"
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_finished_stage_is_known_by_the_digest_of_its_manifest(put: Put, stage: Path) -> None:
+    digest = json.loads((stage / MANIFEST).read_text("utf-8"))["outputs"]["digest"]
+    assert look_into(put("whole", files_of(stage)) + "/", finished=True) == digest
+    check_given(stage, digest)
+    with pytest.raises(UserError, match="it was replaced since the run was submitted"):
+        check_given(stage, "0" * 64)
+
+
+def test_an_original_checkpoint_is_known_by_its_listing(put: Put) -> None:
+    uri = put("original", {"config.json": b"{}", "model.safetensors": b"one"})
+    first = look_into(uri, finished=False)
+    assert look_into(uri, finished=False) == first
+    put("original", {"model.safetensors": b"two"})  # of the same size
+    assert look_into(uri, finished=False) != first
+
+
+@pytest.mark.parametrize(
+    ("files", "finished", "words"),
+    [
+        ({}, True, "nothing is there"),
+        ({"model/model.safetensors": b"w"}, True, f"lacks 1 of its files, such as {MANIFEST}"),
+        ({MANIFEST: b'{"outputs": {"digest": "0", "files": {"model/model.safetensors": "0"}}}'}, True,
+         "such as model/model.safetensors; copy the whole folder that `emoverse train` left"),
+        ({MANIFEST: b"[]"}, True, "not valid JSON"),
+        ({MANIFEST: b"{}"}, True, "not the manifest of a step"),
+        ({"model.safetensors": b"w"}, False, "lacks 1 of its files, such as config.json"),
+        ({"config.json": b"{}"}, False, "holds no weights"),
+        ({"config.json": b"{}", INDEX: b'{"weight_map": {"a": "model-1-of-1.safetensors"}}'}, False,
+         "such as model-1-of-1.safetensors; download the checkpoint again"),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_not_there_or_not_whole_is_refused(
+    put: Put, request: pytest.FixtureRequest, files: dict[str, bytes], finished: bool, words: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        look_into(put(request.node.callspec.id, files), finished=finished)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("data/stage1", "Kubeflow imports models from gs://, s3://, minio:// and oci:// alone"),
+        ("https://example.org/stage1", "Kubeflow imports models from"),
+        ("minio://models/stage1", "--unchecked model"),
+    ],
+)
+def test_a_place_that_kubeflow_or_this_machine_cannot_look_into_is_refused(uri: str, words: str) -> None:
+    with pytest.raises(UserError) as caught:
+        look_into(uri, finished=True)
+    assert words in str(caught.value)
+
+
+def test_a_store_that_gives_no_answer_is_refused(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"the store gives no answer: .*check the address and this machine's credent"):
+        look_into("s3://elsewhere/stage1", finished=True)
+
+
+def test_submit_refuses_a_model_that_is_not_there_before_anything_runs(
+    put: Put, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPO)
+    with kubeflow() as cluster:
+        words = [
+            "submit",
+            "--host",
+            cluster.host,
+            "--image-data",
+            IMAGE,
+            "--image-train",
+            IMAGE,
+            "--unchecked",
+            "image",
+        ]
+        assert main([*words, "--model", "s3://corpora/none"]) == 2
+        assert cluster.runs == []
+    assert "s3://corpora/none: nothing is there; copy the model's folder there" in capsys.readouterr().err
+
+
+def compiled(folder: Path, options: Options, **overrides: Any) -> Any:
+    keys = {key.replace("__", "."): value for key, value in overrides.items()}
+    compile_to(folder / "p.yaml", load_params(REPO / "params.yaml", keys), base=REPO, options=options)
+    whole = yaml.safe_load((folder / "p.yaml").read_text("utf-8"))
+    tasks = {n: t for one in whole["components"].values() for n, t in one.get("dag", {}).get("tasks", {}).items()}
+    return whole["deploymentSpec"]["executors"]["exec-importer"]["importer"], tasks
+
+
+@pytest.mark.parametrize(("start", "task", "told"), [("stage1", "train", "given"), ("convert", "convert", "listing")])
+def test_kubeflows_cache_is_told_what_lies_there_or_imports_it_anew(
+    tmp_path: Path, start: Any, task: str, told: str
+) -> None:
+    uri = "s3://models/stage1"
+    importer, tasks = compiled(tmp_path, Options(start=start, model=uri, model_digest="abc"))
+    assert "reimport" not in importer
+    assert tasks[task]["inputs"]["parameters"][told] == {"runtimeValue": {"constant": "abc"}}
+    importer, _ = compiled(tmp_path, Options(start=start, model=uri))
+    assert importer["reimport"] is True
+
+
+def test_a_given_stage_whose_adapter_was_to_be_trained_further_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stage2.start: .*set stage2.start=merged"):
+        compiled(tmp_path, Options(start="stage1", model="s3://models/stage1"), stage2__start="adapter")
