@@ -18,7 +18,8 @@ from emoverse.yaml_text import read_yaml
 
 Share = Field(ge=0.0, le=1.0)
 Positive = Field(gt=0)
-_frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+Seed = Field(ge=0, lt=1 << 32)  # what numpy takes
+_frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 
 
 @_frozen
@@ -37,7 +38,7 @@ class MediaParams:
     crop: Literal["center", "squash"] = "squash"
     colour: Literal["rgb", "grey-equalised"] = "rgb"
     encoding: Literal["png", "jpeg"] = "png"
-    timeout: float = Positive
+    timeout: float = Field(gt=0.0, le=86_400.0)
 
 
 @_frozen
@@ -56,6 +57,13 @@ class ValidationParams:
     min_side: int = Field(default=16, ge=1)
     max_side: int = Field(default=8192, ge=1)
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for limits that no clip can keep to."""
+        for what in ("duration", "fps", "side"):
+            least, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
+            if least > most:
+                raise ValueError(f"min_{what} is {least:g}, above max_{what}, which is {most:g}")
+
 
 @_frozen
 class MixtureParams:
@@ -73,7 +81,7 @@ class MixtureParams:
 class AmtParams:
     """How utterances become the AMT dataset."""
 
-    seed: int
+    seed: int = Seed
     per_clip: Literal["one", "several"]
     zero_sentiment: Literal["drop", "positive", "own-class"]
     mosei_media: Literal["image", "video"]
@@ -98,7 +106,7 @@ class BaseModelParams:
     """
 
     source: str
-    seed: int = 1
+    seed: int = Field(default=1, ge=0, lt=1 << 32)
     faces: int = Field(default=3000, ge=1)
     face_epochs: int = Field(default=5, ge=1)
     sentences: int = Field(default=4000, ge=1)
@@ -116,7 +124,7 @@ class TrainParams:
     """
 
     start: Literal["merged", "adapter"] = "merged"
-    seed: int
+    seed: int = Seed
     epochs: float = Positive
     learning_rate: float = Positive
     batch_size: int = Field(ge=1)
@@ -157,8 +165,8 @@ class EvaluateParams:
     engine: Literal["torch", "onnx", "vllm"] = "torch"
     closed: Literal["likelihood", "generation"]
     agreement: int = Field(ge=0)
-    bootstrap: int = Field(ge=0)
-    seed: int
+    bootstrap: int = Field(ge=1)
+    seed: int = Seed
     batch_size: int = Field(ge=1)
     max_new_tokens: int = Field(ge=1)
 
@@ -241,8 +249,9 @@ def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] |
         raise UserError("holds no mapping of sections", place=str(path), remedy="restore it with `git checkout`")
     for key, value in (overrides or {}).items():
         _set(tree, key, value, path)
-    _share(tree, place=str(path))
-    return parse(Params, tree, place=str(path))
+    place = f"{path} with --set {', '.join(overrides)}" if overrides else str(path)
+    _share(tree, place=place)
+    return parse(Params, tree, place=place)
 
 
 def _share(tree: dict[str, Any], *, place: str) -> None:
