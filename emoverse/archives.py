@@ -107,8 +107,6 @@ def _unpack(archive: Path, folder: Path, budget: _Budget, place: str, depth: int
                 raise UserError("it is a link or a device, not a file", place=where, remedy=_REMEDY)
             if member.kind == "folder":
                 continue
-            if path.exists():
-                raise UserError("the name comes twice", place=where, remedy=_REMEDY)
             budget.spend(member.size, where)
             _write(member, path, where)
             if path.name.lower().endswith(ENDINGS):
@@ -146,6 +144,8 @@ def _content(folder: Path, stem: str) -> Path:
 
 def _write(member: _Member, path: Path, where: str) -> None:
     try:
+        if path.exists():
+            raise UserError("the name comes twice", place=where, remedy=_REMEDY)
         path.parent.mkdir(parents=True, exist_ok=True)
         with member.source() as source, path.open("xb") as out:
             shutil.copyfileobj(source, out, _BLOCK)
@@ -208,4 +208,5 @@ def _named_if_broken(place: str) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
-        raise UserError(f"it is broken or ends too early ({error})", place=place, remedy="fetch it again") from error
+        why = str(error).partition("\n")[0].rstrip(":")  # of a file of another kind, tarfile says a line for each kind
+        raise UserError(f"it is broken or ends too early ({why})", place=place, remedy="fetch it again") from error

@@ -6,6 +6,7 @@ carries no clock, host name or absolute path: the same inputs, parameters and co
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -164,7 +165,7 @@ def publish(
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise _disk_full(out, draft.path) from error
+            raise disk_full(out, draft.path) from error
         finally:
             shutil.rmtree(draft.path, ignore_errors=True)
         run = {"step": step, "host": socket.gethostname(), "started": started, "seconds": time.time() - started}
@@ -217,8 +218,8 @@ def exclusive(out: Path, step: str) -> Iterator[None]:
             remedy = "wait for it to end, or stop it"
             raise UserError(f"being made right now by {holder}", place=str(out), remedy=remedy) from None
         handle.truncate(0)
-        handle.write(f"`emoverse {step}`, process {os.getpid()} on {socket.gethostname()}")
-        handle.flush()
+        with contextlib.suppress(OSError):  # on a full disk the lock holds without its holder's name
+            os.write(handle.fileno(), f"`emoverse {step}`, process {os.getpid()} on {socket.gethostname()}".encode())
         try:
             yield
         finally:
@@ -253,8 +254,9 @@ def _old(out: Path) -> Path:
     return out.parent / f".{out.name}.old"
 
 
-def _disk_full(out: Path, draft: Path) -> UserError:
-    written = sum(p.stat().st_size for p in draft.rglob("*") if p.is_file())
+def disk_full(out: Path, draft: Path) -> UserError:
+    """Return the error that says how much of ``out`` was written, to the folder or file ``draft``."""
+    written = sum(p.stat().st_size for p in (draft, *draft.rglob("*")) if p.is_file())
     free = shutil.disk_usage(out.parent).free
     problem = f"the disk is full: {written:,} bytes were written and more are needed, {free:,} bytes are free"
     return UserError(problem, place=str(out), remedy=f"free more than {written:,} bytes there and run again")

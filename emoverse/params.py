@@ -18,7 +18,8 @@ from emoverse.yaml_text import read_yaml
 
 Share = Field(ge=0.0, le=1.0)
 Positive = Field(gt=0)
-_frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
+Seed = Field(ge=0, lt=1 << 32)  # what numpy takes
+_frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False))
 
 
 @_frozen
@@ -73,7 +74,7 @@ class MixtureParams:
 class AmtParams:
     """How utterances become the AMT dataset."""
 
-    seed: int
+    seed: int = Seed
     per_clip: Literal["one", "several"]
     zero_sentiment: Literal["drop", "positive", "own-class"]
     mosei_media: Literal["image", "video"]
@@ -98,7 +99,7 @@ class BaseModelParams:
     """
 
     source: str
-    seed: int = 1
+    seed: int = Field(default=1, ge=0, lt=1 << 32)
     faces: int = Field(default=3000, ge=1)
     face_epochs: int = Field(default=5, ge=1)
     sentences: int = Field(default=4000, ge=1)
@@ -116,7 +117,7 @@ class TrainParams:
     """
 
     start: Literal["merged", "adapter"] = "merged"
-    seed: int
+    seed: int = Seed
     epochs: float = Positive
     learning_rate: float = Positive
     batch_size: int = Field(ge=1)
@@ -157,8 +158,8 @@ class EvaluateParams:
     engine: Literal["torch", "onnx", "vllm"] = "torch"
     closed: Literal["likelihood", "generation"]
     agreement: int = Field(ge=0)
-    bootstrap: int = Field(ge=0)
-    seed: int
+    bootstrap: int = Field(ge=1)
+    seed: int = Seed
     batch_size: int = Field(ge=1)
     max_new_tokens: int = Field(ge=1)
 

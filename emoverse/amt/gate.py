@@ -15,6 +15,15 @@ Answers = Mapping[tuple[str, str, str], Counter[str]]
 _SHOWN = 5
 
 
+def check_asked(stages: Sequence[Stage]) -> None:
+    """Raise UserError for a stage that asks for nothing: it could not be trained."""
+    for stage in stages:
+        if not stage.asked or not stage.corpora:
+            what = "no task a weight above 0" if not stage.asked else "no corpus"
+            remedy = "give it one, as in `emoverse profile sample --out FILE`"
+            raise UserError(f"gives {what}, so there is nothing to train on", place=f"amt.{stage.name}", remedy=remedy)
+
+
 def check_leaks(leaks: Sequence[Leak], policy: Literal["fail", "drop", "report"]) -> None:
     """Raise UserError when there are leaks and the policy is to fail."""
     if not leaks or policy != "fail":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import IO, Final
 import orjson
 
 from emoverse.corpora.base import Utterance
+from emoverse.manifest import disk_full
 
 _RECORD: Final = (
     b'    {\n        "query": "%b",\n        "response": "%b",\n        "%b": [\n            "%b"\n        ]\n    }'
@@ -93,6 +95,10 @@ def write_records(path: Path, records: Iterable[bytes]) -> None:
         with temporary.open("wb") as handle:
             _write_all(handle, records)
         temporary.replace(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise disk_full(path, temporary) from None
     finally:
         temporary.unlink(missing_ok=True)
 

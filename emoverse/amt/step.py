@@ -13,7 +13,7 @@ from emoverse.amt.authors import match, read_records
 from emoverse.amt.baselines import baselines
 from emoverse.amt.builder import Builder
 from emoverse.amt.corpora_audit import CorporaAudit, audit_corpora
-from emoverse.amt.gate import check_leaks, check_splits
+from emoverse.amt.gate import check_asked, check_leaks, check_splits
 from emoverse.amt.mixture import Stage, stages
 from emoverse.amt.outputs import Outputs
 from emoverse.amt.page import write_page
@@ -59,6 +59,7 @@ def build_amt(
         twice = ", ".join(sorted({name for name in names if names.count(name) > 1}))
         raise UserError(f"corpus {twice} was given twice", place="--validated", remedy="give each corpus's folder once")
     plan = stages(params, names)
+    check_asked([stage for stage in plan if stage.name not in (authors or {})])
     records = {stage: read_records(path) for stage, path in sorted((authors or {}).items())}
     found = audit_corpora(tables)
     check_leaks(found.leaks, params.leakage)
@@ -123,16 +124,26 @@ def write_amt(
 def _capped(
     tables: Sequence[CorpusTable], plan: Sequence[Stage], found: CorporaAudit, reasons: Reasons, params: AmtParams
 ) -> list[Stage]:
-    """Return the stages with limits that leave each capped task its cap: the rows with the smallest draws."""
-    dry = Builder(params, plan, reasons, found.leaked, None)
-    for table in tables:
-        dry.corpus(table)
-    limited = []
-    for stage in plan:
-        draws = {name: sorted(dry.draws[stage.name, name]) for name in stage.caps}
-        limits = {name: drawn[stage.caps[name]] for name, drawn in draws.items() if len(drawn) > stage.caps[name]}
-        limited.append(replace(stage, limits=limits))
-    return limited
+    """Return the stages with limits that leave each capped task its cap: the rows with the smallest draws.
+
+    Where a clip serves one task, a row that one cap sets aside goes to the next task in its queue, which may be capped
+    too: then its limit falls, and all is counted again until every task has its cap.
+    """
+    limited = list(plan)
+    while True:
+        dry = Builder(params, limited, reasons, found.leaked, None)
+        for table in tables:
+            dry.corpus(table)
+        before, limited = limited, [_limited(stage, dry.draws) for stage in limited]
+        if limited == before or params.per_clip == "several" or all(len(stage.caps) < 2 for stage in plan):
+            return limited
+
+
+def _limited(stage: Stage, drawn: Mapping[tuple[str, str], Sequence[float]]) -> Stage:
+    """Return the stage with a lower limit for each task that kept more rows than its cap."""
+    over = {name: sorted(drawn.get((stage.name, name), ())) for name in stage.caps}
+    lower = {name: draws[stage.caps[name]] for name, draws in over.items() if len(draws) > stage.caps[name]}
+    return replace(stage, limits={**stage.limits, **lower})
 
 
 def _as_stage(name: str, builder: Builder) -> Stage:

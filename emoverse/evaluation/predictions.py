@@ -11,12 +11,12 @@ from typing import Final
 
 from emoverse.errors import RowErrors, UserError
 from emoverse.evaluation.matching import Prediction, against_gold, repeats
+from emoverse.evaluation.shape import LABEL_KEYS, label_of, wrong_gold, wrong_prediction, wrong_record
 from emoverse.inference.testsets import Row, read_jsonl
 from emoverse.tasks import task as task_named
 
 _TAGS: Final = re.compile(r"^(?:<(?:video|image)>)+")
 _DIALOGUE: Final = re.compile(r"(dia\d+)_?utt\d+", re.ASCII)
-_LABEL_KEYS: Final = ("labels", "label")
 _FREE: Final = ("eri",)  # tasks whose right answer is free text, which its own parser may not read
 _REMEDY: Final = "score the file as the model wrote it, against the test set it was made from"
 
@@ -30,12 +30,12 @@ def read_predictions(path: Path, task: str, *, gold: Path | None = None, corpus:
     """
     rows, problems = _good_rows(path)
     where = corpus or _corpus(task, [row for _, row in rows])
-    found = [_prediction(f"{path.name}:{number}", row, task, where) for number, row in rows]
+    found = _entries(rows, path.name, task, where, problems)
     problems += repeats(found) + (_strangers(rows, task, path.name) or _foreign(found, task))
     if gold is not None and not problems:
-        records = [_record(f"{gold.name}:{number}", row, task, where) for number, row in _records(gold)]
-        found, more = against_gold(found, records)
-        problems += more
+        records = _entries(list(_records(gold)), gold.name, task, where, problems, is_gold=True)
+        if not problems:
+            found, problems = against_gold(found, records)
     if problems:
         raise RowErrors(problems, remedy=_REMEDY)
     if len({tuple(one.gold["answers"] or ()) for one in found}) > 1:
@@ -49,7 +49,7 @@ def _good_rows(path: Path) -> tuple[list[tuple[int, Row]], list[str]]:
     rows: list[tuple[int, Row]] = []
     problems: list[str] = []
     for number, row, problem in read_jsonl(path):
-        what = problem or _wrong(row)
+        what = problem or wrong_prediction(row)
         if what:
             problems.append(f"{path.name}:{number}: {what}")
         else:
@@ -57,55 +57,56 @@ def _good_rows(path: Path) -> tuple[list[tuple[int, Row]], list[str]]:
     return rows, problems
 
 
-def _wrong(row: Row) -> str:
-    if not isinstance(row.get("response"), str):
-        return "response: no reply of the model"
-    gold = row.get("gold")
-    if isinstance(gold, dict) and "answer" in gold:
-        told = next((row[key] for key in _LABEL_KEYS if isinstance(row.get(key), str)), gold["answer"])
-        return "" if told == gold["answer"] else f"labels: {told!r}, but its own gold says {gold['answer']!r}"
-    return "" if any(isinstance(row.get(key), str) for key in _LABEL_KEYS) else "labels: no right answer"
+def _entries(
+    rows: Sequence[tuple[int, Row]], name: str, task: str, corpus: str, problems: list[str], *, is_gold: bool = False
+) -> list[Prediction]:
+    """Read rows of the file ``name``; what is wrong with the gold they carry is added to ``problems``.
+
+    A gold record's reply is its right answer: AMT's test rows have it in ``gold``, the authors' as ``response``.
+    """
+    found = []
+    for number, row in rows:
+        place = f"{name}:{number}"
+        reply, answer = ("", str(row.get("response") or "")) if is_gold else (row["response"], label_of(row) or "")
+        own = dict(row.get("gold") or {})
+        read = task_named(task).gold(str(own.get("answer", answer)), corpus=corpus, query=_query(row))
+        if problem := wrong_gold(own, read):
+            problems.append(f"{place}: {problem}")
+        else:
+            found.append(_entry(place, row, reply, own, read))
+    return found
 
 
-def _prediction(place: str, row: Row, task: str, corpus: str) -> Prediction:
-    answer = next((row[key] for key in _LABEL_KEYS if isinstance(row.get(key), str)), "")
-    return _entry(place, row, task, corpus, str(row["response"]), answer)
-
-
-def _record(place: str, row: Row, task: str, corpus: str) -> Prediction:
-    """Read a gold record: a row of AMT's test files, or one of the authors' with query, response and videos."""
-    return _entry(place, row, task, corpus, "", str(row.get("response", "")))
-
-
-def _entry(place: str, row: Row, task: str, corpus: str, reply: str, answer: str) -> Prediction:
-    query, media, given = _query(row), _media(row), row.get("gold")
-    own = dict(given) if isinstance(given, dict) else {}
-    read = task_named(task).gold(str(own.get("answer", answer)), corpus=corpus, query=query)
+def _entry(place: str, row: Row, reply: str, own: Row, read: Row) -> Prediction:
+    query, media = _query(row), _media(row)
     if bool(own.get("answers")) != bool(read["answers"]):  # another task's gold, or one that says less than ours
         own.pop("answers", None)
-    gold = {**read, **own}
     channel = str(row.get("channel") or "")
-    group = str(gold.get("group") or _group(media) or channel or place)
+    dialogue = _dialogue(media)
+    group = str(own.get("group") or dialogue or media.rpartition("/")[0] or channel or place)
     shown = ("/".join(media.removeprefix("clip:").split("/")[-2:]).removesuffix(".mp4"), query)
+    gold = {**read, **({"group": dialogue} if dialogue else {}), **own}
     return Prediction(place, channel or media or place, channel, shown, reply, gold, group, own)
 
 
 def _query(row: Row) -> str:
-    asked = [message["content"] for message in row.get("messages") or () if message.get("role") == "user"]
-    return _TAGS.sub("", str(asked[-1] if asked else row.get("query", "")))
+    asked = [message["content"] for message in row.get("messages") or () if message["role"] == "user"]
+    return _TAGS.sub("", asked[-1] if asked else row.get("query") or "")
 
 
 def _media(row: Row) -> str:
-    for shown in (*(row.get("videos") or ()), *(row.get("images") or ())):
-        return str(shown.get("path") if isinstance(shown, dict) else shown)
+    for key in ("videos", "images"):
+        shown = row.get(key) or []
+        for one in shown if isinstance(shown, list) else [shown]:
+            return str((one.get("path") if isinstance(one, dict) else one) or "")
     return ""
 
 
-def _group(media: str) -> str:
-    """Return the dialogue or the long video that a clip's path names, empty where it names none."""
+def _dialogue(media: str) -> str:
+    """Return the dialogue that a clip's path names, empty where it names none."""
     folder, _, name = media.rpartition("/")
-    dialogue = _DIALOGUE.match(name)
-    return f"{folder}/{dialogue[1]}" if dialogue else folder
+    found = _DIALOGUE.match(name)
+    return f"{folder}/{found[1]}" if found else ""
 
 
 def _corpus(task: str, rows: Sequence[Row]) -> str:
@@ -113,25 +114,30 @@ def _corpus(task: str, rows: Sequence[Row]) -> str:
     named = {str(row["corpus"]) for row in rows if row.get("corpus")}
     if len(named) == 1:
         return named.pop()
-    happy = any(row.get(key) == "Happy." for row in rows for key in _LABEL_KEYS)
+    happy = any(row.get(key) == "Happy." for row in rows for key in LABEL_KEYS)
     return "mosei" if happy or task == "msa" else "ecf" if task.startswith("ecpe") else "meld"
 
 
 def _records(path: Path) -> Iterator[tuple[int, Row]]:
     """Yield the records of a gold file: JSON lines, or one JSON list."""
-    if path.suffix == ".json":
-        try:
-            rows = json.loads(path.read_text("utf-8"))
-        except FileNotFoundError:
-            raise UserError("no such file", place=str(path), remedy="check the path") from None
-        except ValueError as error:
-            raise UserError(f"not valid JSON ({error})", place=str(path), remedy="give a test set") from error
-        yield from enumerate(rows, 1)
-        return
-    for number, row, problem in read_jsonl(path):
-        if problem:
-            raise UserError(problem, place=f"{path}:{number}", remedy="give a test set as build-amt wrote it")
+    for number, row, problem in _json_list(path) if path.suffix == ".json" else read_jsonl(path):
+        if what := problem or wrong_record(row):
+            raise UserError(what, place=f"{path}:{number}", remedy="give a test set as build-amt wrote it")
         yield number, row
+
+
+def _json_list(path: Path) -> Iterator[tuple[int, Row, str]]:
+    try:
+        rows = json.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", place=str(path), remedy="check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not valid JSON ({error})", place=str(path), remedy="give a test set") from None
+    if not isinstance(rows, list):
+        raise UserError("holds no JSON list of records", place=str(path), remedy="give a test set")
+    for number, row in enumerate(rows, 1):
+        good = isinstance(row, dict)
+        yield number, row if good else {}, "" if good else "not a JSON object"
 
 
 def _foreign(found: Sequence[Prediction], task: str) -> list[str]:

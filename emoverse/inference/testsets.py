@@ -80,22 +80,26 @@ def _read(path: Path) -> EvaluationSet:
 def read_jsonl(path: Path) -> Iterator[tuple[int, Row, str]]:
     """Yield (line number, object, problem) for each non-empty line; the problem is empty for a good line.
 
-    Raises UserError when there is no such file or it is not UTF-8.
+    Raises UserError when the file cannot be read or is not UTF-8; a byte-order mark is passed over.
     """
     try:
-        with path.open(encoding="utf-8") as handle:
+        with path.open(encoding="utf-8-sig") as handle:
             for number, line in enumerate(handle, 1):
                 if not line.strip():
                     continue
                 try:
                     value = json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     yield number, {}, f"not valid JSON ({error})"
                     continue
                 good = isinstance(value, dict)
                 yield number, value if good else {}, "" if good else "not a JSON object"
     except FileNotFoundError:
         raise UserError("no such file", place=str(path), remedy="check the path") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot be read ({error.strerror})", place=str(path), remedy="give a JSON-lines file"
+        ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"not UTF-8 ({error})", place=str(path), remedy="save it as UTF-8") from None
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,15 +22,18 @@ GAP_Y: Final = 16.0
 
 @dataclass(frozen=True)
 class Curve:
-    """A training curve: ``points`` for a polyline, ticks as (place, label), and the first and last value."""
+    """A training curve: ``points`` for a polyline, ticks as (place, label), and what it comes to in words.
+
+    ``smooth`` is the polyline of the mean around each step, empty for a number that does not jump about.
+    """
 
     name: str
     what: str
+    title: str
     points: str
+    smooth: str
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    first: float
-    last: float
     steps: int
 
 
@@ -68,14 +72,26 @@ def curve(name: str, log: Sequence[Mapping[str, float]], key: str = "loss") -> C
     if not log:
         raise ValueError(f"the log of {name} is empty")
     steps, values = [float(e["step"]) for e in log], [float(e[key]) for e in log]
-    last_step, top = max(steps), max(values) or 1.0
-    points = " ".join(
-        f"{x / last_step * WIDE:.1f},{HIGH - y / top * HIGH:.1f}" for x, y in zip(steps, values, strict=True)
-    )
+    last_step, top, what = max(steps), max(values) or 1.0, key.replace("_", " ")
     x_ticks = [(value / last_step * WIDE, f"{value:g}") for value in nice_ticks(last_step)]
     y_ticks = [(HIGH - value / top * HIGH, f"{value:g}") for value in nice_ticks(top)]
-    what = key.replace("_", " ")
-    return Curve(name, what, points, x_ticks, y_ticks, values[0], values[-1], int(last_step))
+
+    def line(heights: Sequence[float]) -> str:
+        pairs = zip(steps, heights, strict=True)
+        return " ".join(f"{x / last_step * WIDE:.1f},{HIGH - y / top * HIGH:.1f}" for x, y in pairs)
+
+    if key == "loss":  # of one batch: the next one's may be thrice as high
+        tenth = max(1, len(values) // 10)
+        title = f"{what} {_mean(values[:tenth]):.3g} to {_mean(values[-tenth:]):.3g}"
+        return Curve(name, what, title, line(values), line(_around(values)), x_ticks, y_ticks, int(last_step))
+    return Curve(name, what, f"{what} up to {max(values):.3g}", line(values), "", x_ticks, y_ticks, int(last_step))
+
+
+def _around(values: Sequence[float]) -> list[float]:
+    """Return the mean of a twentieth of all values around each."""
+    reach, sums = max(1, len(values) // 40), [0.0, *accumulate(values)]
+    spans = [(max(0, i - reach), min(len(values), i + reach + 1)) for i in range(len(values))]
+    return [(sums[end] - sums[start]) / (end - start) for start, end in spans]
 
 
 def nice_ticks(top: float, about: int = 4) -> list[float]:

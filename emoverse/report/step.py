@@ -6,7 +6,7 @@ import base64
 import csv
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -77,9 +77,20 @@ def render(**context: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
-    environment.filters["prefixed"] = lambda pairs, head: [(head + key, f"{value:.4g}") for key, value in pairs.items()]
+    environment.filters["named"] = _named
+    environment.filters["shares"] = _shares
     sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html.jinja").render(style=style, script=script, script_sha=sha, **context)
+
+
+def _named(key: str) -> str:
+    """Return a score's name for a person: ``authors_weighted_f1`` is ``authors weighted F1``."""
+    return key.replace("_", " ").replace("f1", "F1").replace("rouge l", "ROUGE-L")
+
+
+def _shares(pairs: Mapping[str, float], head: str) -> list[tuple[str, str]]:
+    """Return scores in percent, as all of the page has them, and whole numbers above 1 (counts) as they are."""
+    return [(head + key, f"{value:,.0f}" if value > 1 else f"{100 * value:.1f} %") for key, value in pairs.items()]
 
 
 def _model(name: str, source: Source) -> dict[str, Any]:

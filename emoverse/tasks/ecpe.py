@@ -9,7 +9,7 @@ empty. An answer is ``"3_joy,1;3_joy,3"``: target_emotion,cause, pairs in the fi
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -196,12 +196,18 @@ class _PairScorer:
     """Count pairs two ways. Columns: per way (authors, official) hits, predicted and gold by six emotions and other.
 
     The authors' way: parts of the reply split at ``;``, compared as strings, repeats counted each time, records
-    without a gold pair skipped. SemEval's ``evaluate_2_2``: sets of pairs over all records, the six emotions only. A
-    pair about another utterance than the record's target is predicted and wrong. Two last columns: 1 and unparsable.
+    without a gold pair skipped. SemEval's ``evaluate_2_2``: one set of pairs a conversation (the gold's ``group``, by
+    default the record), the six emotions only; a pair that several replies name counts where it is named first. Two
+    last columns: 1 and unparsable.
     """
 
     def __init__(self, golds: Sequence[Gold]) -> None:
         self.golds = list(golds)
+        self._whose = [gold.get("group") or i for i, gold in enumerate(self.golds)]
+        self._answers = [parse_pairs(str(gold["answer"])) or () for gold in self.golds]
+        self._right: defaultdict[Any, set[Pair]] = defaultdict(set)
+        for whose, pairs in zip(self._whose, self._answers, strict=True):
+            self._right[whose].update(pairs)
 
     @property
     def size(self) -> int:
@@ -214,11 +220,14 @@ class _PairScorer:
         ones: list[int] = []  # flat places to count up: numpy is slow one number at a time
         lost = np.zeros(self.size)
         half = 3 * _WIDE
-        for i, (gold, reply) in enumerate(zip(self.golds, replies, strict=True)):
-            answer, pairs = str(gold["answer"]), parse_pairs(reply)
+        named: defaultdict[Any, set[Pair]] = defaultdict(set)
+        for i, (gold, whose, reply) in enumerate(zip(self.golds, self._whose, replies, strict=True)):
+            pairs = parse_pairs(reply)
             lost[i] = pairs is None
-            ones += _authors(2 * half * i, answer, reply)
-            ones += _official(2 * half * i + half, parse_pairs(answer) or (), pairs or ())
+            ones += _authors(2 * half * i, str(gold["answer"]), reply)
+            said = set(pairs or ()) - named[whose]
+            named[whose] |= said
+            ones += _official(2 * half * i + half, set(self._answers[i]), said, said & self._right[whose])
         found = np.bincount(np.array(ones, np.int64), minlength=2 * half * self.size).reshape(self.size, -1)
         return np.column_stack([found, np.ones(self.size), lost])
 
@@ -254,12 +263,10 @@ def _authors(start: int, answer: str, reply: str) -> list[int]:
     return found + [start + _column(_word(part)) for part in said if part in gold]
 
 
-def _official(start: int, gold: Sequence[Pair], predicted: Sequence[Pair]) -> list[int]:
+def _official(start: int, gold: set[Pair], said: set[Pair], hits: set[Pair]) -> list[int]:
     """Return where one record's sets of pairs count in its (3, 7) hits, predicted and gold, beginning at ``start``."""
-    right, said = set(gold), set(predicted)
-    found = [start + _column(pair[1]) for pair in right & said]
-    found += [start + _WIDE + _column(pair[1]) for pair in said]
-    return found + [start + 2 * _WIDE + _column(pair[1]) for pair in right]
+    sets = enumerate((hits, said, gold))
+    return [start + row * _WIDE + _column(pair[1]) for row, pairs in sets for pair in pairs]
 
 
 @lru_cache(maxsize=1 << 14)

@@ -14,7 +14,11 @@ from emoverse.tasks.faces import known, phrases
 
 PROMPT: Final = "Detail the facial expressions used in the image."
 """The authors' words (their data figure); whether they put an identifier before it is unknown."""
-_UNMEASURED: Final = LeftOut("no-action-units", "put OpenFace CSVs beside the corpus, or configure a provider", True)
+_UNMEASURED: Final = LeftOut(
+    "no-action-units",
+    "put OpenFace CSVs beside the corpus, or run validate with --action-units",
+    tolerated=True,
+)
 _UNLABELLED: Final = LeftOut("no-emotion-label")
 _STILL: Final = LeftOut("face-shows-nothing")
 

@@ -149,7 +149,8 @@ def _disk_full(out: Path, scratch: Path, clips: int) -> UserError:
     # Tables and page come on top: a tenth is far more than they take.
     needed = int(1.1 * written / max(finished, 1) * (clips - finished)) + (1 << 20)
     problem = (
-        f"the disk is full: {finished} of {clips} clips are done ({written:,} bytes), about {needed:,} more needed"
+        f"the disk is full: {finished} of {clips} clips are done ({written:,} bytes), "
+        f"{'about' if finished else 'at least'} {needed:,} more needed"
     )
     remedy = f"free {needed:,} bytes there and run again, it goes on where it was; or give it up: rm -r {scratch}"
     return UserError(problem, place=str(out), remedy=remedy)

@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from emoverse.verbs.numbers import count
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
@@ -13,8 +15,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("other", type=Path, metavar="B", help="predictions of the other")
     parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri or ecpe")
     parser.add_argument("--gold", type=Path, metavar="FILE", help="the test set both must answer")
-    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bootstrap", type=count(), default=1000, metavar="N")
+    parser.add_argument("--seed", type=count(0), default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -9,16 +9,17 @@ from pathlib import Path
 
 from emoverse.errors import UserError
 from emoverse.verbs.common import add_params, params_of
+from emoverse.verbs.numbers import above_zero, count
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("--model", type=Path, default=Path("data/onnx"), metavar="DIR", help="output of export")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; there is no password")
-    parser.add_argument("--port", type=int, help="default: a free one from 7860 on")
+    parser.add_argument("--port", type=count(), help="default: a free one from 7860 on")
     parser.add_argument("--validated", type=Path, default=Path("data/validated"), metavar="DIR", help="for examples")
-    parser.add_argument("--max-seconds", type=float, default=60.0, metavar="S", help="longest clip (default 60)")
-    parser.add_argument("--max-megabytes", type=int, default=64, metavar="MB", help="biggest upload (default 64)")
+    parser.add_argument("--max-seconds", type=above_zero, default=60.0, metavar="S", help="longest clip (default 60)")
+    parser.add_argument("--max-megabytes", type=count(), default=64, metavar="MB", help="biggest upload (default 64)")
     add_params(parser)
 
 

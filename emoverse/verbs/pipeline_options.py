@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from emoverse.verbs.numbers import count
+
 
 def add_images(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the two container images."""
@@ -16,11 +18,13 @@ def add_images(parser: argparse.ArgumentParser) -> None:
 def add_variants(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the cluster and what the pipeline consists of."""
     parser.add_argument("--cluster", type=Path, metavar="FILE", help="cluster profile: GPUs, volumes, secrets, images")
-    parser.add_argument("--shards", type=int, default=1, metavar="N", help="pods that validate each corpus")
+    parser.add_argument("--shards", type=count(), default=1, metavar="N", help="pods that validate each corpus")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--original", metavar="URI", help="an original InternVL2 folder to convert and start from")
     start.add_argument("--model", metavar="URI", help="a finished stage 1 to start stage 2 from")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[], metavar="N", help="train once a seed and compare")
+    parser.add_argument(
+        "--seeds", type=count(0), nargs="+", default=[], metavar="N", help="train once a seed and compare"
+    )
 
 
 def images_of(args: argparse.Namespace) -> Any:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from emoverse.verbs.numbers import above_zero, count
+
 if TYPE_CHECKING:
     from emoverse.predict.dialogues import DialoguePrediction
     from emoverse.predict.predictor import Prediction
@@ -23,8 +25,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", action="append", default=[], metavar="TASK", help="msa, mer, fer or eri; repeatable")
     parser.add_argument("--model", type=Path, default=Path("data/onnx"), metavar="DIR", help="output of export")
     parser.add_argument("--precision", metavar="NAME", help="one of the export's (default: its first)")
-    parser.add_argument("--max-seconds", type=float, default=300.0, metavar="S", help="longest clip (default 300)")
-    parser.add_argument("--max-megabytes", type=int, default=256, metavar="MB", help="biggest file (default 256)")
+    parser.add_argument("--max-seconds", type=above_zero, default=300.0, metavar="S", help="longest clip (default 300)")
+    parser.add_argument("--max-megabytes", type=count(), default=256, metavar="MB", help="biggest file (default 256)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from emoverse.verbs.common import add_params, params_of
+from emoverse.verbs.numbers import count
 from emoverse.verbs.pipeline_options import add_images, images_of
 
 
@@ -18,7 +19,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, default=Path("scratch/kubeflow"), metavar="DIR", help="outputs and cache")
     parser.add_argument("--docker", action="store_true", help="run each step in its image (`make image`)")
     add_images(parser)
-    parser.add_argument("--shards", type=int, default=1, metavar="N", help="validate each corpus in N parts")
+    parser.add_argument("--shards", type=count(), default=1, metavar="N", help="validate each corpus in N parts")
     parser.add_argument("--json", action="store_true", help="print digests and cache hits as JSON")
 
 

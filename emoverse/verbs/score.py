@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from emoverse.verbs.numbers import count
+
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
@@ -13,8 +15,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri, ecpe or ecpe_semeval")
     parser.add_argument("--gold", type=Path, metavar="FILE", help="the test set; refuse missing, extra or changed rows")
     parser.add_argument("--corpus", default="", metavar="NAME", help="whose labels, where the rows do not say")
-    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples for the intervals")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bootstrap", type=count(), default=1000, metavar="N", help="resamples for the intervals")
+    parser.add_argument("--seed", type=count(0), default=0)
     parser.add_argument("--judge", type=Path, metavar="FILE", help="eri: settings of an endpoint that judges reasons")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 

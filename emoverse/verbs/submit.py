@@ -9,6 +9,7 @@ from pathlib import Path
 from emoverse.errors import UserError
 from emoverse.lineage import revision
 from emoverse.verbs.common import add_params, params_of
+from emoverse.verbs.numbers import above_zero
 from emoverse.verbs.pipeline_options import add_images, add_variants, options_of
 
 
@@ -33,14 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "secrets: pods get them in another way, such as workload identity",
     )  # fmt: skip
     parser.add_argument("--wait", action="store_true", help="show each step's progress until the run ends")
-    parser.add_argument("--every", type=_seconds, default=10.0, metavar="SECONDS", help="how often --wait asks (10)")
-
-
-def _seconds(text: str) -> float:
-    found = float(text)
-    if not found > 0:
-        raise argparse.ArgumentTypeError(f"{text} is no time to wait; give seconds, such as 10")
-    return found
+    parser.add_argument("--every", type=above_zero, default=10.0, metavar="SECONDS", help="how often --wait asks (10)")
 
 
 def main(args: argparse.Namespace) -> None:

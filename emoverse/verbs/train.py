@@ -11,6 +11,7 @@ from typing import Final
 
 from emoverse.params import Params
 from emoverse.verbs.common import add_params, params_of, validated_of
+from emoverse.verbs.numbers import above_zero
 
 PREEMPTED: Final = 75
 """Exit code after SIGTERM: a checkpoint is saved and the same command goes on from it (sysexits' EX_TEMPFAIL)."""
@@ -28,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     goal.add_argument("--dry-run", action="store_true", help="say what it would take, train nothing")
     parser.add_argument("--json", action="store_true", help="print the dry run as JSON")
     parser.add_argument(
-        "--tflops", type=float, metavar="N", help="with --dry-run: the device's rate, not measured here"
+        "--tflops", type=above_zero, metavar="N", help="with --dry-run: the device's rate, not measured here"
     )
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", default=os.environ.get("EMOVERSE_TENSORBOARD"),
                         help="write event files there, too (default: $EMOVERSE_TENSORBOARD)")  # fmt: skip

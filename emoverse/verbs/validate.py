@@ -10,6 +10,7 @@ from typing import Any, Final
 from emoverse.errors import UserError
 from emoverse.manifest import read_manifest
 from emoverse.verbs.common import add_params, params_of
+from emoverse.verbs.numbers import count
 
 MOST: Final = 1024  # processes
 
@@ -21,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--raw", required=True, type=Path, metavar="DIR", help="folder of the raw corpus")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to publish")
-    parser.add_argument("--workers", type=_workers, metavar="N", help="decoder processes (default: one a core)")
+    parser.add_argument("--workers", type=count(1, MOST), metavar="N", help="decoder processes (default: one a core)")
     parser.add_argument(
         "--action-units", metavar="WHO", help="who measures clips without an OpenFace table: tables (nobody; default), "
         "openface:/path/to/FeatureExtraction, py-feat; also $EMOVERSE_ACTION_UNITS",
@@ -79,12 +80,6 @@ def in_words(summary: dict[str, Any], out: Path) -> str:
     warned = [e for e in summary["expectations"] if not e["success"] and e["severity"] == "warning"]
     lines += [f"  warning: not so: {e['says']}" + (f" ({e['failed']} rows)" if e["failed"] else "") for e in warned]
     return "\n".join([*lines, f"  page: {out / 'page.html'}"])
-
-
-def _workers(word: str) -> int:
-    if not word.isdecimal() or not 1 <= int(word) <= MOST:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1 to {MOST}")
-    return int(word)
 
 
 def _part(word: str) -> tuple[int, int]:

@@ -32,6 +32,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "qwen2-select-layer-2": {"kind": "qwen2", "select_layer": -2},
     "qwen2-select-layer-3": {"kind": "qwen2", "select_layer": -3},
+    "qwen2-first-layer": {"kind": "qwen2", "select_layer": 0},
+    "qwen2-last-layer-by-its-number": {"kind": "qwen2", "select_layer": 3},
+    "qwen2-one-token-a-patch": {
+        "kind": "qwen2",
+        "downsample_ratio": 1.0,
+        "vision": {"image_size": 28},
+        "force_image_size": 28,
+    },
+    "qwen2-one-token-a-tile": {"kind": "qwen2", "downsample_ratio": 0.25},
     "qwen2-tied": {"kind": "qwen2", "text": {"tie_word_embeddings": True}},
     "internlm2": {"kind": "internlm2"},
     "internlm2-mha": {"kind": "internlm2", "text": {"num_key_value_heads": 4}},
@@ -85,7 +94,8 @@ def test_a_converted_variant_computes_what_the_original_does(
 ) -> None:
     settings = config(**VARIANTS[name])
     model, original = load(settings, attention=attention), dict(weights(settings))
-    ids, pixels = inputs(model.config.image_token_id, 4, 56)
+    size = settings["force_image_size"]
+    ids, pixels = inputs(model.config.image_token_id, int((size // 14 * settings["downsample_ratio"]) ** 2), size)
     with torch.no_grad():
         expected = logits(original, settings, ids, pixels, model.config.image_token_id)
         found = model(input_ids=ids, pixel_values=pixels).logits

@@ -169,3 +169,13 @@ def test_a_full_disk_leaves_nothing_and_says_how_much_to_free(tmp_path: Path, ma
         unpack(zeros, small_disk / "MELD")
     assert [path.name for path in small_disk.iterdir()] == [".MELD.lock"]
     assert unpack(pack(tmp_path / "small.tar.gz", {"a.mp4": b"x"}), small_disk / "MELD") == 1
+
+
+def test_a_name_too_long_and_a_file_of_another_kind_cost_one_line(tmp_path: Path) -> None:
+    long = pack(tmp_path / "long.tar.gz", {"a" * 300: b"x"})
+    (tmp_path / "other.tar.gz").write_bytes(b"Rar!")
+    for archive, says in ((long, "its name is too long"), (tmp_path / "other.tar.gz", "broken or ends too early")):
+        with pytest.raises(UserError, match=says) as caught:
+            unpack(archive, tmp_path / "out")
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "out").exists()

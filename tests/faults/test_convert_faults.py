@@ -86,6 +86,63 @@ def test_a_setting_that_cannot_be_expressed_is_refused_by_name(
     assert re.search(named, message), message
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "named"),
+    [
+        ("", "downsample_ratio", "half", "downsample_ratio 'half' is not"),
+        ("", "downsample_ratio", 0.3, "downsample_ratio 0.3 is not"),
+        ("", "force_image_size", 70, "5 x 5 patches does not shrink"),
+        ("", "force_image_size", 7, "0 x 0 patches"),
+        ("", "min_dynamic_patch", None, "min_dynamic_patch None is not"),
+        ("", "select_layer", "last", "select_layer 'last'"),
+        ("", "torch_dtype", "int8", "torch_dtype 'int8'"),
+        ("", "template", ["a"], "template"),
+        ("vision_config", "hidden_act", "geelu", "vision_config.hidden_act 'geelu'"),
+        ("vision_config", "patch_size", 0, "vision_config.patch_size 0 is not a whole number from 1"),
+        ("vision_config", "num_attention_heads", 7, "48 does not divide into 7 heads"),
+        ("llm_config", "num_key_value_heads", 3, "do not divide among 3 key heads"),
+        ("llm_config", "num_hidden_layers", 10**12, "llm_config.num_hidden_layers"),  # would be built for hours
+        ("llm_config", "rope_theta", "x", "llm_config.rope_theta 'x'"),
+        ("llm_config", "rope_scaling", "dynamic", "llm_config.rope_scaling 'dynamic' is not an object"),
+        (
+            "llm_config",
+            "rope_scaling",
+            {"type": "dynamic", "factor": 0},
+            "rope_scaling.factor 0 is not a number from 1",
+        ),
+        ("llm_config", "architectures", "Qwen2ForCausalLM", "is not a list of class names"),
+        ("llm_config", "max_position_embeddings", 0, "max_position_embeddings 0"),
+    ],
+)
+def test_a_setting_of_another_kind_is_named_before_a_model_is_built_from_it(
+    section: str, key: str, value: Any, named: str, refused: Callable[..., str]
+) -> None:
+    assert named in refused(setting(section, **{key: value}))
+
+
+@pytest.mark.parametrize("table", [[1.0], "wide", [1.0] * 7 + [-1.0]])
+def test_a_longrope_table_of_the_wrong_length_is_refused(table: Any, refused: Callable[..., str]) -> None:
+    scaling = {"type": "su", "short_factor": [1.0] * 8, "long_factor": table}
+    assert "long_factor is not a list of 8 numbers" in refused(setting("llm_config", rope_scaling=scaling), "phi3")
+
+
+@pytest.mark.parametrize("token", [5, {"id": 1}])
+def test_a_special_token_without_a_text_is_refused(token: Any, refused: Callable[..., str]) -> None:
+    def change(folder: Path) -> None:
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "bos_token": token}), "utf-8")
+
+    assert "tokenizer_config.json: its tokens cannot be read" in refused(change)
+
+
+def test_a_folder_in_the_place_of_a_file_is_named(refused: Callable[..., str]) -> None:
+    def change(folder: Path) -> None:
+        (folder / "config.json").unlink()
+        (folder / "config.json").mkdir()
+
+    assert "config.json: cannot be read (Is a directory)" in refused(change)
+
+
 def test_all_refused_settings_are_named_at_once(refused: Callable[..., str]) -> None:
     message = refused(setting(ps_version="v1", pad2square=True, use_llm_lora=8))
     assert all(word in message for word in ("ps_version", "pad2square", "use_llm_lora"))

@@ -1,5 +1,6 @@
 """Killed, on a full disk, or twice at once: no half-written output is ever taken for a finished one."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from emoverse.amt.published import write_records
 from emoverse.errors import UserError
 from emoverse.manifest import open_source, publish
 
@@ -113,3 +115,16 @@ def test_a_full_disk_is_named_with_bytes_and_leaves_the_earlier_output(make_disk
     assert "free more than" in str(caught.value)
     assert open_source(out).digest == before
     assert not (small_disk / ".out.partial").exists()
+
+
+def test_a_disk_without_a_single_byte_left_is_named_too(make_disk: Callable[[str], Path]) -> None:
+    small_disk = make_disk("64k")
+    (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    with (
+        pytest.raises(UserError, match=r"out: the disk is full"),
+        publish(small_disk / "out", step="validate", params={}, inputs={}, code=[]) as draft,
+    ):
+        (draft.path / "one.txt").write_text("x", "utf-8")
+    with pytest.raises(UserError, match=r"p\.json: the disk is full"):
+        write_records(small_disk / "p.json", [b"x" * 9999])
+    assert not list(small_disk.glob("p.json*"))

@@ -157,3 +157,76 @@ def test_labels_of_two_corpora_are_not_mixed(tmp_path):
     rows[0]["gold"] = {**rows[0]["gold"], "answers": [*rows[0]["gold"]["answers"], "Happy."]}
     with pytest.raises(UserError, match="different label sets"):
         read_predictions(write_rows(tmp_path / "p.jsonl", rows), "mer")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("messages", "What?", "messages: not a list"),
+        ("messages", [{"role": "user"}], "messages: not a list"),
+        ("videos", 5, "videos: neither a path"),
+        ("images", [{"path": 3}], "images: neither a path"),
+        ("query", ["What?"], "query: ['What?'] is no text"),
+        ("gold", "Joy.", "gold: not an object"),
+        ("gold", {"answers": "Neutral."}, "gold.answers: 'Neutral.' is not what"),
+        ("gold", {"answers": [1]}, "gold.answers: [1] is not what"),
+        ("gold", {"group": {"dialogue": 1}}, "gold.group"),
+        ("labels", 3, "labels: no right answer"),
+        ("response", 3, "response: no reply"),
+        ("response", None, "response: no reply"),
+    ],
+)
+def test_a_row_of_another_shape_is_listed_and_stops_nothing_else(tmp_path, key, value, named):
+    rows = told(ROWS)
+    rows[2][key] = {"answer": rows[2]["labels"], **value} if isinstance(value, dict) else value
+    found = problems(tmp_path, rows)
+    assert len(found) == 1
+    assert found[0].startswith(f"p.jsonl:3: {named}")
+
+
+def test_clues_that_are_no_list_are_listed(tmp_path):
+    found = [{"response": "Joy.", "gold": {"answer": "She feels joy.", "clues": None}}]
+    assert problems(tmp_path, found, task="eri")[0] == "p.jsonl:1: gold.clues: None is not what the task keeps there"
+
+
+def test_one_path_instead_of_a_list_of_paths_names_the_clip(tmp_path):
+    rows = [{"videos": f"a/dia0_utt{n}.mp4", "labels": "Joy.", "response": "Joy."} for n in range(3)]
+    assert [one.name for one in read_predictions(write_rows(tmp_path / "p.jsonl", rows), "mer")] == [
+        row["videos"] for row in rows
+    ]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_row(tmp_path):
+    path = write_rows(tmp_path / "p.jsonl", told(ROWS))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_predictions(path, "mer")) == len(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("null", "no JSON list"), ('{"a": 1}', "no JSON list"), ("[5]", "gold.json:1: not a JSON object"),
+     ("[{}]", "gold.json:1: gold: no right answer"), ("[" * 100_000, "not valid JSON")],
+)  # fmt: skip
+def test_a_gold_file_that_is_none_is_one_clear_line(tmp_path, capsys, text, named):
+    path, gold = write_rows(tmp_path / "p.jsonl", told(ROWS)), tmp_path / "gold.json"
+    gold.write_text(text, "utf-8")
+    assert main(["score", str(path), "--task", "mer", "--gold", str(gold)]) == 2
+    error = capsys.readouterr().err
+    assert named in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("options", [["--gold", "."], []])
+def test_a_folder_instead_of_a_file_is_one_clear_line(tmp_path, capsys, options):
+    path = write_rows(tmp_path / "p.jsonl", told(ROWS)) if options else tmp_path
+    assert main(["score", str(path), "--task", "mer", *options]) == 2
+    assert "cannot be read (Is a directory)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--bootstrap=0", "--bootstrap=-5", "--bootstrap=1.5", "--seed=-1", "--seed=x"])
+def test_a_number_that_makes_no_sense_is_refused_with_the_usage(tmp_path, capsys, option):
+    path = write_rows(tmp_path / "p.jsonl", told(ROWS))
+    with pytest.raises(SystemExit) as caught:
+        main(["score", str(path), "--task", "mer", option])
+    assert caught.value.code == 2
+    assert "is not a whole number from" in capsys.readouterr().err

@@ -94,5 +94,20 @@ def test_a_cap_leaves_exactly_so_many_rows_and_the_same_ones_of_a_larger_cap(
     assert kept[5] < kept[9] < kept[9999]
 
 
+@pytest.mark.parametrize("per_clip", ["several", "one"])
+def test_caps_of_several_tasks_hold_together(inputs: list[Path], tmp_path: Path, per_clip: Any) -> None:
+    caps = {"mer": 5, "msa": 4}
+    build_amt(inputs, tmp_path / "amt", _capped(replace(PLAIN, per_clip=per_clip), caps))
+    found = Counter(row["task"] for row in rows(tmp_path / "amt/stage1.jsonl"))
+    assert {name: found[name] for name in caps} == caps
+
+
+@pytest.mark.parametrize("changes", [{"tasks": {}}, {"tasks": {"mer": 0.0}}, {"corpora": ()}])
+def test_a_stage_that_asks_for_nothing_is_an_error(inputs: list[Path], tmp_path: Path, changes: Any) -> None:
+    params = replace(PLAIN, stage2=replace(PLAIN.stage2, **changes))
+    with pytest.raises(UserError, match=r"amt\.stage2: gives no .* nothing to train on"):
+        build_amt(inputs, tmp_path / "amt", params)
+
+
 def _capped(params: AmtParams, caps: dict[str, int]) -> AmtParams:
     return replace(params, stage1=replace(params.stage1, caps=caps))

@@ -19,13 +19,20 @@ def test_a_curve_fills_its_area_and_keeps_first_and_last_value() -> None:
     assert points[-1][0] == WIDE
     assert min(y for _, y in points) == 0.0
     assert all(0 <= x <= WIDE and 0 <= y <= HIGH for x, y in points)
-    assert (one.what, one.first, one.last, one.steps) == ("loss", 4.0, 0.5, 100)
+    assert (one.what, one.title, one.steps) == ("loss", "loss 4 to 0.5", 100)
+
+
+def test_a_jumping_loss_is_summed_up_by_the_means_of_its_ends_and_smoothed() -> None:
+    one = curve("stage1", [{"step": n, "loss": 3.0 if n % 2 else 1.0} for n in range(1, 401)])
+    assert one.title == "loss 2 to 2"
+    heights = [HIGH - float(pair.split(",")[1]) for pair in one.smooth.split()][20:-20]
+    assert max(heights) - min(heights) < 0.2 * HIGH  # of 2/3 for the line itself
 
 
 def test_any_number_of_the_log_can_be_drawn() -> None:
     log = [{"step": 1, "loss": 4.0, "learning_rate": 0.0}, {"step": 9, "loss": 2.0, "learning_rate": 0.0}]
     flat = curve("stage1", log, "learning_rate")
-    assert (flat.what, flat.last) == ("learning rate", 0.0)
+    assert (flat.what, flat.title, flat.smooth) == ("learning rate", "learning rate up to 0", "")
     assert {pair.split(",")[1] for pair in flat.points.split()} == {f"{HIGH:.1f}"}
 
 

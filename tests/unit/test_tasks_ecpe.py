@@ -153,6 +153,14 @@ def test_both_f1s_are_those_of_their_definitions(
     assert scores["f1"] == pytest.approx(2 * hits / total if total else 0.0)
 
 
+def test_a_conversation_is_one_set_of_pairs_whoever_names_them() -> None:
+    answers, replies = ["2_joy,1", "3_fear,3"], ["2_joy,1;3_fear,3;3_fear,2", "3_fear,3;2_joy,2"]
+    whole = [{"answer": answer, "answers": None, "group": "dia1"} for answer in answers]
+    apart = [{"answer": answer, "answers": None} for answer in answers]
+    scores = [s.scores(s.counts(replies).sum(0)) for s in (ECPE.scorer(whole), ECPE.scorer(apart))]
+    assert [(s["official_precision"], s["official_recall"]) for s in scores] == [(2 / 4, 1.0), (2 / 5, 1.0)]
+
+
 def test_an_unreadable_reply_is_wrong_and_counted() -> None:
     scorer = ECPE.scorer([ECPE.gold("3_joy,1", corpus="ecf"), ECPE.gold("3_joy,1", corpus="ecf")])
     scores = scorer.scores(scorer.counts(["the first one", "3_joy,1"]).sum(0))

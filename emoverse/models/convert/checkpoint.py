@@ -61,7 +61,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         remedy = "give the folder of an original InternVL2 checkpoint, as downloaded"
         raise UserError("no such file", place=str(path), remedy=remedy) from None
-    except ValueError as error:
+    except OSError as error:
+        raise UserError(f"cannot be read ({error.strerror})", place=str(path), remedy="download it again") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"not valid JSON ({error})", place=str(path), remedy="download it again") from None
     if not isinstance(value, dict):
         raise UserError("holds no JSON object", place=str(path), remedy="download it again")
@@ -70,7 +72,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _shard_names(folder: Path) -> list[str]:
     index = folder / INDEX
-    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    found = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
     if index.is_file():
         wanted = sorted(set(_weight_map(index).values()))
         if missing := [name for name in wanted if name not in found]:

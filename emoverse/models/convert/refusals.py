@@ -7,13 +7,15 @@ from typing import Any, Final
 
 from emoverse.errors import UserError
 from emoverse.models.convert.checkpoint import Checkpoint
+from emoverse.models.convert.kinds import of_another_kind, rope_problem, uneven
 from emoverse.models.convert.settings import backbone, rope_type, tiles
 
 Config = Mapping[str, Any]
 _PLAIN: Final = "give a checkpoint as OpenGVLab published it in the InternVL2 series"
 _Lists = dict[str, tuple[str, ...]]
 _FACTOR: Final[_Lists] = {"linear": ("factor",), "dynamic": ("factor",)}
-_FACTORS: Final[_Lists] = dict.fromkeys(("su", "longrope", "yarn"), ("short_factor", "long_factor"))
+_TABLES: Final = ("short_factor", "long_factor")
+_FACTORS: Final[_Lists] = dict.fromkeys(("su", "longrope", "yarn"), _TABLES)
 # What each original language model knows as rope_scaling, and the keys that go with it.
 _SCALINGS: Final[dict[str, _Lists]] = {
     "InternLM2ForCausalLM": {"default": (), **_FACTOR},
@@ -34,10 +36,13 @@ def refuse(checkpoint: Checkpoint) -> None:
     for section in ("vision_config", "llm_config"):
         if not isinstance(config.get(section), dict):
             raise UserError(f"has no {section}", place=place, remedy=_PLAIN)
-    if not isinstance(config["llm_config"].get("vocab_size"), int):
+    if config["llm_config"].get("vocab_size") is None:
         raise UserError("has no llm_config.vocab_size", place=place, remedy=_PLAIN)
+    if problems := of_another_kind(config):
+        raise UserError("; ".join(problems), place=place, remedy="download it again")
     backbone(config, place)
     problems = [*_whole(config), *_vision(config["vision_config"], config), *_text(config["llm_config"])]
+    problems += uneven(config)
     if problems:
         raise UserError("cannot be converted: " + "; ".join(problems), place=place, remedy=_PLAIN)
 
@@ -77,6 +82,8 @@ def _text(text: Config) -> list[str]:
         found.append(f"rope_scaling {scaling!r} (the original {kind} does not know it)")
     elif lacking := [key for key in needed if key not in text["rope_scaling"]]:
         found.append(f"rope_scaling {scaling!r} without {', '.join(lacking)}")
+    elif problem := rope_problem(text, *((), needed) if needed == _TABLES else (needed, ())):
+        found.append(problem)
     if text.get("rope_pos_id_version", "default") != "default":
         found.append(f"rope_pos_id_version {text['rope_pos_id_version']!r} (fractional positions)")
     reach = text.get("max_position_embeddings", 32768)

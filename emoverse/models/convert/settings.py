@@ -89,7 +89,9 @@ def _vision_config(vision: Config) -> dict[str, Any]:
         ("layer_scale_init_value", "initializer_factor", 0.1),
     ]
     fixed = {"use_mean_pooling": True, "hidden_dropout_prob": 0.0, "num_channels": 3}
-    return {**{native: vision.get(original, default) for native, original, default in names}, **fixed}
+    # JSON's 1 is a float where the class wants one.
+    given = ((native, vision.get(original, default), type(default)) for native, original, default in names)
+    return {**{native: float(value) if kind is float else value for native, value, kind in given}, **fixed}
 
 
 def _text_config(text: Config, kind: str) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def _text_config(text: Config, kind: str) -> dict[str, Any]:
         "model_type": model,
         "architectures": [_NATIVE[model]],  # vLLM and lmdeploy choose the language model by it
         "hidden_act": text.get("hidden_act", "silu"),
-        "initializer_range": text.get("initializer_range", 0.02),
+        "initializer_range": float(text.get("initializer_range", 0.02)),
         "use_cache": text.get("use_cache", True),
         "tie_word_embeddings": False,
     }
@@ -158,7 +160,7 @@ def _sizes(
         "num_attention_heads": heads,
         "num_key_value_heads": heads if shared is None else shared,
         "max_position_embeddings": text.get("max_position_embeddings", reach),
-        "rms_norm_eps": text.get("rms_norm_eps", eps),
+        "rms_norm_eps": float(text.get("rms_norm_eps", eps)),
     }
 
 

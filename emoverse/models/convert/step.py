@@ -82,13 +82,21 @@ def prepare(source: Path) -> Conversion:
     native = settings.native_config(original, rows=max(rows, video + 1), image_token=image, place=place)
     try:
         config = InternVLConfig(**native)
-    except (StrictDataclassError, TypeError, ValueError) as error:
+        with torch.device("meta"):
+            expected = weights.expected_shapes(InternVLForConditionalGeneration(config))
+    except (
+        StrictDataclassError,
+        ArithmeticError,
+        AssertionError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         what = str(error).splitlines()[-1].strip()
         raise UserError(
             f"holds a setting that makes no model ({what})", place=place, remedy="download it again"
         ) from error
-    with torch.device("meta"):
-        expected = weights.expected_shapes(InternVLForConditionalGeneration(config))
     heads, keys = settings.head_counts(original, place)
     layout = weights.Layout(heads, keys, grow=video >= rows, tied=weights.is_tied(checkpoint))
     conversation = read_conversation(source, original.get("template"))

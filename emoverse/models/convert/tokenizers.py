@@ -24,6 +24,7 @@ IMAGE, IMAGE_START, IMAGE_END, VIDEO = "<IMG_CONTEXT>", "<img>", "</img>", "<vid
 _QWEN2: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_FLAGS: Final = ("content", "lstrip", "rstrip", "single_word", "normalized", "special")
 _NAMED: Final = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -59,9 +60,12 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     ``rows`` is the number of rows of the embedding. Raises UserError when files are missing, when a token has no row,
     or when the image tokens are not there.
     """
-    added = _read_added(folder)
-    backend = _build(folder, added)
     place = str(folder / "tokenizer_config.json")
+    try:
+        added = _read_added(folder)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"its tokens cannot be read ({error})", place=place, remedy="download it again") from None
+    backend = _build(folder, added)
     for token in (IMAGE, IMAGE_START, IMAGE_END):
         if backend.token_to_id(token) is None:
             raise UserError(f"{token} is not a token", place=place, remedy="give an InternVL2 checkpoint's tokenizer")
@@ -198,8 +202,7 @@ def _read_added(folder: Path) -> _Added:
     names = {key: _text(named[key]) for key in _NAMED if named.get(key) is not None}
     listed = config.get("added_tokens_decoder")
     if isinstance(listed, dict):
-        flags = ("content", "lstrip", "rstrip", "single_word", "normalized", "special")
-        tokens = {int(i): AddedToken(**{k: item[k] for k in flags if k in item}) for i, item in listed.items()}
+        tokens = {int(i): AddedToken(**{k: item[k] for k in _FLAGS if k in item}) for i, item in listed.items()}
     else:
         tokens = _older(folder, named, names)
     return _Added(dict(sorted(tokens.items())), names, config)
@@ -217,4 +220,7 @@ def _older(folder: Path, named: dict[str, Any], names: dict[str, str]) -> dict[i
 
 
 def _text(token: Any) -> str:
-    return str(token["content"] if isinstance(token, dict) else token)
+    text = token["content"] if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r} is no token")
+    return text
