@@ -24,6 +24,7 @@ class EmotionLabels:
 
     def __init__(self, root: Path) -> None:
         self._transcripts = root / TRANSCRIPTS
+        self._has_transcripts = self._transcripts.is_dir()
         self._path = root / CSD
         self._file: Any = None
         self._data: Any = None
@@ -43,7 +44,7 @@ class EmotionLabels:
         except (OSError, KeyError) as error:
             remedy = "fetch CMU_MOSEI_Labels.csd again, or remove it to go without emotions"
             raise UserError(f"not a csd with 'All Labels' ({error})", place=str(self._path), remedy=remedy) from None
-        if not self._transcripts.is_dir():
+        if not self._has_transcripts:
             remedy = f"add {TRANSCRIPTS}, or remove {CSD} to go without emotions"
             problem = "the emotions have no clip ids and cannot be joined without the segmented transcripts"
             raise UserError(problem, place=str(self._transcripts), remedy=remedy)
@@ -94,7 +95,7 @@ class EmotionLabels:
 
     def _read_times(self, video: str) -> dict[str, Times]:
         path = self._transcripts / f"{video}.txt"
-        if not path.is_file():
+        if not self._has_transcripts or not path.is_file():
             return {}
         found: dict[str, Times] = {}
         start = f"{video}___".encode()
