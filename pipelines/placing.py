@@ -11,8 +11,9 @@ from emoverse.lineage import IMAGE_NAME, REVISION
 from pipelines.cluster import Cluster, Group, Pods
 from pipelines.options import Options
 
-# Steps that pull from a network or hold a node for long: their pods are the ones that go away under them.
-RETRIED: Final = ("fetch", "train", "evaluate")
+# Steps that pull from a network or hold a node for long: their pods are the ones that go away under them. validate as a
+# whole is not among them: it also fails for good, when too many rows are bad, after hours that nobody wants thrice.
+RETRIED: Final = ("fetch", "validate-part", "train", "evaluate")
 
 
 @dataclass(frozen=True)
