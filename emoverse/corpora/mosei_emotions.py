@@ -27,6 +27,7 @@ class EmotionLabels:
 
     def __init__(self, root: Path) -> None:
         self._transcripts = root / TRANSCRIPTS
+        self._has_transcripts = self._transcripts.is_dir()
         self._path = root / CSD
         self._file: Any = None
         self._data: Any = None
@@ -46,7 +47,7 @@ class EmotionLabels:
             self._data.keys()  # a folder of videos has some
         except (OSError, KeyError, ValueError, AttributeError) as error:
             raise self._unreadable(f"not a csd with 'All Labels' ({' '.join(str(error).split())[:200]})") from None
-        if not self._transcripts.is_dir():
+        if not self._has_transcripts:
             remedy = f"add {TRANSCRIPTS}, or remove {CSD} to go without emotions"
             problem = "the emotions have no clip ids and cannot be joined without the segmented transcripts"
             raise UserError(problem, place=str(self._transcripts), remedy=remedy)
@@ -103,7 +104,7 @@ class EmotionLabels:
 
     def _read_times(self, video: str) -> dict[str, Times]:
         path = self._transcripts / f"{video}.txt"
-        if not path.is_file():
+        if not self._has_transcripts or not path.is_file():
             return {}
         found: dict[str, Times] = {}
         unclear: set[str] = set()
