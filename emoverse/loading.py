@@ -12,8 +12,8 @@ def loading() -> Iterator[None]:
     """Let the body import libraries, the collector at rest; it is as it was afterwards, also when the body raises.
 
     Great Expectations, transformers and ms-swift make half a million objects that stay. As their number grows the
-    collector goes over all of them some eight times, a fifth of a step's start. Only imports belong in here: garbage
-    of the work itself may hold much memory.
+    collector goes over all of them some eight times, a third of a second to a second at each step's start. Only imports
+    belong in here: garbage of the work itself may hold much memory.
     """
     resting = not gc.isenabled()
     gc.disable()
