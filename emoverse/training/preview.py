@@ -14,6 +14,7 @@ from emoverse.manifest import read_manifest
 from emoverse.media.frames import FrameStore
 from emoverse.models.native import check_model_folder
 from emoverse.params import TrainParams
+from emoverse.training.device import check_device
 from emoverse.training.estimate import Row, plan
 from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
 from emoverse.training.shapes import read_shapes
@@ -32,6 +33,7 @@ def preview(
     ``rate`` is the device's floating-point operations a second; without it a short matmul measures them here. Raises
     UserError for whatever would make the training itself refuse its input.
     """
+    check_device(params)
     for folder, step in ((model, ""), (amt, "build-amt"), *((one, "validate") for one in validated)):
         read_manifest(folder, made_by=step)
     weights = model / "model"

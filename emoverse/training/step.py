@@ -18,6 +18,7 @@ from emoverse.params import TrainParams, plain
 from emoverse.steps import CODE
 from emoverse.training.adapters import adapter_base
 from emoverse.training.checkpoints import LIBRARIES, fingerprint_of, scratch_folder
+from emoverse.training.device import check_device
 from emoverse.training.merge import write_model
 from emoverse.training.ranks import train_on_ranks
 from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
@@ -43,6 +44,7 @@ def train(
     ``base``, and its adapter is trained further. Raises UserError for bad rows, a model folder with code or pickles,
     an adapter that does not fit, a loss that is not finite; PreemptedError after SIGTERM.
     """
+    check_device(params)
     inputs = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
     adapter = None
     if params.start == "adapter":
