@@ -1,5 +1,6 @@
 # Two images from one file: `data` (no torch) runs the data steps, `train` the steps that compute, on a GPU where there is one.
 # Plain builder features only; a site with its own base gives --build-arg BASE_IMAGE=... (Debian's or Docker's Python 3.11).
+# A pod that is told no revision names its image's in what it makes.
 # Layers from what changes least to what changes most: libraries, then the package, then its revision. The libraries of
 # `data` are layers of `train` too: a cluster's node that holds one image fetches only the rest of the other.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
@@ -22,6 +23,7 @@ RUN /opt/venv/bin/python -m compileall -q /opt/emoverse
 ENV LOGNAME=emoverse
 USER 10001:10001
 ARG REVISION=unknown
+ENV EMOVERSE_REVISION=${REVISION}
 LABEL org.opencontainers.image.title="emoverse-data" \
       org.opencontainers.image.source="EmoVerse Workflow" \
       org.opencontainers.image.licenses="Apache-2.0" \
@@ -38,6 +40,7 @@ RUN /opt/venv/bin/python -m compileall -q /opt/emoverse
 ENV LOGNAME=emoverse
 USER 10001:10001
 ARG REVISION=unknown
+ENV EMOVERSE_REVISION=${REVISION}
 LABEL org.opencontainers.image.title="emoverse-train" \
       org.opencontainers.image.source="EmoVerse Workflow" \
       org.opencontainers.image.licenses="Apache-2.0" \

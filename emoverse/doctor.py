@@ -173,18 +173,18 @@ def kept(base: Path, *, deep: bool) -> Iterator[Finding]:
             yield Finding("cache", False, f"{one.path} is not here", f"`{one.remedy}` brings it", needed=False)
         elif wrong:
             name, what = wrong[0]
+            name = f"its own ({one.md5})" if name == "." else name
             found = f"{len(wrong)} objects of {one.path} are missing or changed: {name} is {what}"
             yield Finding("cache", False, found, _mending(one.remedy, name))
         else:
             whole += 1
-    how = "every byte" if deep else "each is there; --data reads every byte"
-    yield Finding("cache", True, f"{whole} of {len(outputs)} outputs are whole ({how})")
+    how = "every byte was read" if deep else "none of their files is missing; --data reads every byte"
+    yield Finding("cache", True, f"{whole} of {len(outputs)} outputs are here and whole ({how})")
 
 
 def _mending(remedy: str, name: str) -> str:
     md5 = name.rpartition("(")[2].rstrip(")")
-    where = f"files/md5/{md5[:2]}/{md5[2:]}" if "(" in name else "that object"
-    return f"remove {where} from DVC's cache and run `{remedy}`"
+    return f"remove files/md5/{md5[:2]}/{md5[2:]} from DVC's cache and run `{remedy}`"
 
 
 def docker() -> Finding:

@@ -38,7 +38,7 @@ class MediaParams:
     crop: Literal["center", "squash"] = "squash"
     colour: Literal["rgb", "grey-equalised"] = "rgb"
     encoding: Literal["png", "jpeg"] = "png"
-    timeout: float = Positive
+    timeout: float = Field(gt=0.0, le=86_400.0)
 
 
 @_frozen
@@ -56,6 +56,13 @@ class ValidationParams:
     max_fps: float = Field(default=240.0, gt=0)
     min_side: int = Field(default=16, ge=1)
     max_side: int = Field(default=8192, ge=1)
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for limits that no clip can keep to."""
+        for what in ("duration", "fps", "side"):
+            least, most = getattr(self, f"min_{what}"), getattr(self, f"max_{what}")
+            if least > most:
+                raise ValueError(f"min_{what} is {least:g}, above max_{what}, which is {most:g}")
 
 
 @_frozen
@@ -242,8 +249,9 @@ def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] |
         raise UserError("holds no mapping of sections", place=str(path), remedy="restore it with `git checkout`")
     for key, value in (overrides or {}).items():
         _set(tree, key, value, path)
-    _share(tree, place=str(path))
-    return parse(Params, tree, place=str(path))
+    place = f"{path} with --set {', '.join(overrides)}" if overrides else str(path)
+    _share(tree, place=place)
+    return parse(Params, tree, place=place)
 
 
 def _share(tree: dict[str, Any], *, place: str) -> None:

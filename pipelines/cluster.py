@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import yaml
-from kfp import dsl, kubernetes
 from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -19,6 +19,7 @@ from emoverse.params import parse
 from emoverse.yaml_text import read_yaml
 
 Group = Literal["data", "train"]
+Computing = Literal["base-model", "convert", "train", "evaluate", "export"]  # steps of the train image
 _frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 _AMOUNT: Final = r"^[0-9]+([EPTGMK]i?|m)?$"
 _SECRET: Final = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSPHRASE|API_?KEY|SECRET_ACCESS_KEY)$", re.IGNORECASE)
@@ -41,7 +42,7 @@ class Gpu:
 
     type: str = "nvidia.com/gpu"
     count: int = Field(default=1, ge=1)
-    steps: tuple[str, ...] = ("train", "evaluate")
+    steps: tuple[Computing, ...] = ("train", "evaluate")
 
 
 @_frozen
@@ -126,15 +127,6 @@ class Cluster:
         return Images(self.images.data or images.data, self.images.train or images.train)
 
 
-def config_of(cluster: Cluster) -> dsl.PipelineConfig | None:
-    """Return what Kubeflow makes for a run as a whole: its workspace, where the profile has one."""
-    if cluster.workspace is None:
-        return None
-    asked = {"storageClassName": cluster.workspace.storage_class, "accessModes": list(cluster.workspace.access_modes)}
-    patch = dsl.KubernetesWorkspaceConfig(pvcSpecPatch={key: value for key, value in asked.items() if value})
-    return dsl.PipelineConfig(workspace=dsl.WorkspaceConfig(size=cluster.workspace.size, kubernetes=patch))
-
-
 def load_cluster(path: Path) -> Cluster:
     """Read a profile; raise UserError for a missing or broken file and for an unknown or ill-typed key."""
     try:
@@ -148,49 +140,31 @@ def load_cluster(path: Path) -> Cluster:
     if not isinstance(tree, dict):
         raise UserError("holds no mapping", place=str(path), remedy="see docs/cluster.yaml for what may be in it")
     cluster = parse(Cluster, tree, place=str(path))
-    for group in ("data", "train"):
-        for name in getattr(cluster, group).env:
-            if _SECRET.search(name):
-                problem = f"{group}.env gives the value of {name}, which everybody could read in the compiled pipeline"
-                remedy = "put it into a Kubernetes secret, and name that under `secrets`"
-                raise UserError(problem, place=str(path), remedy=remedy)
-    for place in (v.path for v in cluster.volumes):
-        if cluster.publish == place or cluster.publish.startswith(place.rstrip("/") + "/"):
-            break
-    else:
-        if cluster.publish:
-            problem = f"publish names {cluster.publish}, which lies on none of the volumes"
-            raise UserError(problem, place=str(path), remedy="mount a volume there, or leave publish out")
+    for problem, remedy in _faults(cluster):
+        raise UserError(problem, place=str(path), remedy=remedy)
     return cluster
 
 
-def settle(task: Any, cluster: Cluster, group: Group, step: str) -> None:
-    """Give a task of the pipeline what the profile says for its image and its step."""
-    pods: Pods = getattr(cluster, group)
-    if pods.cpu:
-        task.set_cpu_request(pods.cpu)
-    if pods.memory:
-        task.set_memory_request(pods.memory).set_memory_limit(pods.memory)
-    if cluster.gpu and step in cluster.gpu.steps:
-        task.set_accelerator_type(cluster.gpu.type).set_accelerator_limit(cluster.gpu.count)
-    for key, value in pods.node_selector.items():
-        kubernetes.add_node_selector(task, key, value)
-    for one in pods.tolerations:
-        kubernetes.add_toleration(task, key=one.key, operator=one.operator, value=one.value, effect=one.effect)
-    if pods.shared_memory:
-        kubernetes.empty_dir_mount(task, "dshm", "/dev/shm", medium="Memory", size_limit=pods.shared_memory)
-    for key, value in pods.env.items():
-        task.set_env_variable(key, value)
-    _attach(task, cluster)
-
-
-def _attach(task: dsl.PipelineTask, cluster: Cluster) -> None:
-    for volume in cluster.volumes:
-        kubernetes.mount_pvc(task, volume.claim, volume.path, volume.folder)
+def _faults(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """Yield ``(problem, remedy)`` for what each key allows and all together do not."""
+    for group in ("data", "train"):
+        pods: Pods = getattr(cluster, group)
+        for name in filter(_SECRET.search, pods.env):
+            problem = f"{group}.env gives the value of {name}, which everybody could read in the compiled pipeline"
+            yield problem, "put it into a Kubernetes secret, and name that under `secrets`"
+        for one in pods.tolerations:
+            if not one.key if one.operator == "Equal" else one.value:
+                problem = (
+                    f"{group}.tolerations: Kubernetes takes no {one.operator} with key {one.key!r}, value {one.value!r}"
+                )
+                yield problem, "Equal needs a key, Exists takes no value"
+    places = [one.path.rstrip("/") for one in cluster.volumes] + [s.path.rstrip("/") for s in cluster.secrets if s.path]
+    for twice in {place for place in places if places.count(place) > 1}:
+        yield f"two volumes or secrets are mounted at {twice}", "give each a path of its own"
     for secret in cluster.secrets:
-        if secret.env:
-            kubernetes.use_secret_as_env(task, secret.name, secret.env)
-        if secret.path:
-            kubernetes.use_secret_as_volume(task, secret.name, secret.path)
-    if cluster.pull_secrets:
-        kubernetes.set_image_pull_secrets(task, list(cluster.pull_secrets))
+        if not (secret.env or secret.path):
+            yield f"the secret {secret.name!r} reaches no pod", "give it `env` (key: variable) or a `path`"
+    mounts = [one.path.rstrip("/") + "/" for one in cluster.volumes]
+    if cluster.publish and not f"{cluster.publish}/".startswith(tuple(mounts)):
+        problem = f"publish names {cluster.publish}, which lies on none of the volumes"
+        yield problem, "mount a volume there, or leave publish out"

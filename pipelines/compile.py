@@ -12,6 +12,7 @@ from emoverse.errors import UserError
 from emoverse.params import Params
 from pipelines.arguments import presets
 from pipelines.emoverse import pipeline
+from pipelines.foresight import check_params
 from pipelines.options import Options
 
 GOLDEN = Path(__file__).with_name("emoverse.yaml")
@@ -19,9 +20,10 @@ GOLDEN = Path(__file__).with_name("emoverse.yaml")
 
 def compile_to(path: Path, params: Params, *, base: Path = Path(), options: Options | None = None) -> None:
     """Write the compiled pipeline to ``path``, preset to ``params`` and to the ``.dvc`` files below ``base``."""
-    if options and options.start == "stage1" and params.stage2.start == "adapter":
-        problem = "trains stage 1's adapter further, which needs the base model too; a given model is merged"
-        raise UserError(problem, place="stage2.start", remedy="set stage2.start=merged, or train stage 1 in the run")
+    options = options or Options()
+    check_params(params, options)
+    if path.suffix != ".yaml":
+        raise UserError("no name for a pipeline", place=str(path), remedy="give --out a name that ends in .yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
     compiler.Compiler().compile(pipeline(presets(params, base), options), str(path))
     path.write_text(_in_order(path.read_text("utf-8")), "utf-8")

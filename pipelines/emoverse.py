@@ -11,9 +11,9 @@ from kfp import dsl
 
 from components.finish import finish
 from pipelines.arguments import Arguments
-from pipelines.cluster import WORKSPACE, config_of
+from pipelines.cluster import WORKSPACE
 from pipelines.options import Options
-from pipelines.placing import Placing
+from pipelines.placing import Placing, config_of
 from pipelines.wiring import Results, validation_apart, wire
 
 NAME: Final = "emoverse"

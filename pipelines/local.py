@@ -23,6 +23,7 @@ from emoverse.params import Params
 from pipelines.arguments import measured
 from pipelines.docker import image_ids, runner
 from pipelines.emoverse import NAME, pipeline
+from pipelines.foresight import check_params
 from pipelines.options import Options
 
 OUTPUTS = {  # the pipeline's output -> the folder's name in dvc.yaml
@@ -54,6 +55,7 @@ def run(
     ``docker`` runs each step in its image; without, ``images`` are mere names. Returns each step's outcome, validate
     per corpus. Raises UserError when a raw corpus or an image is missing or a step fails.
     """
+    check_params(params, Options())
     images, commit = images or Images(), revision(base)
     labels = image_ids(images) if docker else {}
     arguments = measured(params, base)

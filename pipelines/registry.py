@@ -92,4 +92,4 @@ def _ask(url: str, headers: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
         return error.code, {key.lower(): value for key, value in error.headers.items()}
     except (OSError, HTTPException) as error:
         remedy = "check its name; --unchecked image submits where only the cluster reaches the registry"
-        raise UserError(f"the registry gives no answer: {error}", place=url, remedy=remedy) from None
+        raise UserError(f"the registry gives no answer: {str(error).strip()}", place=url, remedy=remedy) from None

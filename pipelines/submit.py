@@ -62,17 +62,38 @@ def submit(
     return Run(made.run_id, f"{host.rstrip('/')}/#/runs/details/{made.run_id}")
 
 
-def watch(run: Run, *, host: str, namespace: str = "", pause: float = 10.0, say: Callable[[str], None] = print) -> None:
+class SilentError(UserError):
+    """Report an endpoint that gives no answer now, and may give one again."""
+
+
+def watch(
+    run: Run,
+    *,
+    host: str,
+    namespace: str = "",
+    pause: float = 10.0,
+    patience: int = 30,
+    say: Callable[[str], None] = print,
+) -> None:
     """Say each step's states as they change until the run ends; raise UserError unless it succeeded.
 
-    ``pause`` is the time between two questions, in seconds.
+    ``pause`` is the time between two questions, in seconds. A run takes days and a tunnel breaks now and then, so up to
+    ``patience`` questions in a row may stay without an answer.
     """
-    client, failed = None, []
+    client, failed, unanswered = None, [], 0
     seen: dict[str, str] = {}
     while True:
-        with _answering(host):
-            client = client or _client(host, namespace)
-            now = client.get_run(run.id)
+        try:
+            with _answering(host):
+                client = client or _client(host, namespace)
+                now = client.get_run(run.id)
+        except SilentError:
+            unanswered += 1
+            if unanswered > patience:
+                raise
+            time.sleep(pause)
+            continue
+        unanswered = 0
         for step in _steps(now):
             if seen.get(step.task_id) != step.state:
                 seen[step.task_id] = step.state
@@ -110,8 +131,11 @@ def _answering(host: str) -> Iterator[None]:
     try:
         yield
     except kfp_server_api.ApiException as error:
+        if error.status >= 500:
+            remedy = "look at Kubeflow's own pods; a run that was started goes on"
+            raise SilentError(f"the endpoint answers with HTTP {error.status}", place=host, remedy=remedy) from None
         problem = f"Kubeflow refuses (HTTP {error.status}): {str(error.body or error.reason)[:300]}"
         raise UserError(problem, place=host, remedy="check your rights and the namespace (--namespace)") from None
     except urllib3.exceptions.HTTPError as error:
         problem = f"the endpoint gives no answer any more: {error}"
-        raise UserError(problem, place=host, remedy="a run that was started goes on; look at it in the UI") from None
+        raise SilentError(problem, place=host, remedy="a run that was started goes on; look at it in the UI") from None

@@ -111,7 +111,7 @@ def _validated(given: SimpleNamespace, options: Options, placing: Placing) -> An
         with dsl.ParallelFor(numbers) as part:
             # Nothing of the outer loop's item goes in here but by an artifact: kfp's local runner would put the inner
             # loop's item in its place.
-            one = placing.put(validate_part(part=part, **common), "data", "validate")
+            one = placing.put(validate_part(part=part, **common), "data", "validate-part")
         joined = validate_join(parts=dsl.Collected(one.outputs["part_of_it"]), **common, **whole)
         return placing.put(joined, "data", "validate")
 

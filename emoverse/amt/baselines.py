@@ -14,8 +14,8 @@ import orjson
 from emoverse.tasks import conditions, task
 
 _BATCH: Final = 4096
-_GOLD: Final = b'"gold":'
-"""The last key of a row: inside a string its quotation marks would be escaped."""
+_GOLD, _GROUP = b',"gold":', b',"group":'
+"""Before a row's last key, and before the last key of that; in a string the quotation marks would be escaped."""
 
 
 def baselines(root: Path, trained: Mapping[tuple[str, str], Counter[str]]) -> dict[str, Any]:
@@ -69,7 +69,6 @@ def _golds(path: Path) -> Counter[bytes]:
     found: Counter[bytes] = Counter()
     with path.open("rb") as handle:
         for line in handle:
-            gold = orjson.loads(line[line.rindex(_GOLD) + len(_GOLD) : line.rindex(b"}")])
-            gold.pop("group", None)
-            found[orjson.dumps(gold)] += 1
+            gold = line[line.rindex(_GOLD) + len(_GOLD) :]
+            found[gold[: gold.rindex(_GROUP)] + b"}"] += 1
     return found

@@ -36,15 +36,18 @@ class Chunk:
         options: Options,
     ) -> None:
         self.corpus, self.split = corpus, dialogues[0][0].split
-        spoken = ((one, dialogue) for dialogue in dialogues for one in dialogue)
-        self._scenes = [
-            Scene(one, dialogue, face, None, options) for (one, dialogue), face in zip(spoken, units, strict=True)
-        ]
         self._dialogue_of = np.repeat(np.arange(len(dialogues)), [len(dialogue) for dialogue in dialogues])
         self.utterances = [one for dialogue in dialogues for one in dialogue]
         self.ids = [one.utterance_id for one in self.utterances]
-        spoken_by = [f"{one.speaker} {one.text}" for one in self.utterances]
-        self.unsafe: Mask = np.array([neutralise(words) != words for words in spoken_by], dtype=np.bool_)
+        words = [f"{one.speaker}: {one.text}" for one in self.utterances]
+        self.unsafe: Mask = np.array([neutralise(one) != one for one in words], dtype=np.bool_)
+        # Where nothing is unsafe, the words as they stand are the safe ones.
+        verbatim = (~self._near(self.unsafe)).tolist()
+        spoken = ((one, dialogue) for dialogue in dialogues for one in dialogue)
+        self._scenes = [
+            Scene(one, dialogue, face, None, options, as_it_stands)
+            for (one, dialogue), face, as_it_stands in zip(spoken, units, verbatim, strict=True)
+        ]
         self.leaked: Mask = np.array([name in leaked for name in self.ids], dtype=np.bool_)
         if self.split == "test":
             self.leaked[:] = False
@@ -55,8 +58,10 @@ class Chunk:
 
     def shows(self, name: str, marked: Mask) -> Mask:
         """Say of every row of a task whether it shows a marked utterance: its own, or one of the dialogue's."""
-        if task(name).shows == "utterance" or not marked.any():
-            return marked
+        return marked if task(name).shows == "utterance" else self._near(marked)
+
+    def _near(self, marked: Mask) -> Mask:
+        """Say of every row whether its dialogue has a marked utterance."""
         return np.asarray(np.bincount(self._dialogue_of, marked) > 0)[self._dialogue_of]
 
     def ask(self, name: str, rows: Mask, reasons: Reasons) -> Answered:

@@ -55,10 +55,8 @@ def audit_corpora(tables: Sequence[CorpusTable], *, near: bool = True) -> Corpor
     pairs = [sides(table) for table in tables]
     shared = shared_utterances(pairs)
     wanted = {name for pair in shared for name in pair}
-    emotion: dict[str, str | None] = {}
-    for table in tables if wanted else ():
-        labels = zip(*table.columns("utterance_id", "emotion"), strict=True)
-        emotion.update((name, label) for name, label in labels if name in wanted)
+    labels = (zip(side.ids, side.emotions, strict=True) for pair in pairs for side in pair)
+    emotion = {name: label for side in labels for name, label in side if name in wanted}
     return CorporaAudit(find_leaks(pairs, near=near), shared, conflicts(shared, emotion))
 
 

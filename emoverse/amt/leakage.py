@@ -31,7 +31,7 @@ _DAY: Final = 86_400.0  # seconds
 _SLACK: Final = 1e-3  # seconds; a time after many days is rounded
 _NUMBERS: Final[defaultdict[str | None, int]] = defaultdict(count().__next__)
 """Number the episodes as they come; which number one gets decides nothing."""
-_COLUMNS: Final = ("utterance_id", "clip", "speaker", "text", "episode", "start", "end")
+_COLUMNS: Final = ("utterance_id", "clip", "speaker", "text", "emotion", "episode", "start", "end")
 Rows = NDArray[np.int64]
 Times = NDArray[np.float64]
 
@@ -53,6 +53,7 @@ class Side:
     clips: Sequence[str]
     speakers: Sequence[str | None]
     texts: Sequence[str]  # normalised
+    emotions: Sequence[str | None]
     episodes: Sequence[str | None]
     start: Times
     end: Times
@@ -191,7 +192,7 @@ def _neighbours(one: Side, two: Side) -> tuple[Rows, Rows]:
 
 
 def _side(corpus: str, columns: Sequence[Sequence[Any]]) -> Side:
-    ids, clips, speakers, texts, episodes, start, end = columns
+    ids, clips, speakers, texts, emotions, episodes, start, end = columns
     words = [one for at in range(0, len(texts), _BATCH) for one in normalised(texts[at : at + _BATCH])]
     times = (np.array(column, dtype=np.float64) for column in (start, end))  # None becomes NaN
-    return Side(corpus, ids, clips, speakers, words, episodes, *times)
+    return Side(corpus, ids, clips, speakers, words, emotions, episodes, *times)

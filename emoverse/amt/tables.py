@@ -120,8 +120,8 @@ class _Spoken:
         return sorted({one.corpus for dialogue in self._dialogues for one in dialogue})
 
     def columns(self, names: Sequence[str]) -> list[Sequence[Any]]:
-        every = list(chain.from_iterable(self._dialogues))
-        return [list(map(attrgetter(name), every)) for name in names]
+        rows = map(attrgetter(*names), chain.from_iterable(self._dialogues))
+        return list(zip(*rows, strict=True))
 
     def dialogues(self) -> Iterator[list[Utterance]]:
         return iter(self._dialogues)

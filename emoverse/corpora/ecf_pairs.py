@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from emoverse.corpora.files import Problems
@@ -42,19 +43,31 @@ def _read(pair: Any, emotions: Mapping[str, Any]) -> tuple[int, int, tuple[str, 
     """Return target, cause and (reason, detail) of a fault; the target is 0 when it names no utterance."""
     if not isinstance(pair, list) or len(pair) != 2 or set(map(type, pair)) != {str}:
         return 0, 0, ("bad-pair", f"{pair!r} is not [target_emotion, cause]")
-    left, right = _EMOTION.match(pair[0]), _CAUSE.match(pair[1])
+    left, cause = _target(pair[0]), _cause(pair[1])
     if left is None:
         return 0, 0, ("bad-pair", f"{pair[0]!r} is not number_emotion")
-    size = f"the conversation has {len(emotions)} utterances"
-    if left[1] not in emotions:
-        return 0, 0, ("bad-cause", f"target {left[1]} does not exist; {size}")
-    target = int(left[1])
-    if right is None or right[1] not in emotions:
-        return (
-            target,
-            0,
-            ("bad-cause", f"cause {pair[1]!r} does not exist; {size}"),
-        )
-    if left[2] != emotions[left[1]]:
-        return target, 0, ("bad-pair", f"{pair[0]!r} contradicts the utterance's emotion {emotions[left[1]]!r}")
-    return target, int(right[1]), None
+    number, emotion = left
+    if number not in emotions:
+        return 0, 0, ("bad-cause", f"target {number} does not exist; {_size(emotions)}")
+    if cause not in emotions:
+        return int(number), 0, ("bad-cause", f"cause {pair[1]!r} does not exist; {_size(emotions)}")
+    if emotion != emotions[number]:
+        return int(number), 0, ("bad-pair", f"{pair[0]!r} contradicts the utterance's emotion {emotions[number]!r}")
+    return int(number), int(cause), None
+
+
+# A file repeats few of both.
+@lru_cache(maxsize=1 << 12)
+def _target(word: str) -> tuple[str, str] | None:
+    found = _EMOTION.match(word)
+    return (found[1], found[2]) if found else None
+
+
+@lru_cache(maxsize=1 << 12)
+def _cause(word: str) -> str:
+    found = _CAUSE.match(word)
+    return found[1] if found else ""
+
+
+def _size(emotions: Mapping[str, Any]) -> str:
+    return f"the conversation has {len(emotions)} utterances"

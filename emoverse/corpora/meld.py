@@ -28,6 +28,7 @@ COLUMNS: Final = (
     "Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "Season", "Episode",
     "StartTime", "EndTime",
 )  # fmt: skip
+Polarity = Literal["negative", "neutral", "positive"]
 POLARITIES: Final = ("negative", "neutral", "positive")
 
 
@@ -72,7 +73,7 @@ def _utterance(row: Row, split: Split, row_id: str, clip: str, source: str) -> U
     return Utterance(
         utterance_id=row_id, corpus="meld", split=split, dialogue_id=dialogue, position=position,
         speaker=speaker or None, text=text, emotion=emotion,
-        polarity=cast(Literal["negative", "neutral", "positive"], polarity),
+        polarity=cast(Polarity, polarity),
         sentiment=None, intensities=None, causes=None,
         episode=aired, start=begin, end=finish,
         clip=clip, source=source,

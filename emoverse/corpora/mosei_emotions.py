@@ -7,8 +7,11 @@ mislabels. ``Transcript/Segmented/Combined/{video_id}.txt`` lists ``video___clip
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from emoverse.errors import UserError
 
@@ -24,6 +27,7 @@ class EmotionLabels:
 
     def __init__(self, root: Path) -> None:
         self._transcripts = root / TRANSCRIPTS
+        self._has_transcripts = self._transcripts.is_dir()
         self._path = root / CSD
         self._file: Any = None
         self._data: Any = None
@@ -40,10 +44,10 @@ class EmotionLabels:
         try:
             self._file = h5py.File(self._path, "r")
             self._data = self._file["All Labels"]["data"]
-        except (OSError, KeyError) as error:
-            remedy = "fetch CMU_MOSEI_Labels.csd again, or remove it to go without emotions"
-            raise UserError(f"not a csd with 'All Labels' ({error})", place=str(self._path), remedy=remedy) from None
-        if not self._transcripts.is_dir():
+            self._data.keys()  # a folder of videos has some
+        except (OSError, KeyError, ValueError, AttributeError) as error:
+            raise self._unreadable(f"not a csd with 'All Labels' ({' '.join(str(error).split())[:200]})") from None
+        if not self._has_transcripts:
             remedy = f"add {TRANSCRIPTS}, or remove {CSD} to go without emotions"
             problem = "the emotions have no clip ids and cannot be joined without the segmented transcripts"
             raise UserError(problem, place=str(self._transcripts), remedy=remedy)
@@ -82,21 +86,28 @@ class EmotionLabels:
         self._video, self._times, self._segments = video, self._read_times(video), []
         if self._data is None or video not in self._data:
             return
-        group = self._data[video]
-        features, intervals = group["features"][()], group["intervals"][()]
+        try:
+            group = self._data[video]
+            features, intervals = (np.asarray(group[name][()], dtype=np.float64) for name in ("features", "intervals"))
+        except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise self._unreadable(f"the labels of video {video!r} cannot be read ({why})") from None
         if features.ndim != 2 or features.shape[1] != 7 or intervals.shape != (len(features), 2):
-            problem = (
-                f"video {video!r} has features {features.shape} and intervals {intervals.shape}, not n x 7 and n x 2"
-            )
-            raise UserError(problem, place=str(self._path), remedy="fetch CMU_MOSEI_Labels.csd again")
+            shapes = f"features {features.shape} and intervals {intervals.shape}"
+            raise self._unreadable(f"video {video!r} has {shapes}, not n x 7 and n x 2")
         for span, values in zip(intervals.tolist(), features.tolist(), strict=True):
             self._segments.append(((span[0], span[1]), tuple(round(value, 6) for value in values[1:])))
 
+    def _unreadable(self, problem: str) -> UserError:
+        remedy = f"fetch {CSD} again, or remove it to go without emotions"
+        return UserError(problem, place=str(self._path), remedy=remedy)
+
     def _read_times(self, video: str) -> dict[str, Times]:
         path = self._transcripts / f"{video}.txt"
-        if not path.is_file():
+        if not self._has_transcripts or not path.is_file():
             return {}
         found: dict[str, Times] = {}
+        unclear: set[str] = set()
         start = f"{video}___".encode()
         # Bytes: only the numbers are wanted, and some of CMU's transcripts are not UTF-8. The video id may itself hold
         # "___", so it is cut off as a whole.
@@ -105,10 +116,12 @@ class EmotionLabels:
             if len(fields) < 3:
                 continue
             try:
-                found[fields[0].decode("ascii")] = (float(fields[1]), float(fields[2]))
+                clip, times = fields[0].decode("ascii"), (float(fields[1]), float(fields[2]))
             except ValueError:
                 continue
-        return found
+            if not all(map(math.isfinite, times)) or found.setdefault(clip, times) != times:
+                unclear.add(clip)  # times that are none, or two lines that differ: no guess
+        return {clip: times for clip, times in found.items() if clip not in unclear}
 
 
 def _close(one: Times, two: Times) -> bool:

@@ -25,5 +25,5 @@ _SPOKEN: Final = re.compile(r"(The person says: (['\"])).*(\2 <[a-z]+> )", re.DO
 
 def mute(prompt: str, words: str = MUTED) -> str | None:
     """Return the prompt with other words, ``...``, for the person's; None for a prompt that quotes none."""
-    muted, found = _SPOKEN.subn(lambda match: f"{match[1]}{words}{match[3]}", prompt, count=1)
-    return muted if found else None
+    found = _SPOKEN.search(prompt)
+    return f"{prompt[: found.end(1)]}{words}{prompt[found.start(3) :]}" if found else None

@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> None:
     build_amt(validated_of(args, params), args.out, params.amt, authors, check=check_folder)
     manifest = read_manifest(args.out, made_by="build-amt")
     rows = manifest["rows"]
-    dropped = ", ".join(f"{reason} {count}" for reason, count in rows["dropped"].items())
+    dropped = ", ".join(f"{reason} {count}" for reason, count in rows["dropped"].items()) or "none left out"
     print(f"{args.out}: {rows['out']} rows of {rows['in']} candidates; {dropped}")
     for warning in manifest["facts"]["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)

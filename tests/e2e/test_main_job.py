@@ -48,7 +48,9 @@ def test_a_final_score_leads_back_to_the_raw_videos_the_same_in_every_place(repr
     repro.run("emoverse", "run-local", "--json")
     told = artifacts(repro.root / "scratch/kubeflow")
     kubeflow = told["evaluate/scores"]
-    assert told["evaluate/metrics"] == flat(repro.root / "data/scores") | shown_with(kubeflow)
+    metrics = told["evaluate/metrics"]
+    assert json.loads(metrics["params"]) == kubeflow["params"]
+    assert metrics == flat(repro.root / "data/scores") | shown_with(kubeflow) | {"params": metrics["params"]}
     of_steps = {name: one for name, one in told.items() if not name.startswith("raw ")}
     assert all({"digest", "raw", "params", "code", "revision"} <= one.keys() for one in of_steps.values())
     chain = json.loads(repro.run("emoverse", "lineage", "data/scores", "--json"))

@@ -72,6 +72,8 @@ class Kubeflow:
             return 200, {**body, "run_id": RUN, "state": "PENDING"}
         if (method, where) == ("GET", f"runs/{RUN}"):
             state, steps = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+            if state == "DOWN":
+                return 503, {"error": "no pod answers"}
             tasks = [
                 {"run_id": RUN, "task_id": name, "display_name": name, "state": one, "create_time": STARTED}
                 for name, one in steps.items()

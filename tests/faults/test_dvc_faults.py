@@ -49,7 +49,7 @@ def test_a_whole_cache_is_well(root: Path) -> None:
     for deep in (False, True):
         (one,) = findings(deep=deep)
         assert one.ok
-        assert one.found.startswith("2 of 2 outputs are whole")
+        assert one.found.startswith("2 of 2 outputs are here and whole")
 
 
 @pytest.mark.parametrize("after", ["stag", "outs:\n    - path: out\n      ha", "md"])
@@ -87,6 +87,14 @@ def test_a_flipped_byte_is_found_by_reading_which_dvc_does_not(root: Path) -> No
         one.remedy
         == f"remove files/md5/{path.parent.name}/{path.name} from DVC's cache and run `dvc fetch raw/MELD.dvc`"
     )
+
+
+def test_a_cut_off_list_of_files_is_named_by_its_object(root: Path) -> None:
+    (path,) = [p for p in (root / ".dvc/cache/files").rglob("*.dir") if b"b.csv" in p.read_bytes()]
+    path.write_bytes(path.read_bytes()[:10])
+    one = findings()[0]
+    assert f"its own ({path.parent.name}{path.name}) is changed" in one.found
+    assert one.remedy.startswith(f"remove files/md5/{path.parent.name}/{path.name} from DVC's cache and run `dvc fetch")
 
 
 def test_what_was_never_pulled_is_no_fault(root: Path) -> None:

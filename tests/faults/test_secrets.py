@@ -55,6 +55,7 @@ def test_a_token_stands_in_no_artifact_log_manifest_or_compiled_pipeline(
     remotes.track(root)
     tree = yaml.safe_load((REPO / "params.yaml").read_text("utf-8"))
     tree["corpora"] = {"meld": {"root": "raw/MELD"}}
+    tree["amt"]["stage1"]["corpora"] = tree["amt"]["stage2"]["corpora"] = ["meld"]
     (root / "params.yaml").write_text(yaml.safe_dump(tree), "utf-8")
     (root / "cluster.yaml").write_text("secrets: [{name: r, env: {p: EMOVERSE_REMOTE_PASSWORD}}]\n", "utf-8")
     for name, value in ENVIRONMENT.items():

@@ -83,6 +83,11 @@ def test_checkpoints_of_a_pod_that_goes_away_lie_on_a_volume(compiled: Any) -> N
         ("publish: /reports", "publish names /reports, which lies on none of the volumes"),
         ("volumes: [{claim: a, path: /rep}]\npublish: /reports", "lies on none of the volumes"),
         ("retries: {count: two}", "'retries.count'"),
+        ("gpu: {steps: [trian]}", "'gpu.steps.0'"),
+        ("train: {tolerations: [{effect: NoSchedule}]}", "Equal needs a key"),
+        ("train: {tolerations: [{key: a, operator: Exists, value: b}]}", "Exists takes no value"),
+        ("volumes: [{claim: a, path: /x}, {claim: b, path: /x/}]", "two volumes or secrets are mounted at /x"),
+        ("secrets: [{name: s}]", "the secret 's' reaches no pod"),
         ("gpu: [", "not valid YAML"),
         ("workspace: {size: 0.5TB}", "'workspace.size'"),
         ("workspace: {size: 9Gi, access_modes: [Many]}", "'workspace.access_modes.0'"),
@@ -98,6 +103,12 @@ def test_a_profile_with_a_fault_is_refused_by_name(tmp_path: Path, text: str, wo
         load_cluster(path)
     assert words in str(caught.value)
     assert str(path) in str(caught.value)
+
+
+def test_more_gpus_than_a_pod_gets_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path / "p.yaml")]
+    assert main([*words, "--cluster", str(EXAMPLE), "--set", "train.gpus=4"]) == 2
+    assert "stage1.gpus: wants 4 GPUs, but the cluster profile gives a pod 1; set gpu.count" in capsys.readouterr().err
 
 
 def test_a_workspace_is_made_for_the_run_and_told_to_the_steps_that_read_raw_corpora(tmp_path: Path) -> None:

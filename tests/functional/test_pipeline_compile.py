@@ -129,6 +129,34 @@ def test_the_image_may_be_given_by_digest(tmp_path: Path) -> None:
     assert main(words) == 0
     executors = yaml.safe_load((tmp_path / "p.yaml").read_text("utf-8"))["deploymentSpec"]["executors"]
     assert {e["container"]["image"] for e in executors.values() if "container" in e} == {image}
+    told = [one for e in executors.values() for one in e["container"]["env"]]
+    assert told == [{"name": "EMOVERSE_IMAGE", "value": image}] * len(executors), "artifacts name the image"
+
+
+def test_a_name_that_kubeflow_does_not_take_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path)]) == 2
+    assert "give --out a name that ends in .yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("  meld:  {root", "  melt:  {root", "unknown corpus 'melt'; did you mean 'meld'?"),
+        ("  mosei: {root: data/raw/sample/MOSEI}\n", "", "amt.stage1.corpora: no corpus 'mosei' is there to train on"),
+        ("corpora: [meld, mosei]", "corpora: [meld, mosie]", "amt.stage1.corpora: unknown corpus 'mosie'"),
+        ("tasks: {mer: 0.2,", "tasks: {mre: 0.2,", "amt.stage1.tasks: unknown task 'mre'; did you mean 'mer'?"),
+        ("floor: {}", "floor: {mmer: {weighted_f1: 0.5}}", "export.floor: unknown task 'mmer'; did you mean 'mer'?"),
+    ],
+)
+def test_a_name_that_a_step_would_refuse_hours_later_is_refused_now(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], before: str, after: str, words: str
+) -> None:
+    text = (REPO / "params.yaml").read_text("utf-8")
+    assert before in text
+    (tmp_path / "params.yaml").write_text(text.replace(before, after), "utf-8")
+    for verb in (["compile", "--out", str(tmp_path / "p.yaml")], ["run-local", "--root", str(tmp_path / "runs")]):
+        assert main([*verb, "--params", str(tmp_path / "params.yaml")]) == 2
+        assert words in capsys.readouterr().err
 
 
 def test_an_override_becomes_a_preset(tmp_path: Path) -> None:
@@ -180,10 +208,10 @@ def test_internvl2_as_the_base_is_fetched_by_its_md5_and_adopted(params: Params,
     (tmp_path / "InternVL2-4B").mkdir()
     (tmp_path / "InternVL2-4B/config.json").write_text("{}", "utf-8")
     (tmp_path / "InternVL2-4B.dvc").write_text("outs:\n- md5: beef.dir\n  path: InternVL2-4B\n", "utf-8")
-    real = replace(params, corpora={}, base_model=BaseModelParams(source="InternVL2-4B"))
+    real = replace(params, base_model=BaseModelParams(source="InternVL2-4B"))
     found = presets(real, tmp_path)
     assert (found.weights["md5"], found.weights["root"]) == ("beef.dir", "InternVL2-4B")
-    assert measured(real, tmp_path).weights["root"] == str(tmp_path / "InternVL2-4B")
+    assert measured(replace(real, corpora={}), tmp_path).weights["root"] == str(tmp_path / "InternVL2-4B")
     compile_to(tmp_path / "p.yaml", real, base=tmp_path)
     whole = yaml.safe_load((tmp_path / "p.yaml").read_text("utf-8"))
     tasks = tasks_of(whole)

@@ -234,7 +234,10 @@ def test_the_verb_prints_a_short_summary(tmp_path: Path, capsys: pytest.CaptureF
     assert "1  clip-missing" in printed
     assert len(printed.splitlines()) < 15
     assert main([*words, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["rows"] == {"in": 10, "out": 9, "dropped": {"clip-missing": 1}}
+    counted = {"in": 10, "out": 9, "dropped": {"clip-missing": 1}}
+    assert json.loads(capsys.readouterr().out)["rows"] == counted
+    assert main([*words, "--json", "--set", "validation.max_quarantined=0.05"]) == 2
+    assert json.loads(capsys.readouterr().out)["rows"] == counted, "too much is said after what was wrong"
 
 
 def test_an_unknown_corpus_and_a_missing_folder_are_one_clear_line(

@@ -119,7 +119,7 @@ def test_overlaps_are_those_that_comparing_every_pair_finds(one: list[Any], two:
 def side(spans: list[Any]) -> Side:
     names, start = [str(i) for i in range(len(spans))], np.array([begin for _, begin, _ in spans], np.float64)
     length = np.array([long for _, _, long in spans], np.float64)
-    return Side("meld", names, names, names, names, [name for name, _, _ in spans], start, start + length)
+    return Side("meld", names, names, names, names, names, [name for name, _, _ in spans], start, start + length)
 
 
 def test_normal_words_have_no_signs_case_or_double_blanks() -> None:

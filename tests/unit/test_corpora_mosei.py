@@ -1,6 +1,9 @@
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import h5py
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,6 +109,46 @@ def test_a_csd_without_transcripts_or_that_is_none_is_an_error(tmp_path: Path) -
     (root / "CMU_MOSEI_Labels.csd").write_bytes(b"not HDF5")
     with pytest.raises(UserError, match="not a csd"):
         mosei.read(root)
+
+
+def _without_features(data: Any) -> None:
+    del data["v/features"]
+
+
+def _no_folder(data: Any) -> None:
+    del data["v"]
+    data["v"] = [1.0, 2.0]
+
+
+def _words(data: Any) -> None:
+    del data["v/features"]
+    data["v/features"] = [[b"x"] * 7]
+
+
+def _elsewhere(data: Any) -> None:
+    del data["v"]
+    data["v"] = h5py.ExternalLink("/nowhere.h5", "/v")
+
+
+@pytest.mark.parametrize("spoil", [_without_features, _no_folder, _words, _elsewhere])
+def test_labels_of_a_video_that_cannot_be_read_are_named(tmp_path: Path, spoil: Callable[[Any], None]) -> None:
+    row = mosei_row(video_id="v", clip_id="0")
+    root = write_mosei(tmp_path, [row], {"v": [(0, 1, ZERO)]}, {"v": [("0", 0, 1)]})
+    with h5py.File(root / "CMU_MOSEI_Labels.csd", "a") as file:
+        spoil(file["All Labels/data"])
+    with pytest.raises(UserError, match=r"csd: the labels of video 'v' cannot be read .* fetch"):
+        mosei.read(root)
+
+
+@pytest.mark.parametrize("second", ["v___0___5___6___x", "v___0___nan___1___x", "v___0___1e999___2___x"])
+def test_times_that_differ_or_are_none_are_not_guessed(tmp_path: Path, second: str) -> None:
+    row = mosei_row(video_id="v", clip_id="0")
+    root = write_mosei(tmp_path, [row], {"v": [(0, 1, ZERO)]}, {"v": [("0", 0, 1)]})
+    path = root / "Transcript/Segmented/Combined/v.txt"
+    path.write_text(f"{path.read_text('utf-8')}{second}\n", "utf-8")
+    reading = mosei.read(root)
+    assert (reading.utterances[0].emotion, reading.utterances[0].start) == (None, None)
+    assert reading.notes["emotion-no-times"] == 1
 
 
 @given(st.tuples(*[st.floats(0, 3, allow_nan=False) for _ in range(6)]))

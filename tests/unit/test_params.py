@@ -1,7 +1,9 @@
 """params.yaml is read strictly: every mistake is named with its dotted key, and nothing is guessed."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -133,3 +135,19 @@ def test_a_mistake_in_what_the_stages_share_is_named_where_it_stands(
         load_params(write(text), {key: value})
     assert words in str(caught.value)
     assert "train.train" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ({"media.timeout": float("inf")}, "'media.timeout': Input should be a finite number"),
+        ({"media.timeout": 1e9}, "'media.timeout': Input should be less than or equal to 86400"),
+        ({"stage1.learning_rate": float("nan")}, "'stage1.learning_rate': Input should be a finite number"),
+        ({"validation.min_duration": 99.0}, "min_duration is 99, above max_duration, which is 60"),
+        ({"validation.max_side": 1}, "min_side is 16, above max_side, which is 1"),
+    ],
+)
+def test_a_number_that_nothing_can_keep_to_is_refused_where_it_was_given(overrides: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=re.escape(says)) as caught:
+        load_params(REPO / "params.yaml", overrides)
+    assert f"params.yaml with --set {next(iter(overrides))}: " in str(caught.value)
