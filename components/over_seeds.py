@@ -25,6 +25,7 @@ def over_seeds(
     from pathlib import Path
 
     from emoverse.lineage import check_code, made_with
+    from emoverse.manifest import read_manifest
     from emoverse.report.seeds import as_markdown, over_seeds
 
     check_code("report", code)
@@ -32,7 +33,8 @@ def over_seeds(
     for one in found:
         metrics.log_metric(f"{one.task}_{one.metric}_mean", one.mean)
         metrics.log_metric(f"{one.task}_{one.metric}_sd", one.deviation)
-    facts = {"made_from": ", ".join(f"evaluate {one.metadata['digest']}" for one in scores), **made_with()}
+    made_from = sorted("evaluate " + read_manifest(Path(one.path))["outputs"]["digest"] for one in scores)
+    facts = {"made_from": ", ".join(made_from), **made_with()}
     table.metadata.update(facts)
     metrics.metadata.update(facts)
     Path(table.path).write_text(as_markdown(found), "utf-8")

@@ -71,12 +71,24 @@ def read_manifest(folder: Path, *, made_by: str = "") -> dict[str, Any]:
         manifest = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise UserError(f"not valid JSON ({error})", place=str(path), remedy=remedy) from error
-    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA or not _is_whole(manifest):
         raise UserError(f"not a manifest of schema {SCHEMA}", place=str(path), remedy="make the folder again")
     step = str(manifest["step"])
     if made_by and step != made_by:
         raise UserError(f"made by step {step!r}, not {made_by!r}", place=str(folder), remedy="give the right folder")
     return manifest
+
+
+def _is_whole(manifest: Mapping[str, Any]) -> bool:
+    """Say whether a manifest has every key that readers rely on, of the right type."""
+    outputs = manifest.get("outputs")
+    return (
+        all(isinstance(manifest.get(key), str) for key in ("step", "name", "version", "code"))
+        and all(isinstance(manifest.get(key), dict) for key in ("params", "inputs", "rows", "facts", "ancestry"))
+        and isinstance(outputs, dict)
+        and isinstance(outputs.get("files"), dict)
+        and isinstance(outputs.get("digest"), str)
+    )
 
 
 def open_source(folder: Path, *, made_by: str = "") -> Source:

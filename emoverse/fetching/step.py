@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -114,6 +115,12 @@ def _checked(folder: Path, md5: str, sums: Sums | None = None) -> dict[str, Any]
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other run pulls the same corpus into the volume."""
-    with (folder.parent / f".{folder.name}.lock").open("a", encoding="utf-8") as handle:
+    try:
+        handle = (folder.parent / f".{folder.name}.lock").open("a", encoding="utf-8")
+    except PermissionError:  # what a pod meets first on a new volume
+        user, place = os.getuid(), str(folder.parent)
+        remedy = f"let that user write to the volume, such as once by `chown {user} {place}`"
+        raise UserError(f"user {user} may not write there", place=place, remedy=remedy) from None
+    with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from emoverse.errors import UserError
 from emoverse.params import TrainParams, parse, plain
+from emoverse.training.checkpoints import PreemptedError
 
 OUTCOME: Final = "outcome.json"
 Value = TypeVar("Value")
@@ -55,7 +56,6 @@ def train_on_ranks(
     import torch
 
     from emoverse.training.session import Trained
-    from emoverse.training.watch import PreemptedError
 
     if torch.cuda.is_available() and torch.cuda.device_count() < params.gpus:
         problem = f"gpus is {params.gpus}, this machine has {torch.cuda.device_count()}"
@@ -88,7 +88,6 @@ def main(scratch: Path) -> None:
     """Be one of the processes: train what ``task.json`` says, and say in OUTCOME how it ended."""
     from emoverse.media.frames import FrameStore
     from emoverse.training.session import train_rows
-    from emoverse.training.watch import PreemptedError
 
     task = json.loads((scratch / "task.json").read_text("utf-8"))
     paths = {name: Path(task[name]) if task[name] else None for name in ("model", "tensorboard", "adapter")}

@@ -27,6 +27,14 @@ from emoverse.validation.result import judge_clips, write_tables
 LIBRARIES: Final = ("av", "decord", "great_expectations", "numpy", "pillow", "pyarrow")
 
 
+class TooManyQuarantined(UserError):  # noqa: N818  (a count)
+    """Report a corpus of which too much was set aside; ``folder`` holds everything that was written about it."""
+
+    def __init__(self, folder: Path, problem: str, *, place: str, remedy: str) -> None:
+        self.folder = folder
+        super().__init__(problem, place=place, remedy=remedy)
+
+
 def validate(
     corpus: str,
     raw: Path,
@@ -126,9 +134,8 @@ def _too_many(draft: Draft, out: Path, raw: Path, ledger: Ledger, params: Valida
         f"{len(ledger.set_aside)} of {ledger.rows} rows ({ledger.share:.1%}) are quarantined, more than "
         f"validation.max_quarantined ({params.max_quarantined:.1%}) allows: {worst}"
     )
-    return UserError(
-        problem, place=str(raw), remedy=f"look at {failed / 'page.html'}; mend the corpus or raise the limit"
-    )
+    remedy = f"look at {failed / 'page.html'}; mend the corpus or raise the limit"
+    return TooManyQuarantined(failed, problem, place=str(raw), remedy=remedy)
 
 
 @contextmanager

@@ -37,10 +37,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Validate one corpus and print a short summary."""
+    """Validate one corpus and print a short summary, also when too many of its rows were set aside."""
     params = params_of(args)
     from emoverse.validation.parts import join_parts, validate_part
-    from emoverse.validation.step import validate
+    from emoverse.validation.step import TooManyQuarantined, validate
 
     measuring = {"workers": args.workers, "action_units": args.action_units}
     if args.part:
@@ -51,14 +51,22 @@ def main(args: argparse.Namespace) -> None:
             json.dumps(rows) if args.json else f"{args.corpus}: part {part} of {parts}, {rows['out']} clips: {args.out}"
         )
         return
-    if args.join:
-        if args.action_units or args.workers:
-            raise UserError("no clip is read while joining", place="--join", remedy="give the option to each --part")
-        join_parts(args.corpus, args.raw, args.join, args.out, params.media, params.validation)
-    else:
-        validate(args.corpus, args.raw, args.out, params.media, params.validation, **measuring)
-    summary = json.loads((args.out / "summary.json").read_text("utf-8"))
-    print(json.dumps(summary, indent=2, ensure_ascii=False) if args.json else in_words(summary, args.out))
+    if args.join and (args.action_units or args.workers):
+        raise UserError("no clip is read while joining", place="--join", remedy="give the option to each --part")
+    try:
+        if args.join:
+            join_parts(args.corpus, args.raw, args.join, args.out, params.media, params.validation)
+        else:
+            validate(args.corpus, args.raw, args.out, params.media, params.validation, **measuring)
+    except TooManyQuarantined as error:
+        _print_summary(error.folder, as_json=args.json)  # what was wrong, before that it was too much
+        raise
+    _print_summary(args.out, as_json=args.json)
+
+
+def _print_summary(folder: Path, *, as_json: bool) -> None:
+    summary = json.loads((folder / "summary.json").read_text("utf-8"))
+    print(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else in_words(summary, folder), flush=True)
 
 
 def in_words(summary: dict[str, Any], out: Path) -> str:

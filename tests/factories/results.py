@@ -69,6 +69,14 @@ def make_results(root: Path, *, words: str = "", count: int = 24, detail: str = 
     return Results(validated, amt, [base, one, two], scores, root / "data/onnx")
 
 
+def with_seed(results: Results, root: Path, seed: int) -> Path:
+    """Publish a second stage that was trained with another seed, and its scores; return these."""
+    one, amt = open_source(results.stages[1]), open_source(results.amt)
+    sources = {f"validated/{path.name}": open_source(path) for path in results.validated}
+    two = _stage(root / "stage2", "train", {**sources, "model": one, "amt": amt}, 60, seed=seed)
+    return _scores(root / "scores", read_sets(results.amt), {**sources, "model": open_source(two), "amt": amt})
+
+
 def _spoken(table: Sequence[Utterance], words: str) -> list[Utterance]:
     return [replace(one, text=f"{words} {one.text}".strip()) for one in table]
 
@@ -112,8 +120,8 @@ def _amt(out: Path, sets: dict[str, list[dict[str, object]]], sources: dict[str,
     return out
 
 
-def _stage(out: Path, step: str, inputs: dict[str, Source], steps: int) -> Path:
-    with publish(out, step=step, name=out.name, params={"seed": 42}, inputs=inputs, code=()) as draft:
+def _stage(out: Path, step: str, inputs: dict[str, Source], steps: int, *, seed: int = 42) -> Path:
+    with publish(out, step=step, name=out.name, params={"seed": seed}, inputs=inputs, code=()) as draft:
         if steps:
             numbers = [(n, 3.0 / n**0.5 + 0.1, 1e-3 / n) for n in range(1, steps + 1)]
             lines = [json.dumps({"step": n, "loss": loss, "learning_rate": rate}) for n, loss, rate in numbers]

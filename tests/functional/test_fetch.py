@@ -13,7 +13,7 @@ from emoverse.digests import digest_of_raw, folder_files
 from emoverse.errors import UserError
 from emoverse.fetching.resolve import Tracked, resolve
 from emoverse.fetching.settings import VARIABLES, complete, lacking, public
-from emoverse.fetching.step import fetch, pull, raw_folder
+from emoverse.fetching.step import fetch, keep, pull, raw_folder
 from emoverse.fetching.store import Store
 from tests.factories import remotes
 from tests.factories.remotes import SECRET, Remote
@@ -273,3 +273,9 @@ def test_a_path_resolves_at_a_revision_and_in_the_working_tree(tmp_path: Path) -
         resolve("raw/MELD", repository=root)
     with pytest.raises(UserError, match="not a DVC repository"):
         resolve("raw/MELD", repository=tmp_path)
+
+
+def test_a_volume_that_this_user_may_not_write_to_is_refused_with_the_remedy() -> None:
+    place = Path("/sys/kernel")  # where nobody makes a file, root neither
+    with pytest.raises(UserError, match=r"/sys/kernel: user \d+ may not write there; let that user .*`chown"):
+        keep("0" * 32 + ".dir", {"url": "s3://unasked"}, place / "corpus")

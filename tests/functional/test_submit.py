@@ -49,6 +49,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
     tree["amt"]["stage1"]["corpora"] = tree["amt"]["stage2"]["corpora"] = ["meld"]
     (root / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), "utf-8")
     (root / "cluster.yaml").write_text(PROFILE, "utf-8")
+    (root / "workspace.yaml").write_text(PROFILE + "workspace: {size: 1Gi}\n", "utf-8")
     with remotes.webdav(folder / "webdav") as remote:
         remotes.use(root, remote)
         remotes.git(root, "add", "-A")
@@ -109,7 +110,7 @@ def test_the_committed_pipeline_runs_by_kubeflows_own_client_alone(cluster: Kube
     assert run["runtime_config"]["parameters"] == {"corpora": json.loads(corpora)}
 
 
-@pytest.mark.parametrize("variant", [("--shards", "2"), ("--seeds", "1", "2")])
+@pytest.mark.parametrize("variant", [("--shards", "2"), ("--seeds", "1", "2"), ("--cluster", "workspace.yaml")])
 def test_every_variant_is_submitted_with_parameters_it_knows(
     order: Submit, cluster: Kubeflow, variant: tuple[str, ...]
 ) -> None:
@@ -117,7 +118,10 @@ def test_every_variant_is_submitted_with_parameters_it_knows(
     (run,) = cluster.runs
     told = run["pipeline_spec"]
     spec = told.get("pipeline_spec", told)
-    assert set(run["runtime_config"]["parameters"]) <= set(spec["root"]["inputDefinitions"]["parameters"])
+    given = run["runtime_config"]["parameters"]
+    assert set(given) <= set(spec["root"]["inputDefinitions"]["parameters"])
+    assert given["raw_volume"] == ("/kfp-workspace" if "workspace.yaml" in variant else "")
+    assert ("pipelineConfig" in json.dumps(told)) == ("workspace.yaml" in variant)
 
 
 def test_an_experiment_that_exists_is_used_and_the_cache_can_be_left_out(order: Submit, cluster: Kubeflow) -> None:
@@ -245,8 +249,7 @@ def test_a_remote_that_pods_cannot_see_is_refused_unless_a_volume_holds_the_data
     assert "no volume of the cluster profile is mounted there (mounted: /mnt/raw)" in said
     said = refused(order, cluster, capsys, "--raw-volume", "/kfp-workspace/raw")
     assert "give the profile a `workspace`" in said
-    (tmp_path / "workspace.yaml").write_text(PROFILE + "workspace: {size: 1Gi}\n", "utf-8")
-    said = refused(order, cluster, capsys, "--cluster", str(tmp_path / "workspace.yaml"))
+    said = refused(order, cluster, capsys, "--cluster", "workspace.yaml")
     assert "which pods do not see" in said, "a run's workspace starts empty"
 
 

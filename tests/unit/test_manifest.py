@@ -163,3 +163,12 @@ def test_an_output_that_would_change_its_input_is_refused(make: Make, raw: Path)
     with pytest.raises(UserError, match="overlaps the input 'before'"):
         make(inputs={"before": open_source(made)})
     assert read_manifest(made)["step"] == "out"
+
+
+@pytest.mark.parametrize("key", ["step", "outputs", "ancestry", "rows"])
+def test_a_manifest_that_lost_a_key_is_none(make: Make, key: str) -> None:
+    path = make() / MANIFEST
+    whole = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({name: value for name, value in whole.items() if name != key}), "utf-8")
+    with pytest.raises(UserError, match="not a manifest of schema 1; make the folder again"):
+        open_source(path.parent)

@@ -1,15 +1,19 @@
 """InternVL2 itself as the base model: converted or copied, known by its content, refused with what to do."""
 
+import json
 from pathlib import Path
 
 import pytest
+from kfp import dsl
 
-from emoverse.digests import folder_files
+from components.adopt import adopt as adopt_component
+from components.convert import convert as convert_component
+from emoverse.digests import canonical, dvc_dir_md5, folder_files, raw_sums
 from emoverse.errors import UserError
 from emoverse.manifest import open_source, read_manifest
 from emoverse.models.native import check_model_folder
 from emoverse.models.step import base_model
-from emoverse.params import BaseModelParams, MediaParams
+from emoverse.params import BaseModelParams, MediaParams, plain
 from tests.factories.answering import MEDIA, make_model
 from tests.factories.training import make_converted
 
@@ -35,6 +39,23 @@ def test_an_original_checkpoint_becomes_the_base_model_and_its_content_is_in_the
     assert raw["dvc_md5"].endswith(".dir")
     assert manifest["facts"]["backbone"] == "Phi3ForCausalLM"
     assert str(tmp_path) not in (out / "manifest.json").read_text("utf-8")
+
+
+def test_the_components_make_the_same_model_and_say_which_checkpoint_it_was(converted: Path, tmp_path: Path) -> None:
+    original = converted.parent / "original"
+    md5 = dvc_dir_md5(raw_sums(original)[1])
+    adopted, made = (dsl.Model(uri=str(tmp_path / name)) for name in ("adopted", "made"))
+    fetched = dsl.Dataset(uri=str(tmp_path / "note"))
+    Path(fetched.path).write_text(json.dumps({"folder": str(original), "dvc_md5": md5}), "utf-8")
+    arguments = {"weights_md5": md5, "media": canonical(plain(MEDIA)), "code": "", "volume": str(tmp_path)}
+    adopt_component.python_func(**arguments, weights=fetched, model=adopted)
+    assert adopted.metadata["raw"] == {"weights": md5}
+    source = dsl.Model(uri=str(original))
+    convert_component.python_func(name="InternVL2-4B", listing="abc", code="", source=source, model=made)
+    assert (made.metadata["checkpoint"], made.metadata["listing"]) == ("InternVL2-4B", "abc")
+    for model in (adopted, made):
+        assert folder_files(Path(model.path) / "model") == folder_files(converted / "model")
+        assert model.metadata["digest"] == open_source(Path(model.path)).digest
 
 
 def test_a_native_checkpoint_is_copied(converted: Path, tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""A sweep's last step: scores of trainings that differ in their seed, side by side."""
+
+from pathlib import Path
+
+import pytest
+from kfp import dsl
+
+from components.over_seeds import over_seeds as component
+from emoverse.errors import UserError
+from emoverse.manifest import open_source
+from emoverse.report.scores import headlines
+from emoverse.report.seeds import OverSeeds, over_seeds
+from tests.factories.results import make_results, with_seed
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return the scores of three trainings, of seeds 42, 7 and 9."""
+    root = tmp_path_factory.mktemp("sweep")
+    results = make_results(root, count=12)
+    return [results.scores, *(with_seed(results, root / str(seed), seed) for seed in (7, 9))]
+
+
+def test_the_component_shows_the_mean_and_what_it_is_the_mean_of(scores: list[Path], tmp_path: Path) -> None:
+    read = [dsl.Artifact(uri=str(path)) for path in scores]
+    metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
+    table = dsl.Markdown(uri=str(tmp_path / "table"))
+    component.python_func(code="", scores=read, metrics=metrics, table=table)
+    first = headlines(scores[0])[0]  # the factory's replies are the same for every seed
+    assert metrics.metadata[f"{first.task}_{first.metric}_mean"] == pytest.approx(first.value)
+    assert metrics.metadata[f"{first.task}_{first.metric}_sd"] == 0
+    assert table.metadata["made_from"] == ", ".join(sorted(f"evaluate {open_source(path).digest}" for path in scores))
+    head, _, row, *_ = Path(table.path).read_text("utf-8").splitlines()
+    assert head == "| task | score | mean | sd | seed 7 | seed 9 | seed 42 |"
+    assert row == f"| {first.task} | {first.metric} | {first.value:.4f} | 0.0000 |" + f" {first.value:.4f} |" * 3
+    assert Path(metrics.path).is_file()
+
+
+def test_the_deviation_is_the_samples() -> None:
+    one = OverSeeds("mer", "weighted_f1", {1: 0.2, 2: 0.4, 3: 0.6})
+    assert (one.mean, one.deviation) == (pytest.approx(0.4), pytest.approx(0.2))
+
+
+def test_a_seed_that_comes_twice_is_refused(scores: list[Path]) -> None:
+    with pytest.raises(UserError, match=r"trained with seed 42, as .* was; give each seed once"):
+        over_seeds([scores[0], scores[0]])
+
+
+def test_code_that_the_run_did_not_ask_for_is_refused(scores: list[Path], tmp_path: Path) -> None:
+    made = {"metrics": dsl.Metrics(uri=str(tmp_path / "m")), "table": dsl.Markdown(uri=str(tmp_path / "t"))}
+    with pytest.raises(UserError, match="build the image from the revision that submits the run"):
+        component.python_func(code="0" * 64, scores=[dsl.Artifact(uri=str(p)) for p in scores], **made)
