@@ -14,8 +14,8 @@ FRAMES: Final = ("media/frames.py", "media/shards.py", "media/transform.py")
 # What is expected of AMT rows.
 EXPECTATIONS: Final = ("validation/amt.py", "validation/expectations.py")
 
-# Steps -> folders and modules of this package. What only checks, records or moves (manifest.py, params.py and their
-# like) decides no result and is left out; so a clearer error message trains no model anew.
+# Steps -> folders and modules of this package. What only checks, records, moves or loads (manifest.py, params.py and
+# their like) decides no result and is left out; so a clearer error message trains no model anew.
 CODE: Final[dict[str, tuple[str, ...]]] = {
     "validate": ("corpora", "media", "validation", "tables.py"),
     "build-amt": ("corpora", "tasks", "amt", "endpoint.py", *EXPECTATIONS, *FRAMES),

@@ -110,7 +110,8 @@ def write_amt(
             builder.candidates += unmatched.total()
             builder.dropped.update(unmatched)
     asked = [*mixed, *(_as_stage(name, builder) for name in sorted(given))]
-    warnings = check_splits(asked, builder.answers, builder.left_out, builder.closed, builder.tolerated)
+    hints = {**builder.remedies, **builder.tolerated}
+    warnings = check_splits(asked, builder.answers, builder.left_out, builder.closed, hints, builder.tolerated)
     found.write(folder)
     expectations = check(folder) if check else []
     audit = {**found.summary(params.leakage), **_counted(builder, outputs, warnings), "expectations": expectations}

@@ -14,7 +14,6 @@ from emoverse.export.asking import frames_made, generation, prompts
 from emoverse.export.card import model_card
 from emoverse.export.gate import require
 from emoverse.export.parity import compare, replies
-from emoverse.export.precisions import check, folders, write_all
 from emoverse.export.rows import asked_rows, asked_sets, made_up_rows
 from emoverse.inference.encode import Encoder
 from emoverse.inference.engine import Engine
@@ -22,11 +21,15 @@ from emoverse.inference.load import model_folder
 from emoverse.inference.onnx_engine import SETTINGS, onnx_engine
 from emoverse.inference.settings import Settings, settings_of_model
 from emoverse.inference.testsets import EvaluationSet, Row
-from emoverse.inference.torch_engine import TorchBackend, load_model
+from emoverse.loading import loading
 from emoverse.manifest import open_source, publish, require_of, write_json
 from emoverse.media.frames import FrameStore
 from emoverse.params import ExportParams, plain
 from emoverse.steps import CODE
+
+with loading():
+    from emoverse.export.precisions import check, folders, write_all
+    from emoverse.inference.torch_engine import TorchBackend, load_model
 
 
 def export(

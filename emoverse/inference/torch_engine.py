@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import InternVLForConditionalGeneration
+from transformers.utils import logging
 
 from emoverse.errors import UserError
 from emoverse.inference.encode import Encoder, Ids
@@ -23,9 +25,6 @@ def load_model(folder: Path, device: str = "cpu") -> Any:
 
     Raises UserError when there is no complete model; no code of the folder is ever run.
     """
-    from transformers import InternVLForConditionalGeneration
-    from transformers.utils import logging
-
     logging.disable_progress_bar()
     if not any(folder.glob("*.safetensors")):
         raise UserError("no safetensors weights", place=str(folder), remedy="train the model first")

@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
+from emoverse.loading import loading
 from emoverse.manifest import publish
 from emoverse.models.adopt import adopt
 from emoverse.params import TINY, BaseModelParams, MediaParams, plain
@@ -37,10 +38,12 @@ def base_model(out: Path, params: BaseModelParams, media: MediaParams) -> None:
 def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict[str, Any]:
     """Write a pretrained model folder; return what was seen and learned: counts and the loss at start and end."""
     from emoverse.models.lessons import write_lessons
-    from emoverse.models.pretrain import learn_faces, learn_words
     from emoverse.models.pretraining_faces import draw_face
-    from emoverse.models.tiny import build_model, build_processor, save_folder
     from emoverse.models.tokenizer import known_words, train_tokenizer
+
+    with loading():
+        from emoverse.models.pretrain import learn_faces, learn_words
+        from emoverse.models.tiny import build_model, build_processor, save_folder
 
     draw = partial(draw_face, seed=params.seed, n_frames=media.frames, media=media)
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:

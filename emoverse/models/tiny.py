@@ -6,6 +6,15 @@ import math
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+from transformers import (
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+)
+from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
+
 from emoverse.params import MediaParams
 
 WIDTH: Final = 64
@@ -30,9 +39,6 @@ def build_model(tokenizer: Any, media: MediaParams, seed: int) -> Any:
     Every matrix is drawn with standard deviation 1/sqrt(fan in): transformers' 0.02 is made for wide models, and a
     tower this narrow does not learn from it. Raises ValueError when the frame does not divide into patches.
     """
-    import torch
-    from transformers import InternVLForConditionalGeneration
-
     if media.size % GRID:
         raise ValueError(f"frames of {media.size} px do not divide into {GRID} x {GRID} patches")
     with torch.random.fork_rng():
@@ -47,8 +53,6 @@ def build_model(tokenizer: Any, media: MediaParams, seed: int) -> Any:
 
 
 def _draw(name: str, tensor: Any) -> None:
-    import torch
-
     with torch.no_grad():
         if "embed_tokens" in name:
             tensor.normal_(0.0, 0.05)
@@ -59,8 +63,6 @@ def _draw(name: str, tensor: Any) -> None:
 
 
 def _config(tokenizer: Any, size: int) -> Any:
-    from transformers import InternVLConfig
-
     vision = {
         "architectures": ["InternVLVisionModel"],
         "hidden_size": WIDTH,
@@ -101,9 +103,6 @@ def _config(tokenizer: Any, size: int) -> Any:
 
 def build_processor(tokenizer: Any, media: MediaParams) -> Any:
     """Build the processor: one tile an image, every frame of a video, as frames come at the model's resolution."""
-    from transformers import InternVLProcessor, InternVLVideoProcessor
-    from transformers.models.got_ocr2.image_processing_got_ocr2 import GotOcr2ImageProcessor
-
     pixels = {
         "size": {"height": media.size, "width": media.size},
         "image_mean": [MEAN] * 3,

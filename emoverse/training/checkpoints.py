@@ -24,6 +24,10 @@ _LAST_WRITTEN: Final = "trainer_state.json"
 _FULL: Final = re.compile(r"No space left|Disk quota exceeded|unexpected pos|PytorchStreamWriter failed")
 
 
+class PreemptedError(Exception):
+    """Say that training was asked to stop (SIGTERM), saved a checkpoint and will resume from it."""
+
+
 def scratch_folder(fingerprint: str) -> Path:
     """Return the folder for one training: below ``EMOVERSE_SCRATCH``, or ``scratch`` in the working directory."""
     return Path(os.environ.get("EMOVERSE_SCRATCH", "scratch")) / "train" / fingerprint[:32]

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from emoverse.errors import UserError
 from emoverse.params import TrainParams, parse, plain
+from emoverse.training.checkpoints import PreemptedError
 
 OUTCOME: Final = "outcome.json"
 Value = TypeVar("Value")
@@ -53,7 +54,6 @@ def train_on_ranks(
     SIGTERM is passed on. Raises as `train_rows` does.
     """
     from emoverse.training.session import Trained
-    from emoverse.training.watch import PreemptedError
 
     scratch.mkdir(parents=True, exist_ok=True)
     (scratch / OUTCOME).unlink(missing_ok=True)
@@ -83,7 +83,6 @@ def main(scratch: Path) -> None:
     """Be one of the processes: train what ``task.json`` says, and say in OUTCOME how it ended."""
     from emoverse.media.frames import FrameStore
     from emoverse.training.session import train_rows
-    from emoverse.training.watch import PreemptedError
 
     task = json.loads((scratch / "task.json").read_text("utf-8"))
     paths = {name: Path(task[name]) if task[name] else None for name in ("model", "tensorboard", "adapter")}

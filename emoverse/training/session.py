@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emoverse.loading import loading
 from emoverse.media.frames import FrameStore
 from emoverse.params import TrainParams
+from emoverse.training.checkpoints import PreemptedError, full_disk_named, last_complete
+from emoverse.training.ranks import rank
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 LOG_POINTS = 200
@@ -52,19 +55,18 @@ def train_rows(
         os.environ[name] = "1"
     # ms-swift prints its arguments and the whole model, and warns of remote code that no folder we accept can have
     os.environ.setdefault("LOG_LEVEL", "ERROR")
-    import torch
-    from datasets import Dataset
-    from swift.model.register import ModelLoader
-    from swift.pipelines import SwiftSft
-    from transformers import PrinterCallback
+    with loading():
+        import torch
+        from datasets import Dataset
+        from swift.model.register import ModelLoader
+        from swift.pipelines import SwiftSft
+        from transformers import PrinterCallback
 
-    from emoverse.training.arguments import swift_arguments
-    from emoverse.training.batches import our_batches
-    from emoverse.training.checkpoints import full_disk_named, last_complete
-    from emoverse.training.display import Display
-    from emoverse.training.ranks import rank
-    from emoverse.training.template import use_frames
-    from emoverse.training.watch import Ledger, PreemptedError, Watch, on_sigterm
+        from emoverse.training.arguments import swift_arguments
+        from emoverse.training.batches import our_batches
+        from emoverse.training.display import Display
+        from emoverse.training.template import use_frames
+        from emoverse.training.watch import Ledger, Watch, on_sigterm
 
     scratch.mkdir(parents=True, exist_ok=True)
     resume, skipped = last_complete(scratch)

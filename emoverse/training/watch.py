@@ -17,10 +17,6 @@ from emoverse.errors import RowErrors, UserError
 from emoverse.training.ranks import gathered
 
 
-class PreemptedError(Exception):
-    """Say that training was asked to stop (SIGTERM), saved a checkpoint and will resume from it."""
-
-
 class Ledger:
     """The ids of the rows that each optimizer step saw, kept beside the checkpoints, a file for each process.
 

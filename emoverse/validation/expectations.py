@@ -11,6 +11,8 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 
+from emoverse.loading import loading
+
 SHOWN: Final = 8  # failing values kept for the page
 SET, BETWEEN, REGEX = (
     "ExpectColumnValuesToBeInSet",
@@ -135,7 +137,8 @@ def _great_expectations() -> tuple[Any, Any]:
     """Import Great Expectations, silent and without its usage reports; it takes two seconds."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    import great_expectations as gx
-    import great_expectations.expectations as expectations
+    with loading():
+        import great_expectations as gx
+        import great_expectations.expectations as expectations
 
     return gx, expectations
