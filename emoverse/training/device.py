@@ -13,7 +13,7 @@ def check_device(params: TrainParams) -> None:
 
     Where there is no GPU at all, several processes may share the CPU.
     """
-    import torch
+    import torch  # takes seconds: first what refuses an input without it
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus and gpus < params.gpus:

@@ -33,11 +33,11 @@ def preview(
     ``rate`` is the device's floating-point operations a second; without it a short matmul measures them here. Raises
     UserError for whatever would make the training itself refuse its input.
     """
-    check_device(params)
     for folder, step in ((model, ""), (amt, "build-amt"), *((one, "validate") for one in validated)):
         read_manifest(folder, made_by=step)
     weights = model / "model"
     check_model_folder(weights)
+    check_device(params)
     rows, frames = read_rows(amt / f"{stage}.jsonl"), FrameStore(validated)
     check_media(rows, frames)
     shown = frames_of_a_video(rows, frames)

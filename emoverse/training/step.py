@@ -44,7 +44,6 @@ def train(
     ``base``, and its adapter is trained further. Raises UserError for bad rows, a model folder with code or pickles,
     an adapter that does not fit, a loss that is not finite; PreemptedError after SIGTERM.
     """
-    check_device(params)
     inputs = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
     adapter = None
     if params.start == "adapter":
@@ -54,6 +53,7 @@ def train(
         inputs[f"validated/{source.manifest['name']}"] = source
     weights = (inputs["base"].path if adapter else model) / "model"
     check_model_folder(weights)
+    check_device(params)
     rows = read_rows(amt / f"{stage}.jsonl")
     frames = FrameStore(validated)
     check_media(rows, frames)
