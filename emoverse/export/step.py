@@ -22,7 +22,7 @@ from emoverse.inference.onnx_engine import SETTINGS, onnx_engine
 from emoverse.inference.settings import Settings, settings_of_model
 from emoverse.inference.testsets import EvaluationSet, Row
 from emoverse.loading import loading
-from emoverse.manifest import open_source, publish, write_json
+from emoverse.manifest import open_source, publish, require_of, write_json
 from emoverse.media.frames import FrameStore
 from emoverse.params import ExportParams, plain
 from emoverse.steps import CODE
@@ -59,6 +59,7 @@ def export(
         sources[f"validated/{source.manifest['name']}"] = source
     if scores is not None:
         sources["scores"] = open_source(scores, made_by="evaluate")
+        require_of(sources["model"], sources["scores"])
     metrics = json.loads((scores / "metrics.json").read_text("utf-8")) if scores else None
     require(metrics, params.floor)
     seen = [source for name, source in sources.items() if name.startswith("validated/")]
