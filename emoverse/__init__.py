@@ -14,7 +14,6 @@ def _in_one_line(kind: type[BaseException], error: BaseException, trace: Traceba
         sys.__excepthook__(kind, error, trace)
 
 
-if (
-    os.environ.get("_KFP_RUNTIME") == "true"
-):  # a step of a Kubeflow pipeline: its log shall end as the command line does
+# In a step of a Kubeflow pipeline nobody but the interpreter catches an error: its log shall end as the command line's.
+if os.environ.get("_KFP_RUNTIME") == "true":
     sys.excepthook = _in_one_line

@@ -19,8 +19,8 @@ from emoverse.amt.outputs import Outputs
 from emoverse.amt.page import write_page
 from emoverse.amt.reasons import Reasons, provider
 from emoverse.amt.tables import CorpusTable
+from emoverse.collector import uncollected
 from emoverse.corpora.base import SPLITS
-from emoverse.corpora.memory import uncollected
 from emoverse.digests import sha256_file
 from emoverse.errors import UserError
 from emoverse.manifest import Source, open_source, publish, write_json

@@ -212,3 +212,10 @@ def test_a_quotation_mark_out_of_place_costs_its_own_row(tmp_path: Path) -> None
     (one,) = reading.quarantined
     assert (one.source, one.reason) == ("train_sent_emo.csv:3", "bad-quote")
     assert one.said(Path("x")).startswith("x/train_sent_emo.csv:3: not valid CSV: ")
+
+
+def test_an_utterance_without_a_number_is_nobody_s_cause(tmp_path: Path) -> None:
+    rows = [ecf_utterance(1), ecf_utterance(2, utterance_ID="")]
+    listed = [ecf_conversation(1, conversation=rows, **{"emotion-cause_pairs": [["1_joy", "me"]]})]
+    reading = ecf.read_split(write_ecf(tmp_path, listed) / "Subtask_2_train.json", "train")
+    assert [one.reason for one in reading.quarantined] == ["bad-cause", "bad-number"]
