@@ -39,9 +39,9 @@ from emoverse.amt.near import by_near_text  # noqa: E402
 from emoverse.amt.reasons import RuleReasons  # noqa: E402
 from emoverse.amt.step import write_amt  # noqa: E402
 from emoverse.amt.tables import CorpusTable  # noqa: E402
+from emoverse.collector import uncollected  # noqa: E402
 from emoverse.corpora import ecf, meld, mosei  # noqa: E402
 from emoverse.corpora.base import EMOTIONS, Utterance  # noqa: E402
-from emoverse.corpora.memory import uncollected  # noqa: E402
 from emoverse.params import load_params  # noqa: E402
 
 PARAMS = load_params(REPO / "params.yaml").amt

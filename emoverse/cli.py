@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -42,6 +43,9 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; return 0, or 2 with one clear line when the user's input was at fault."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a path or a reply may hold what the terminal's encoding cannot say
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     verb = next((word for word in words if not word.startswith("-")), "")
     parser, module = _parser(), None
     if verb in VERBS:

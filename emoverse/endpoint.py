@@ -31,7 +31,7 @@ _RETRIED: Final = (408, 409, 429, 500, 502, 503, 504)
 class EndpointSettings:
     """How to reach the endpoint; prices are per million tokens, in any one currency."""
 
-    url: str
+    url: str = Field(pattern=r"^https?://[^\s/]")
     model: str
     cache: str
     key_variable: str = "OPENAI_API_KEY"

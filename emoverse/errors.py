@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
+import os
+import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Final
+
+FAULT: Final = "EMOVERSE_FAULT"  # names the file where a step of a local run leaves its fault, for whoever runs it
 
 
 class UserError(Exception):
@@ -67,3 +73,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     options = sorted(known)
     near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(options)}"
+
+
+def tell_from_a_step(error: BaseException) -> bool:
+    """Print a mistake of the user's without its traceback, as the command line does; False for any other error.
+
+    The first one of a local run is left where FAULT says, too.
+    """
+    said = error if isinstance(error, UserError) else of_system(error) if isinstance(error, OSError) else None
+    if said is None:
+        return False
+    print(f"emoverse: {said}", file=sys.stderr)
+    if place := os.environ.get(FAULT):
+        with contextlib.suppress(OSError), Path(place).open("x", encoding="utf-8") as handle:
+            handle.write(str(said))
+    return True

@@ -41,6 +41,17 @@ class Source:
     manifest: dict[str, Any]
 
 
+def require_of(model: Source, made: Source) -> None:
+    """Raise UserError when ``made`` (scores, or an export) is not of the trained ``model``, or of an export of it."""
+    digest = made.manifest["inputs"].get("model", "")
+    record = made.ancestry.get(digest, {})
+    if record.get("step") == "export":  # scores of the onnx engine
+        digest = record["inputs"].get("model", "")
+    if digest != model.digest:
+        problem = f"it is of another model than {model.path}"
+        raise UserError(problem, place=str(made.path), remedy="make it again from that model, or give the right folder")
+
+
 @dataclass
 class Draft:
     """An output folder in the making; steps write below ``path`` and account for their rows here."""

@@ -16,7 +16,7 @@ from kfp import local
 
 import emoverse
 from components.image import Images
-from emoverse.errors import UserError
+from emoverse.errors import FAULT, UserError
 from emoverse.lineage import REVISION, revision
 from emoverse.manifest import read_manifest
 from emoverse.params import Params
@@ -79,14 +79,18 @@ def session(root: Path, commit: str = "", *, containers: list[Path] | None = Non
     images, where they see these folders.
     """
     (root / "workspace").mkdir(parents=True, exist_ok=True)  # kfp removes it with the run
+    fault = root.absolute() / "fault.txt"
+    fault.unlink(missing_ok=True)
     local.init(
-        runner=local.SubprocessRunner(use_venv=False) if containers is None else runner(root, containers, {}),
+        runner=local.SubprocessRunner(use_venv=False)
+        if containers is None
+        else runner(root, containers, {FAULT: str(fault)}),
         pipeline_root=str(root),
         workspace_root=str(root / "workspace"),
         enable_caching=True,
         cache_root=str(root / "cache"),
     )
-    with _told(commit), warnings.catch_warnings():
+    with _told(commit, fault), warnings.catch_warnings():
         # A task's display name is for the Kubeflow UI; kfp warns at each task that a local run does not show it.
         warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
         try:
@@ -94,6 +98,8 @@ def session(root: Path, commit: str = "", *, containers: list[Path] | None = Non
         except RuntimeError as error:
             said = re.sub(r"\x1b\[\d+m", "", str(error)).rstrip(".")
             remedy = "read the step's own words above, then run the same command: it goes on from there"
+            if fault.is_file():
+                said, remedy = fault.read_text("utf-8"), "then run the same command: it goes on from there"
             raise UserError(f"the pipeline stopped: {said}", place=str(root), remedy=remedy) from error
 
 
@@ -124,12 +130,12 @@ def _link(latest: Path, outcomes: list[Outcome]) -> None:
 
 
 @contextmanager
-def _told(commit: str) -> Iterator[None]:
-    """Let the steps' processes import this package from where we did, installed or not, and know the revision."""
+def _told(commit: str, fault: Path) -> Iterator[None]:
+    """Let the steps' processes import this package from where we did, installed or not, and know what to tell where."""
     here = str(Path(emoverse.__file__).parents[1])
     path = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH")) if p)
     before = dict(os.environ)
-    os.environ.update({"PYTHONPATH": path, REVISION: commit})
+    os.environ.update({"PYTHONPATH": path, REVISION: commit, FAULT: str(fault)})
     try:
         yield
     finally:

@@ -101,6 +101,6 @@ def _meld(folder: Path) -> dict[str, Utterance]:
 def _strict(reading: Reading, folder: Path) -> list[Utterance]:
     """Return the utterances when no row was set aside: an audit with holes would pass for a whole one."""
     if reading.quarantined:
-        problems = [f"{folder / row.source}: {row.column}: {row.detail}" for row in reading.quarantined]
+        problems = [row.said(folder) for row in reading.quarantined]
         raise RowErrors(problems, remedy="mend the rows and run the audit again")
     return reading.utterances

@@ -13,7 +13,7 @@ import orjson
 from emoverse.amt.conflicts import Conflict, conflicts, shared_utterances, summary
 from emoverse.amt.leakage import MIN_IOU, MIN_WORDS, Leak, find_leaks, sides
 from emoverse.amt.tables import CorpusTable
-from emoverse.corpora.memory import uncollected
+from emoverse.collector import uncollected
 
 
 @dataclass(frozen=True)

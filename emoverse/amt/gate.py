@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 from emoverse.amt.leakage import Leak
@@ -35,11 +35,17 @@ def check_leaks(leaks: Sequence[Leak], policy: Literal["fail", "drop", "report"]
 
 
 def check_splits(
-    stages: Sequence[Stage], answers: Answers, left_out: Answers, closed: set[str], remedies: Mapping[str, str]
+    stages: Sequence[Stage],
+    answers: Answers,
+    left_out: Answers,
+    closed: set[str],
+    remedies: Mapping[str, str],
+    tolerated: Collection[str] = (),
 ) -> list[str]:
     """Check that every requested task can be trained and scored; return warnings, or raise UserError with all faults.
 
-    ``remedies`` holds the tolerated reasons only: a task all of whose rows are left out for those is a warning.
+    ``remedies`` maps reasons to what would change them; a task all of whose rows are left out for ``tolerated`` reasons
+    is a warning.
     """
     problems: list[str] = []
     warnings: list[str] = []
@@ -49,7 +55,7 @@ def check_splits(
         total = sum(by_corpus.values(), Counter())
         reasons = sum((left_out.get((key, corpus, name), Counter()) for corpus in corpora), Counter())
         if not total:
-            kind = warnings if reasons and reasons.keys() <= remedies.keys() else problems
+            kind = warnings if reasons and reasons.keys() <= set(tolerated) else problems
             kind.append(_empty(where, name, reasons, remedies))
         elif name in closed:
             # A stage trains on the sum of its corpora; a test file is scored by itself.

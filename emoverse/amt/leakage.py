@@ -60,7 +60,7 @@ class Side:
 
     @cached_property
     def timed(self) -> tuple[Rows, Times, Times, Times]:
-        """Return the rows with a known time in order, and where each one's episode, itself and its end are in time.
+        """Return the rows with a known time in order, and when the episode, the row and its end come.
 
         As if all episodes were shown one after another, a day for each.
         """

@@ -19,8 +19,8 @@ from emoverse.amt.outputs import Outputs
 from emoverse.amt.page import write_page
 from emoverse.amt.reasons import Reasons, provider
 from emoverse.amt.tables import CorpusTable
+from emoverse.collector import uncollected
 from emoverse.corpora.base import SPLITS
-from emoverse.corpora.memory import uncollected
 from emoverse.digests import sha256_file
 from emoverse.errors import UserError
 from emoverse.manifest import Source, open_source, publish, write_json
@@ -110,7 +110,8 @@ def write_amt(
             builder.candidates += unmatched.total()
             builder.dropped.update(unmatched)
     asked = [*mixed, *(_as_stage(name, builder) for name in sorted(given))]
-    warnings = check_splits(asked, builder.answers, builder.left_out, builder.closed, builder.tolerated)
+    hints = {**builder.remedies, **builder.tolerated}
+    warnings = check_splits(asked, builder.answers, builder.left_out, builder.closed, hints, builder.tolerated)
     found.write(folder)
     expectations = check(folder) if check else []
     audit = {**found.summary(params.leakage), **_counted(builder, outputs, warnings), "expectations": expectations}

@@ -21,6 +21,7 @@ from emoverse.corpora.base import SPLITS, Utterance
 from emoverse.errors import UserError
 
 _BATCH: Final = 8192
+_REPEATED: Final = ("split", "speaker", "emotion", "episode")
 UTTERANCES: Final = "utterances.parquet"
 UNITS: Final = "action_units.parquet"
 Scenery = tuple[list[Utterance], list[dict[str, float] | None]]
@@ -86,7 +87,7 @@ class _Stored:
         return list(self._table["corpus"].unique().to_pylist())
 
     def columns(self, names: Sequence[str]) -> list[Sequence[Any]]:
-        return [self._table[name].to_pylist() for name in names]
+        return [_words(self._table[name]) if name in _REPEATED else self._table[name].to_pylist() for name in names]
 
     def dialogues(self) -> Iterator[list[Utterance]]:
         for _, dialogue in groupby(self._utterances(), key=attrgetter("split", "dialogue_id")):
@@ -101,6 +102,13 @@ class _Stored:
                 columns[i] = [None if cell is None else tuple(cell) for cell in columns[i]]
             for row in zip(*columns, strict=True):
                 yield Utterance(**dict(zip(names, row, strict=True)))
+
+
+def _words(column: Any) -> list[str | None]:
+    """Return a column of words that occur many times: equal ones are one object."""
+    coded = column.combine_chunks().dictionary_encode()
+    known = [*coded.dictionary.to_pylist(), None]
+    return [known[i] for i in coded.indices.fill_null(len(known) - 1).to_pylist()]
 
 
 class _Spoken:

@@ -57,6 +57,10 @@ class Quarantined:
     detail: str
     clip: str = ""  # of the row, relative to the corpus root, POSIX, NFC; empty where the row does not say
 
+    def said(self, folder: Path) -> str:
+        """Return ``file:row: column: what``, for a file in ``folder``."""
+        return ": ".join(filter(None, (str(folder / self.source), self.column, self.detail)))
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import orjson
 
+from emoverse.collector import uncollected
 from emoverse.corpora import ecf1
 from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
 from emoverse.corpora.ecf_pairs import causes_of
 from emoverse.corpora.files import BadRow, Problems, decode, faults_of, unsafe
 from emoverse.corpora.hints import emotion_hint
-from emoverse.corpora.memory import uncollected
 from emoverse.corpora.times import seconds
 from emoverse.errors import UserError, did_you_mean
 

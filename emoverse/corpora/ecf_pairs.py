@@ -49,7 +49,7 @@ def _read(pair: Any, emotions: Mapping[str, Any]) -> tuple[int, int, tuple[str, 
     number, emotion = left
     if number not in emotions:
         return 0, 0, ("bad-cause", f"target {number} does not exist; {_size(emotions)}")
-    if cause not in emotions:
+    if not cause or cause not in emotions:
         return int(number), 0, ("bad-cause", f"cause {pair[1]!r} does not exist; {_size(emotions)}")
     if emotion != emotions[number]:
         return int(number), 0, ("bad-pair", f"{pair[0]!r} contradicts the utterance's emotion {emotions[number]!r}")

@@ -106,32 +106,44 @@ def _not_utf8(path: Path, raw: bytes) -> UserError:
 def rows_of(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[Row]:
     """Yield the rows of a CSV file with a header, cells of ``columns`` by name; malformed rows go to ``problems``.
 
-    Raises UserError for a missing column (naming the nearest), an empty file, or a quote that is never closed.
+    Raises UserError for a missing column (naming the nearest), an empty file, or a quote that swallows other rows.
     """
     text = decode(path)
     # StringIO with newline="" breaks lines at \n, \r\n and \r only: U+0085 and U+2028 occur inside real utterances.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    start = 1
     try:
         header = [cell.strip() for cell in next(reader, [])]
-        pick = itemgetter(*_picks(header, columns, str(path)))
-        has_nul = "\0" in text
-        start = reader.line_num + 1
-        for cells in reader:
-            line, start = start, reader.line_num + 1
-            if not cells:
-                continue
-            if len(cells) != len(header) or start - line > 1 or has_nul:
-                fault = _malformed(cells, header, start - line)
-            else:
-                fault = None
-            if fault:
-                problems.add(f"{problems.name}:{line}", line, fault[0], fault[1], fault[2])
-                continue
-            yield Row(line, pick(cells))
     except csv.Error as error:
-        remedy = "close or double the quotation mark on that line"
-        raise UserError(f"not valid CSV: {error}", place=f"{path}:{start}", remedy=remedy) from None
+        raise _unquoted(path, 1, error) from None
+    pick = itemgetter(*_picks(header, columns, str(path)))
+    has_nul = "\0" in text
+    start = reader.line_num + 1
+    while True:
+        try:
+            for cells in reader:
+                line, start = start, reader.line_num + 1
+                if not cells:
+                    continue
+                if len(cells) != len(header) or start - line > 1 or has_nul:
+                    fault = _malformed(cells, header, start - line)
+                else:
+                    fault = None
+                if fault:
+                    problems.add(f"{problems.name}:{line}", line, fault[0], fault[1], fault[2])
+                    continue
+                yield Row(line, pick(cells))
+            return
+        except csv.Error as error:
+            if reader.line_num != start or "unexpected end" in str(error):
+                raise _unquoted(path, start, error) from None
+            detail = f"not valid CSV: {error}; close or double the quotation mark"
+            problems.add(f"{problems.name}:{start}", start, "", "bad-quote", detail)
+            start = reader.line_num + 1
+
+
+def _unquoted(path: Path, line: int, error: csv.Error) -> UserError:
+    remedy = "close or double the quotation mark on that line"
+    return UserError(f"not valid CSV: {error}", place=f"{path}:{line}", remedy=remedy)
 
 
 def _picks(header: list[str], columns: Sequence[str], name: str) -> list[int]:

@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, cast
 
+from emoverse.collector import uncollected
 from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
 from emoverse.corpora.files import BadRow, Problems, Row, faults_of, rows_of, whole_number
 from emoverse.corpora.hints import emotion_hint
-from emoverse.corpora.memory import uncollected
 from emoverse.corpora.times import episode_name, seconds
 from emoverse.errors import did_you_mean
 

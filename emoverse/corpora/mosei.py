@@ -14,9 +14,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final, Literal
 
+from emoverse.collector import uncollected
 from emoverse.corpora.base import Reading, Split, Utterance
 from emoverse.corpora.files import BadRow, Problems, Row, faults_of, nfc, rows_of, unsafe, whole_number
-from emoverse.corpora.memory import uncollected
 from emoverse.corpora.mosei_emotions import EmotionLabels
 from emoverse.errors import did_you_mean
 

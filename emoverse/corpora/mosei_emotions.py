@@ -20,6 +20,7 @@ TRANSCRIPTS: Final = "Transcript/Segmented/Combined"
 TOLERANCE: Final = 0.05
 """Seconds by which the two files' start and end may differ; neighbouring segments differ by far more."""
 Times = tuple[float, float]
+_BROKEN: Final = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)  # what h5py raises
 
 
 class EmotionLabels:
@@ -45,7 +46,7 @@ class EmotionLabels:
             self._file = h5py.File(self._path, "r")
             self._data = self._file["All Labels"]["data"]
             self._data.keys()  # a folder of videos has some
-        except (OSError, KeyError, ValueError, AttributeError) as error:
+        except _BROKEN as error:
             raise self._unreadable(f"not a csd with 'All Labels' ({' '.join(str(error).split())[:200]})") from None
         if not self._has_transcripts:
             remedy = f"add {TRANSCRIPTS}, or remove {CSD} to go without emotions"
@@ -84,12 +85,14 @@ class EmotionLabels:
         if video == self._video:
             return
         self._video, self._times, self._segments = video, self._read_times(video), []
-        if self._data is None or video not in self._data:
+        if self._data is None:
             return
         try:
+            if video not in self._data:
+                return
             group = self._data[video]
             features, intervals = (np.asarray(group[name][()], dtype=np.float64) for name in ("features", "intervals"))
-        except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        except _BROKEN as error:
             why = " ".join(str(error).split())[:200]
             raise self._unreadable(f"the labels of video {video!r} cannot be read ({why})") from None
         if features.ndim != 2 or features.shape[1] != 7 or intervals.shape != (len(features), 2):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emoverse.collector import uncollected
 from emoverse.errors import UserError
 from emoverse.export.asking import frames_made, generation, prompts
 from emoverse.export.card import model_card
@@ -21,13 +22,12 @@ from emoverse.inference.load import model_folder
 from emoverse.inference.onnx_engine import SETTINGS, onnx_engine
 from emoverse.inference.settings import Settings, settings_of_model
 from emoverse.inference.testsets import EvaluationSet, Row
-from emoverse.loading import loading
-from emoverse.manifest import open_source, publish, write_json
+from emoverse.manifest import open_source, publish, require_of, write_json
 from emoverse.media.frames import FrameStore
 from emoverse.params import ExportParams, plain
 from emoverse.steps import CODE
 
-with loading():
+with uncollected():
     from emoverse.export.precisions import check, folders, write_all
     from emoverse.inference.torch_engine import TorchBackend, load_model
 
@@ -59,6 +59,7 @@ def export(
         sources[f"validated/{source.manifest['name']}"] = source
     if scores is not None:
         sources["scores"] = open_source(scores, made_by="evaluate")
+        require_of(sources["model"], sources["scores"])
     metrics = json.loads((scores / "metrics.json").read_text("utf-8")) if scores else None
     require(metrics, params.floor)
     seen = [source for name, source in sources.items() if name.startswith("validated/")]

@@ -9,11 +9,11 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from emoverse.collector import uncollected
 from emoverse.errors import UserError
 from emoverse.inference.encode import Ids, Row
 from emoverse.inference.engine import Progress
 from emoverse.inference.prepare import Frames
-from emoverse.loading import loading
 
 EngineName = Literal["torch", "onnx", "vllm"]
 
@@ -43,7 +43,7 @@ def open_engine(engine: EngineName, folder: Path, frames: Frames, *, batch_size:
         from emoverse.inference.onnx_engine import onnx_engine
 
         return onnx_engine(folder, frames, batch_size=batch_size)
-    with loading():
+    with uncollected():
         from emoverse.inference.torch_engine import torch_engine
 
     return torch_engine(model_folder(folder), frames, batch_size=batch_size)

@@ -62,7 +62,7 @@ def read_action_units(path: Path) -> ActionUnits | None:
                 continue
             try:
                 frame, confidence, units = _row(row, places)
-            except (ValueError, IndexError) as error:
+            except (ValueError, IndexError, OverflowError) as error:
                 raise ValueError(f"line {number}: {error}") from error
             if units and (frame not in best or confidence > best[frame][0]):
                 best[frame] = (confidence, units)

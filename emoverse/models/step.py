@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.loading import loading
+from emoverse.collector import uncollected
 from emoverse.manifest import publish
 from emoverse.models.adopt import adopt
 from emoverse.params import TINY, BaseModelParams, MediaParams, plain
@@ -41,7 +41,7 @@ def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict
     from emoverse.models.pretraining_faces import draw_face
     from emoverse.models.tokenizer import known_words, train_tokenizer
 
-    with loading():
+    with uncollected():
         from emoverse.models.pretrain import learn_faces, learn_words
         from emoverse.models.tiny import build_model, build_processor, save_folder
 

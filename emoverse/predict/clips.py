@@ -73,7 +73,7 @@ def look(path: Path, params: MediaParams, limits: Limits | None = None) -> Look:
 
 def _check_file(path: Path, limits: Limits) -> None:
     if not path.is_file():
-        problem = "it is a folder" if path.is_dir() else "no such file"
+        problem = "it is a folder" if path.is_dir() else "it is no regular file" if path.exists() else "no such file"
         raise UserError(problem, place=str(path), remedy="give the path of a video file")
     if (size := path.stat().st_size) > limits.size:
         problem = f"it has {size / 2**20:.1f} MB, the limit is {limits.size / 2**20:.1f} MB"
@@ -118,7 +118,7 @@ def examine(job: _Job) -> Done:
     except Exception as error:  # a file no one has thought of
         return Done(failure=("clip-unreadable", tidy(f"{type(error).__name__}: {error}")))
     if duration is not None and duration > job.limits.seconds:
-        detail = f"it plays {duration:.0f} s, the limit is {job.limits.seconds:.0f} s"
+        detail = f"it plays {duration:.1f} s, the limit is {job.limits.seconds:g} s"
         return Done(failure=("clip-too-long", detail))
     return process(job.task)
 

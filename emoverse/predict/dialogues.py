@@ -81,7 +81,7 @@ def read_dialogue(path: Path) -> list[Line]:
     """Read a dialogue file; raise UserError naming the file and the key for one that is not as described above."""
     try:
         tree = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, RecursionError, ValueError) as error:
         problem = error.strerror if isinstance(error, OSError) else f"not valid JSON in UTF-8 ({error})"
         raise UserError(str(problem), place=str(path), remedy="give a dialogue's JSON file") from None
     if not isinstance(tree, dict):
@@ -129,7 +129,13 @@ class _Clips:
             if clip is None:
                 problem = "its clip is needed: the model looks at every utterance that it judges"
                 raise UserError(problem, place=f"{self._path}: utterance {index + 1}", remedy='give "clip"')
-            self._looks[index] = look(self._path.parent / clip, self._predictor.exported.media, self._predictor.limits)
+            try:
+                self._looks[index] = look(
+                    self._path.parent / clip, self._predictor.exported.media, self._predictor.limits
+                )
+            except UserError as error:
+                place = f"{self._path}: utterance {index + 1}: {error.place}"
+                raise UserError(error.problem, place=place, remedy=error.remedy) from None
         return self._looks[index]
 
 

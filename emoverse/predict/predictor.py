@@ -152,8 +152,10 @@ class Predictor:
 def spoken(text: str) -> str:
     """Return a person's words as they go into a prompt, unable to add media or roles; ``...`` where there are none.
 
-    Raises UserError when they are longer than LONGEST characters.
+    Raises UserError when they are longer than LONGEST characters, or were no UTF-8 on the command line.
     """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError("not UTF-8", place="the words", remedy="give them in a terminal or a file of that encoding")
     if len(text) > LONGEST:
         problem = f"{len(text):,} characters, the limit is {LONGEST:,}"
         raise UserError(problem, place="the words", remedy="give what is said in this clip only")

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from emoverse.lineage import tree_of
-from emoverse.manifest import Source, open_source, publish, write_json
+from emoverse.manifest import Source, open_source, publish, require_of, write_json
 from emoverse.report import charts, data, samples
 from emoverse.report import scores as scored
 from emoverse.steps import CODE
@@ -30,8 +30,8 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
     ``confusion.csv`` (actual, predicted: emotions of all corpora), ``reliability.csv`` (confidence, accuracy and
     records of each bin) and ``classes.csv`` (F1 of each class with its interval). ``stages`` are the folders of the
     base model and both stages, or of stage 2 alone where it started from a given model, the base. The page needs
-    nothing but itself: no network, no other file. Raises UserError for an unfinished input or the output of another
-    step.
+    nothing but itself: no network, no other file. Raises UserError for an unfinished input, the output of another
+    step, and scores or graphs of another model than the last stage's.
     """
     base, *trained = stages
     names = NAMES if len(stages) == len(NAMES) else (NAMES[0], NAMES[-1])
@@ -41,6 +41,8 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
     sources |= {"amt": open_source(amt, made_by="build-amt"), "base": open_source(base)}
     sources |= {name: open_source(f, made_by="train") for name, f in zip(names[1:], trained, strict=True)}
     sources |= {"scores": open_source(scores, made_by="evaluate"), "onnx": open_source(onnx, made_by="export")}
+    for name in ("scores", "onnx"):
+        require_of(sources[names[-1]], sources[name])
     with publish(
         out, step="report", params={}, inputs=sources, code=CODE["report"], libraries=("jinja2", "pillow")
     ) as draft:

@@ -14,6 +14,7 @@ from emoverse.manifest import read_manifest
 from emoverse.media.frames import FrameStore
 from emoverse.models.native import check_model_folder
 from emoverse.params import TrainParams
+from emoverse.training.device import check_device
 from emoverse.training.estimate import Row, plan
 from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
 from emoverse.training.shapes import read_shapes
@@ -36,6 +37,7 @@ def preview(
         read_manifest(folder, made_by=step)
     weights = model / "model"
     check_model_folder(weights)
+    check_device(params)
     rows, frames = read_rows(amt / f"{stage}.jsonl"), FrameStore(validated)
     check_media(rows, frames)
     shown = frames_of_a_video(rows, frames)

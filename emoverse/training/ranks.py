@@ -51,15 +51,10 @@ def train_on_ranks(
 ) -> Any:
     """Do what `session.train_rows` does with ``params.gpus`` processes; ``validated`` holds the frames.
 
-    SIGTERM is passed on. Raises as `train_rows` does, and UserError when this machine has fewer GPUs.
+    SIGTERM is passed on. Raises as `train_rows` does.
     """
-    import torch
-
     from emoverse.training.session import Trained
 
-    if torch.cuda.is_available() and torch.cuda.device_count() < params.gpus:
-        problem = f"gpus is {params.gpus}, this machine has {torch.cuda.device_count()}"
-        raise UserError(problem, place="params.yaml", remedy="set train.gpus to what there is")
     scratch.mkdir(parents=True, exist_ok=True)
     (scratch / OUTCOME).unlink(missing_ok=True)
     paths = {"model": model, "tensorboard": tensorboard, "adapter": adapter}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emoverse.loading import loading
+from emoverse.collector import uncollected
 from emoverse.media.frames import FrameStore
 from emoverse.params import TrainParams
 from emoverse.training.checkpoints import PreemptedError, full_disk_named, last_complete
@@ -55,7 +55,7 @@ def train_rows(
         os.environ[name] = "1"
     # ms-swift prints its arguments and the whole model, and warns of remote code that no folder we accept can have
     os.environ.setdefault("LOG_LEVEL", "ERROR")
-    with loading():
+    with uncollected():
         import torch
         from datasets import Dataset
         from swift.model.register import ModelLoader

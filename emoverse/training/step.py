@@ -18,6 +18,7 @@ from emoverse.params import TrainParams, plain
 from emoverse.steps import CODE
 from emoverse.training.adapters import adapter_base
 from emoverse.training.checkpoints import LIBRARIES, fingerprint_of, scratch_folder
+from emoverse.training.device import check_device
 from emoverse.training.merge import write_model
 from emoverse.training.ranks import train_on_ranks
 from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
@@ -52,6 +53,7 @@ def train(
         inputs[f"validated/{source.manifest['name']}"] = source
     weights = (inputs["base"].path if adapter else model) / "model"
     check_model_folder(weights)
+    check_device(params)
     rows = read_rows(amt / f"{stage}.jsonl")
     frames = FrameStore(validated)
     check_media(rows, frames)

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 
-from emoverse.loading import loading
+from emoverse.collector import uncollected
 
 SHOWN: Final = 8  # failing values kept for the page
 SET, BETWEEN, REGEX = (
@@ -137,7 +137,7 @@ def _great_expectations() -> tuple[Any, Any]:
     """Import Great Expectations, silent and without its usage reports; it takes two seconds."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    with loading():
+    with uncollected():
         import great_expectations as gx
         import great_expectations.expectations as expectations
 

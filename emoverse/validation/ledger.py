@@ -45,7 +45,7 @@ class Ledger:
             place = column or str(finding.check.settings.get("column", finding.check.settings.get("column_A", "")))
             for row, value in zip(finding.rows, finding.values, strict=True):
                 at = positions[row] if positions is not None else row
-                failures.setdefault(at, (place, finding.check.reason, f"{finding.expectation}: {value}"))
+                failures.setdefault(at, (place, finding.check.reason, f"{value}, against: {finding.check.says}"))
         self.drop(failures)
 
     def leave_out(self, clips: Iterable[str]) -> None:

@@ -22,6 +22,7 @@ MEANING: Final = REASONS | {
     "bad-label": "a label that is not one of those known, or out of its range",
     "bad-number": "a number that is none",
     "bad-pair": "an emotion-cause pair that cannot be read or contradicts its utterance",
+    "bad-quote": "a quotation mark stands where none can",
     "bad-size": "the picture is smaller or larger than the limits",
     "bad-speaker": "the speaker is no name",
     "bad-split": "a split that is none",

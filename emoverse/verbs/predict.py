@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from emoverse.predict.dialogues import DialoguePrediction
     from emoverse.predict.predictor import Prediction
 
+OF_DIALOGUES = {"ecpe", "ecpe_semeval"}
 _BAR = 24  # characters
 
 
@@ -32,13 +33,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Print the answers."""
+    from emoverse.errors import UserError
     from emoverse.predict.clips import Limits
     from emoverse.predict.predictor import load
 
+    of_dialogue = args.input.suffix.lower() == ".json"
+    if of_dialogue and (args.text or not OF_DIALOGUES.issuperset(args.task)):
+        named = f"--task {args.task[0]}" if args.task else "--text"
+        remedy = "its JSON file holds the words; ask about one of its clips for that"
+        raise UserError("a dialogue is asked for emotions and cause pairs only", place=named, remedy=remedy)
     with contextlib.redirect_stdout(sys.stderr):  # which device it is; standard output is for the answers
         limits = Limits(size=args.max_megabytes << 20, seconds=args.max_seconds)
         predictor = load(args.model, limits, args.precision)
-    if args.input.suffix.lower() == ".json":
+    if of_dialogue:
         from emoverse.predict.dialogues import ask_dialogue
 
         dialogue = ask_dialogue(predictor, args.input)

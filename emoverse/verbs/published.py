@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> None:
     reading: Reading = read(args.annotations, args.split)
     if reading.quarantined:
         folder = args.annotations.parent
-        problems = [f"{folder / row.source}: {row.column}: {row.detail}" for row in reading.quarantined]
+        problems = [row.said(folder) for row in reading.quarantined]
         raise RowErrors(problems, remedy="mend the rows; a published file has all of them")
     write_records(args.out, _records(reading.utterances, _TASK[args.corpus]))
 

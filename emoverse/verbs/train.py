@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from emoverse.errors import UserError
 from emoverse.params import Params
 from emoverse.verbs.common import add_params, params_of, validated_of
 from emoverse.verbs.numbers import above_zero
@@ -27,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     goal = parser.add_mutually_exclusive_group(required=True)
     goal.add_argument("--out", type=Path, metavar="DIR")
     goal.add_argument("--dry-run", action="store_true", help="say what it would take, train nothing")
-    parser.add_argument("--json", action="store_true", help="print the dry run as JSON")
+    parser.add_argument("--json", action="store_true", help="with --dry-run: print one JSON object")
     parser.add_argument(
         "--tflops", type=above_zero, metavar="N", help="with --dry-run: the device's rate, not measured here"
     )
@@ -38,6 +39,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Run the step, or say what it would take."""
+    if not args.dry_run and (args.json or args.tflops):
+        option = "--json" if args.json else "--tflops"
+        raise UserError("goes with --dry-run only", place=option, remedy="add --dry-run, or leave it out")
     params = params_of(args)
     if args.dry_run:
         _dry_run(args, params)

@@ -132,8 +132,9 @@ def make_amt(folder: Path, sets: dict[str, list[dict[str, Any]]], stage_rows: Se
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
-    """Write JSON lines."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    """Write JSON lines as build-amt does, without a space."""
+    text = "".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) + "\n" for row in rows)
+    path.write_text(text, "utf-8")
     return path
 
 

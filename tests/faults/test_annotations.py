@@ -200,3 +200,22 @@ def test_a_broken_conversation_of_subtask_1_is_set_aside_where_it_stands(tmp_pat
 def test_a_long_cell_does_not_make_a_long_message(tmp_path: Path) -> None:
     (one,) = meld.read(write_meld(tmp_path, [meld_row(Emotion="x" * 100_000)])).quarantined
     assert len(one.detail) < 1100
+
+
+def test_a_quotation_mark_out_of_place_costs_its_own_row(tmp_path: Path) -> None:
+    path = write_meld(tmp_path, [meld_row(), meld_row(Utterance_ID="1"), meld_row(Utterance_ID="2")])
+    lines = (path / "train_sent_emo.csv").read_text("utf-8").splitlines()
+    lines[2] = lines[2].replace('"Oh, I see."', '"Oh" I see."')
+    (path / "train_sent_emo.csv").write_text("\n".join(lines), "utf-8")
+    reading = meld.read(path)
+    assert [one.source for one in reading.utterances[:2]] == ["train_sent_emo.csv:2", "train_sent_emo.csv:4"]
+    (one,) = reading.quarantined
+    assert (one.source, one.reason) == ("train_sent_emo.csv:3", "bad-quote")
+    assert one.said(Path("x")).startswith("x/train_sent_emo.csv:3: not valid CSV: ")
+
+
+def test_an_utterance_without_a_number_is_nobody_s_cause(tmp_path: Path) -> None:
+    rows = [ecf_utterance(1), ecf_utterance(2, utterance_ID="")]
+    listed = [ecf_conversation(1, conversation=rows, **{"emotion-cause_pairs": [["1_joy", "me"]]})]
+    reading = ecf.read_split(write_ecf(tmp_path, listed) / "Subtask_2_train.json", "train")
+    assert [one.reason for one in reading.quarantined] == ["bad-cause", "bad-number"]

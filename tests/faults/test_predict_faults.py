@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -59,7 +60,7 @@ BAD = {
     "a playlist": (playlist, "clip-unreadable"),
     "a list of files": (concat, "clip-unreadable"),
     "a page": (written(b"<html><script>alert(1)</script></html>"), "clip-unreadable"),
-    "too long": (lambda path: write_clip(path, 90, fps=24), "clip-too-long: it plays 4 s, the limit is 2 s"),
+    "too long": (lambda path: write_clip(path, 90, fps=24), r"clip-too-long: it plays 3\.8 s, the limit is 2 s"),
     "too big": (written(b"x" * (2 << 20)), "it has 2.0 MB, the limit is 1.0 MB"),
     "missing": (lambda path: path, "no such file"),
     "a folder": (lambda path: path.mkdir() or path, "it is a folder"),
@@ -189,3 +190,26 @@ def test_a_model_exported_without_a_dataset_says_that_nobody_knows_its_questions
     export(house["model"], tmp_path / "onnx", EXPORT)
     with pytest.raises(UserError, match=r"exported without a dataset.*--amt and --validated"):
         load(tmp_path / "onnx")
+
+
+@pytest.mark.parametrize("options", [["--task", "mer"], ["--text", "We won!"]])
+def test_what_is_asked_about_a_clip_is_not_ignored_for_a_dialogue(tmp_path, capsys, options):
+    assert main(["predict", str(tmp_path / "talk.json"), *options]) == 2
+    assert "a dialogue is asked for emotions and cause pairs only" in capsys.readouterr().err
+
+
+def test_words_that_are_no_text_are_refused(predictor, tmp_path):
+    with pytest.raises(UserError, match="the words: not UTF-8"):
+        predictor.clip(write_clip(tmp_path / "a.mp4"), "\udcff")
+
+
+def test_a_dialogue_names_the_utterance_whose_clip_is_unfit(predictor, tmp_path):
+    path = tmp_path / "talk.json"
+    path.write_text('{"utterances": [{"text": "a", "emotion": "joy", "clip": "none.mp4"}]}', "utf-8")
+    with pytest.raises(UserError, match=r"talk\.json: utterance 1: .*none\.mp4: no such file"):
+        ask_dialogue(predictor, path)
+
+
+def test_a_device_is_no_clip(predictor):
+    with pytest.raises(UserError, match="it is no regular file"):
+        look(Path("/dev/zero"), MEDIA)

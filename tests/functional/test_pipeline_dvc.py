@@ -21,7 +21,7 @@ ROOM_OF = {"validate": "validation", "build-amt": "amt", "base-model": "models",
 # What verb and component hand to a step, which may not import it.
 GIVEN = {"build-amt": ["validation/amt.py"]}
 # What checks, records or moves a result and does not decide it (emoverse/steps.py says why it is left out).
-AROUND = {"__init__.py", "yaml_text.py", "errors.py", "digests.py", "loading.py", "manifest.py", "params.py",
+AROUND = {"__init__.py", "yaml_text.py", "errors.py", "digests.py", "collector.py", "manifest.py", "params.py",
           "params_problems.py", "steps.py"}  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep")  # inside DVC
 CORPORA = ("meld", "ecf", "mosei")

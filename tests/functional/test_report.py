@@ -203,6 +203,12 @@ def test_kubeflow_gets_each_headline_with_its_company(results: Results) -> None:
     assert all(isinstance(value, float) for value in found.values())
 
 
+def test_scores_and_graphs_of_another_model_are_refused(results: Results, tmp_path: Path) -> None:
+    validated, amt, (base, one, _), scores, onnx = results.arguments()
+    with pytest.raises(UserError, match=r"scores: it is of another model than .*stage1"):
+        report(validated, amt, [base, one], scores, onnx, tmp_path / "reports")
+
+
 def test_the_output_of_another_step_is_refused(results: Results, tmp_path: Path) -> None:
     validated, amt, stages, scores, _ = results.arguments()
     with pytest.raises(UserError, match="made by step 'evaluate', not 'export'"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -160,3 +162,11 @@ def test_scores_do_not_depend_on_the_order_of_rows(tmp_path):
     assert {k: v for k, v in one.items() if k not in ("interval", "intervals")} == {
         k: v for k, v in other.items() if k not in ("interval", "intervals")
     }
+
+
+def test_a_reply_that_no_terminal_can_show_is_printed_as_json_writes_it(tmp_path):
+    row = '{"labels": "Joy.", "response": "\\ud800"}\n'
+    (tmp_path / "p.jsonl").write_text(row, "utf-8")
+    command = [sys.executable, "-m", "emoverse.cli", "score", str(tmp_path / "p.jsonl"), "--task", "mer", "--json"]
+    done = subprocess.run([*command, "--bootstrap", "5"], capture_output=True, check=True)
+    assert json.loads(done.stdout)["unparsable_rows"] == [{"row": "p.jsonl:1", "reply": "\ud800"}]

@@ -150,7 +150,7 @@ def test_broken_settings_are_named(tmp_path: Path) -> None:
     for raw, says in (
         ("{", "not JSON"),
         ("[]", "holds no settings"),
-        ('{"url": "x", "modell": "y"}', "did you mean 'model'"),
+        ('{"url": "http://x", "modell": "y"}', "did you mean 'model'"),
     ):
         (tmp_path / "s.json").write_text(raw)
         with pytest.raises(UserError, match=says):

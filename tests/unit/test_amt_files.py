@@ -97,7 +97,10 @@ def test_one_class_is_an_error_for_closed_tasks_only() -> None:
 
 def test_a_task_that_is_empty_for_a_tolerated_reason_is_a_warning_with_its_remedy() -> None:
     left = answers(stage1_meld_fer={"no-action-units": 9}, test_meld_fer={"no-action-units": 3})
-    warnings = check_splits([stage(fer=1.0)], {}, left, set(), {"no-action-units": "put OpenFace CSVs there"})
+    hints = {"no-action-units": "put OpenFace CSVs there"}
+    with pytest.raises(UserError, match="put OpenFace CSVs there"):
+        check_splits([stage(fer=1.0)], {}, left, set(), hints)
+    warnings = check_splits([stage(fer=1.0)], {}, left, set(), hints, hints)
     assert warnings == [
         "stage1 has no fer rows (no-action-units 9): put OpenFace CSVs there",
         "test has no fer rows (no-action-units 3): put OpenFace CSVs there",

@@ -1,3 +1,5 @@
+import contextlib
+import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +140,18 @@ def test_labels_of_a_video_that_cannot_be_read_are_named(tmp_path: Path, spoil: 
         spoil(file["All Labels/data"])
     with pytest.raises(UserError, match=r"csd: the labels of video 'v' cannot be read .* fetch"):
         mosei.read(root)
+
+
+def test_a_csd_with_a_changed_byte_is_read_or_named(tmp_path: Path) -> None:
+    root = write_mosei(tmp_path, [mosei_row(video_id="v", clip_id="0")], {"v": [(0, 1, ZERO)]}, {"v": [("0", 0, 1)]})
+    path = root / "CMU_MOSEI_Labels.csd"
+    whole = path.read_bytes()
+    rng = random.Random(7)
+    for _ in range(200):
+        at = rng.randrange(len(whole))
+        path.write_bytes(whole[:at] + bytes([rng.randrange(256)]) + whole[at + 1 :])
+        with contextlib.suppress(UserError):
+            assert mosei.read(root).rows == 1
 
 
 @pytest.mark.parametrize("second", ["v___0___5___6___x", "v___0___nan___1___x", "v___0___1e999___2___x"])

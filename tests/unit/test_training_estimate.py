@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoModelForImageTextToText
 
 from emoverse.cli import main
 from emoverse.errors import UserError
+from emoverse.training.device import check_device
 from emoverse.training.estimate import Row, activations, flops, memory, plan, steps_of, trainable
 from emoverse.training.shapes import Shapes, count, read_shapes
 from tests.conftest import REPO
@@ -141,3 +143,14 @@ def test_a_dry_run_says_what_it_takes_and_names_over_long_rows(
     assert dry_run(house, "--set", "stage1.max_length=60") == 2
     assert "mer 12 of 12; the first are mer/meld/" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_flash_attention_that_cannot_run_here_is_refused_before_any_work(dtype: str) -> None:
+    if find_spec("flash_attn") is not None:
+        pytest.skip("flash attention is installed here")
+    params = train_params(attention="flash_attention_2", dtype=dtype)
+    with pytest.raises(UserError, match=r"the package flash-attn.*train.attention to auto") as caught:
+        check_device(params)
+    assert ("dtype bfloat16" in str(caught.value)) == (dtype == "float32")
+    check_device(train_params(attention="auto", dtype=dtype))

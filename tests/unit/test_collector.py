@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.loading import loading
+from emoverse.collector import uncollected
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -19,13 +19,13 @@ print(code, sorted({"torch", "transformers", "swift"} & set(sys.modules)))
 
 
 def test_the_collector_rests_while_libraries_load_and_works_afterwards():
-    with loading():
+    with uncollected():
         assert not gc.isenabled()
     assert gc.isenabled()
 
 
 def test_the_collector_works_again_when_a_library_cannot_be_loaded():
-    with pytest.raises(ModuleNotFoundError), loading():
+    with pytest.raises(ModuleNotFoundError), uncollected():
         import a_library_that_nobody_has  # noqa: F401
     assert gc.isenabled()
 
@@ -33,7 +33,7 @@ def test_the_collector_works_again_when_a_library_cannot_be_loaded():
 def test_a_collector_at_rest_stays_at_rest():
     gc.disable()
     try:
-        with loading():
+        with uncollected():
             pass
         assert not gc.isenabled()
     finally:
