@@ -125,8 +125,7 @@ def bare(root: Path, stages: int) -> Path:
 
 def nothing_to_do(root: Path, copy: Checkout) -> None:
     """Print what a `dvc repro` takes that has nothing to do, here and in a bare project of as many stages."""
-    # `--all`: a .dvc file is a stage, too, which `dvc repro` looks at as it does at the others
-    stages = len(copy.run("dvc", "stage", "list", "--all", "--name-only").splitlines())
+    stages = len(copy.run("dvc", "stage", "list", "--name-only").splitlines())
     other = bare(root / "bare", stages)
     rounds = [(spent(other, "dvc", "repro"), spent(copy.root, "dvc", "repro")) for _ in range(ROUNDS)]
     floor, ours = (Spent(median(r[n].wall for r in rounds), median(r[n].cpu for r in rounds)) for n in (0, 1))

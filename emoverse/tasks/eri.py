@@ -39,7 +39,7 @@ class _Eri:
             return _UNLABELLED
         if reason is None:
             return _UNREASONED
-        answer = neutralise(reason.text)  # a model, a file or a speaker's name said it
+        answer = neutralise(reason.text).strip()  # a model, a file or a speaker's name said it
         gold = {"answer": answer, "answers": None, "emotion": one.emotion, "clues": list(reason.clues)}
         text = prompt(scene.words(one))
         return Question(text=text, answer=answer, gold=gold, extra={"provider": reason.provider})

@@ -111,7 +111,7 @@ def page(predictor: Predictor, clip: Path) -> Iterator[Any]:
 
     sys.addaudithook(watch)
     with serving(predictor, [(str(clip), "an example's words")]) as address, sync_api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--no-zygote"])
         opened = browser.new_page()
         opened.set_default_timeout(30_000)
         opened.asked = []
