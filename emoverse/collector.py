@@ -13,7 +13,7 @@ def uncollected() -> Iterator[None]:
 
     For two kinds of work whose objects stay and hold no cycles, all of which it would walk again and again: reading
     and building rows, of whose time it takes a fourth, and importing large libraries (Great Expectations, transformers
-    and ms-swift make half a million objects), about a third of a second. What is no longer referred to is freed as ever.
+    and ms-swift make half a million objects), about a third of a second. What nobody refers to is freed as ever.
     """
     was_on = gc.isenabled()
     gc.disable()
