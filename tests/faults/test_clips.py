@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -101,6 +102,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path
     out, journal = tmp_path / "out", tmp_path / ".out.scratch" / JOURNAL
     run = start(raw, out)
     wait_for(lambda: journal.is_file() and journal.read_bytes().count(b"\n") > 20)
+    run.send_signal(signal.SIGSTOP)  # before it gets any further
     children = _descendants(run.pid)
     run.kill()
     run.wait()

@@ -44,6 +44,21 @@ def undisturbed(house: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
     return folder / "out"
 
 
+# The command line, which before the step named in HOLD waits for the file `go` beside it: however fast the machine,
+# the test finds it in the middle of its work.
+HELD = """
+import os, pathlib, sys, time
+from swift.trainers import Seq2SeqTrainer
+from emoverse.cli import main
+step = Seq2SeqTrainer.training_step
+def held(self, *args, **kwargs):
+    while self.state.global_step == int(os.environ["HOLD"]) and not pathlib.Path("go").exists():
+        time.sleep(0.01)
+    return step(self, *args, **kwargs)
+Seq2SeqTrainer.training_step = held
+sys.exit(main())
+"""
+
 # The command line on a disk so slow that the optimizer's state never gets written from the eighth step on.
 SLOW_DISK = """
 import sys, time
@@ -94,9 +109,10 @@ def steps_of(out: Path) -> list[int]:
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bytes(
-    house: dict[str, Path], undisturbed: Path, tmp_path: Path
+    house: dict[str, Path], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = start(house, tmp_path)
+    monkeypatch.setenv("HOLD", "9")
+    process = start(house, tmp_path, ["-c", HELD])
     wait_for(tmp_path, "train/*/checkpoint-8/trainer_state.json", process)
     process.kill()
     process.wait()
@@ -108,11 +124,13 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_by
 
 
 def test_sigterm_saves_a_checkpoint_and_exits_with_its_own_code(
-    house: dict[str, Path], undisturbed: Path, tmp_path: Path
+    house: dict[str, Path], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = start(house, tmp_path)
+    monkeypatch.setenv("HOLD", "5")
+    process = start(house, tmp_path, ["-c", HELD])
     wait_for(tmp_path, "train/*/checkpoint-4/trainer_state.json", process)
     process.send_signal(signal.SIGTERM)
+    (tmp_path / "go").touch()
     assert process.wait() == PREEMPTED
     assert not (tmp_path / "out").exists()
     assert "run again to go on" in (tmp_path / "log.txt").read_text("utf-8")
@@ -224,8 +242,11 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
     assert all(torch.isfinite(tensor).all() for tensor in load_file(weights).values())
 
 
-def test_a_second_training_to_the_same_folder_says_who_holds_it(house: dict[str, Path], tmp_path: Path) -> None:
-    process = start(house, tmp_path)
+def test_a_second_training_to_the_same_folder_says_who_holds_it(
+    house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLD", "5")
+    process = start(house, tmp_path, ["-c", HELD])
     wait_for(tmp_path, "train/*/checkpoint-4/trainer_state.json", process)
     with pytest.raises(UserError, match=f"process {process.pid}"):
         train("stage1", house["model"], house["amt"], [house["meld"]], tmp_path / "out", PARAMS)
