@@ -46,8 +46,8 @@ def main(args: argparse.Namespace) -> None:
     if args.dry_run:
         _dry_run(args, params)
         return
-    from emoverse.training.checkpoints import PreemptedError
     from emoverse.training.step import train
+    from emoverse.training.stopping import PreemptedError
 
     try:
         validated, stage = validated_of(args, params), getattr(params, args.stage)
