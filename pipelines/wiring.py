@@ -8,6 +8,7 @@ from kfp import dsl
 
 from components.adopt import adopt
 from components.base_model import base_model
+from components.budget import budget
 from components.build_amt import build_amt
 from components.convert import convert
 from components.evaluate import evaluate
@@ -54,13 +55,18 @@ def wire(given: SimpleNamespace, options: Options, placing: Placing, apart: Any 
     placing.put(built, "data", "build-amt")
     dataset = built.outputs["amt"]
     start = _start(given, options, placing)
+    counted = budget(
+        media=given.media, stage1="" if options.start == "stage1" else given.stage1, stage2=given.stage2,
+        code=given.code_budget, model=start, amt=dataset,
+    )  # fmt: skip
+    placing.put(counted, "data", "budget")
 
     def trained(stage: str, model: Any, seed: Any = "") -> Any:
         from_outside = options.model_digest if options.start == "stage1" else ""
         task = train(
             stage=stage, params=getattr(given, stage), code=given.code_train, seed=seed, model=model, base=start,
             amt=dataset, validated=validated(), given=from_outside,
-        )  # fmt: skip
+        ).after(counted)  # fmt: skip
         return placing.put(task.set_display_name(f"train {stage}"), "train", "train").outputs["trained"]
 
     def scored(model: Any) -> Any:
