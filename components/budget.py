@@ -11,7 +11,7 @@ def budget(
     stage1: str,
     stage2: str,
     code: str,
-    model: dsl.Input[dsl.Model],
+    model: dsl.Input[dsl.Artifact],
     amt: dsl.Input[dsl.Dataset],
     table: dsl.Output[dsl.Markdown],
 ) -> None:
@@ -22,7 +22,7 @@ def budget(
         stage1: Section stage1 of params.yaml, as JSON. Empty: not trained in this run.
         stage2: Section stage2 of params.yaml, as JSON.
         code: Digest of the step's code; other code is refused. Empty: the image's.
-        model: The model that will be trained.
+        model: The model that will be trained; its weights are not looked at and may be missing.
         amt: The AMT dataset.
         table: Rows, median and longest of each stage and task.
     """

@@ -95,6 +95,14 @@ def test_every_task_may_be_taken_from_the_cache(compiled: dict[str, Any], task: 
     assert tasks_of(compiled)[task]["cachingOptions"] == {"enableCache": True}
 
 
+def test_pods_that_need_no_weights_load_none(compiled: dict[str, Any]) -> None:
+    for task in ("budget", "report"):
+        read = {one["taskOutputArtifact"]["producerTask"]: one["taskOutputArtifact"]["outputArtifactKey"]
+                for one in tasks_of(compiled)[task]["inputs"]["artifacts"].values()}  # fmt: skip
+        models = {key for producer, key in read.items() if producer in ("base-model", "train", "train-2", "export")}
+        assert models == {"without_weights"}, task
+
+
 def test_kubeflow_and_dvc_give_each_step_the_same_sections(compiled: dict[str, Any]) -> None:
     stages = yaml.safe_load((REPO / "dvc.yaml").read_text("utf-8"))["stages"]
     names = {"train": "stage1", "train-2": "stage2"}

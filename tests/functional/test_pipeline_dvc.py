@@ -23,7 +23,7 @@ START_OF = {"validate": "validation/step.py", "build-amt": "amt/step.py", "base-
 GIVEN = {"build-amt": ["validation/amt.py"]}
 # What checks, records or moves a result and does not decide it (emoverse/steps.py says why it is left out).
 AROUND = {"__init__.py", "yaml_text.py", "errors.py", "digests.py", "collector.py", "manifest.py", "params.py",
-          "params_problems.py", "steps.py"}  # fmt: skip
+          "params_problems.py", "steps.py", "weights.py"}  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep")  # inside DVC
 CORPORA = ("meld", "ecf", "mosei")
 VALIDATE = {f"validate@{name}" for name in CORPORA}
