@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 
+from emoverse.errors import UserError
 from emoverse.lineage import tree_of
 from emoverse.manifest import Source, open_source, publish, require_of, write_json
 from emoverse.report import charts, data, samples
@@ -31,7 +32,7 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
     records of each bin) and ``classes.csv`` (F1 of each class with its interval). ``stages`` are the folders of the
     base model and both stages, or of stage 2 alone where it started from a given model, the base. The page needs
     nothing but itself: no network, no other file. Raises UserError for an unfinished input, the output of another
-    step, and scores or graphs of another model than the last stage's.
+    step, and scores or graphs of another model than the last stage's, or of other data.
     """
     base, *trained = stages
     names = NAMES if len(stages) == len(NAMES) else (NAMES[0], NAMES[-1])
@@ -43,6 +44,7 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
     sources |= {"scores": open_source(scores, made_by="evaluate"), "onnx": open_source(onnx, made_by="export")}
     for name in ("scores", "onnx"):
         require_of(sources[names[-1]], sources[name])
+        _require_same_data(sources, name)
     with publish(
         out, step="report", params={}, inputs=sources, code=CODE["report"], libraries=("jinja2", "pillow")
     ) as draft:
@@ -67,6 +69,14 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
         _write_tables(draft.path, scores, logs)
 
 
+def _require_same_data(sources: Mapping[str, Source], name: str) -> None:
+    """Raise UserError when an input was itself made from another AMT, corpus or scores than the page is to show."""
+    for key, digest in sources[name].manifest["inputs"].items():
+        if key in sources and sources[key].digest != digest:
+            problem, place = f"it was made from another {key} than {sources[key].path}", str(sources[name].path)
+            raise UserError(problem, place=place, remedy="make it again, or give the folder it was made from")
+
+
 def render(**context: Any) -> str:
     """Fill the template; every value is escaped, and only our own style and script may act (a policy in the page)."""
     room = resources.files("emoverse.report")
@@ -81,6 +91,7 @@ def render(**context: Any) -> str:
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     environment.filters["named"] = _named
     environment.filters["shares"] = _shares
+    environment.filters["initials"] = lambda task: task.upper().replace("_", " ")
     sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html.jinja").render(style=style, script=script, script_sha=sha, **context)
 
