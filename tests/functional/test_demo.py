@@ -96,6 +96,9 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_export_are_one_clear_line(
         words = ["--model", str(predictor.exported.folder), "--validated", str(tmp_path), "--port", port]
         assert main(["demo", *words]) == 2
     assert "--port: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["demo", "--port", "65536"])
+    assert "from 1 to 65535" in capsys.readouterr().err
     assert main(["demo", "--model", str(tmp_path)]) == 2
     assert "unfinished" in capsys.readouterr().err
 
