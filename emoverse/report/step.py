@@ -30,7 +30,8 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
     That is ``scores/<task>.json`` (headline, interval, baseline, controls), ``loss/<stage>.csv`` (step, loss, rate),
     ``confusion.csv`` (actual, predicted: emotions of all corpora), ``reliability.csv`` (confidence, accuracy and
     records of each bin) and ``classes.csv`` (F1 of each class with its interval). ``stages`` are the folders of the
-    base model and both stages, or of stage 2 alone where it started from a given model, the base. The page needs
+    base model and both stages, or of stage 2 alone where it started from a given model, the base; like ``onnx``, they
+    may be copies without weights. The page needs
     nothing but itself: no network, no other file. Raises UserError for an unfinished input, the output of another
     step, and scores or graphs of another model than the last stage's, or of other data.
     """
@@ -39,9 +40,13 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
     corpora = [open_source(folder, made_by="validate") for folder in validated]
     corpora.sort(key=lambda source: str(source.manifest["name"]))
     sources = {f"validated/{source.manifest['name']}": source for source in corpora}
-    sources |= {"amt": open_source(amt, made_by="build-amt"), "base": open_source(base)}
-    sources |= {name: open_source(f, made_by="train") for name, f in zip(names[1:], trained, strict=True)}
-    sources |= {"scores": open_source(scores, made_by="evaluate"), "onnx": open_source(onnx, made_by="export")}
+    sources |= {"amt": open_source(amt, made_by="build-amt"), "base": open_source(base, weights=False)}
+    sources |= {
+        name: open_source(folder, made_by="train", weights=False)
+        for name, folder in zip(names[1:], trained, strict=True)
+    }
+    sources |= {"scores": open_source(scores, made_by="evaluate")}
+    sources |= {"onnx": open_source(onnx, made_by="export", weights=False)}
     for name in ("scores", "onnx"):
         require_of(sources[names[-1]], sources[name])
         _require_same_data(sources, name)
@@ -57,6 +62,7 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
             corpora=[data.corpus(source) for source in corpora],
             mixtures=data.mixtures(amt),
             audit=data.facts(amt / "audit.json"),
+            budgets=data.budgets(amt, sources["base"], corpora[0], {name: sources[name] for name in names[1:]}),
             amt_rows=sources["amt"].manifest["rows"],
             curves=[charts.curve(name, log, key) for key in CURVES for name, log in logs.items() if log],
             models=[_model(name, sources[name]) for name in names],

@@ -68,6 +68,14 @@ def test_every_section_is_there(page: str) -> None:
     assert ids == {"scores", "tests", "samples", "data", "mixtures", "training", "export", "lineage"}
 
 
+def test_each_tasks_tokens_stand_beside_the_length_that_is_allowed(results: Results, page: str) -> None:
+    asked = (results.amt / "stage1.jsonl").read_text("utf-8").count('"task":"ecpe"')
+    texts = [text.strip() for text in read(page).texts if text.strip()]
+    head = texts.index("max_length")
+    assert texts[head + 2 : head + 5] == ["stage1", "ECPE", str(asked)]
+    assert texts[head + 7 : head + 9] == ["4,096", "0"]
+
+
 def test_a_hostile_transcript_is_text_and_nothing_else(page: str) -> None:
     reader = read(page)
     assert len(reader.scripts) == 1  # ours
