@@ -20,8 +20,8 @@ def text_only(row: Mapping[str, Any]) -> Row:
 def face_only(row: Mapping[str, Any]) -> Row:
     """Return the row with ``...`` for the words: what is left is the clip; raise ValueError when it shows no words."""
     asked = [mute(message["content"]) if message["role"] == "user" else None for message in row["messages"]]
-    if sum(text is not None for text in asked) != 1:
-        raise ValueError(f"{row['channel']}: not one transcript to blank")
+    if (found := sum(text is not None for text in asked)) != 1:
+        raise ValueError(f"{row['channel']}: found {found} transcripts to blank")
     pairs = zip(row["messages"], asked, strict=True)
     return {**row, "messages": [message if text is None else {**message, "content": text} for message, text in pairs]}
 
