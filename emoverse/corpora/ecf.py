@@ -20,7 +20,7 @@ import orjson
 from emoverse.collector import uncollected
 from emoverse.corpora import ecf1
 from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
-from emoverse.corpora.ecf_pairs import causes_of
+from emoverse.corpora.ecf_pairs import PAIRS, read_pairs
 from emoverse.corpora.files import BadRow, Problems, decode, faults_of, unsafe
 from emoverse.corpora.hints import emotion_hint
 from emoverse.corpora.times import seconds
@@ -93,25 +93,27 @@ def read_conversations(conversations: list[Any], split: Split, name: str) -> Rea
 
 
 def _conversation(item: Mapping[str, Any], i: int, split: Split, problems: Problems) -> list[Utterance]:
-    """Read one conversation: first its utterances, then the pairs between those that are annotated."""
+    """Read one conversation; an utterance is set aside once, for its own faults and those of its pairs."""
     rows = [row if isinstance(row, dict) else {} for row in item["conversation"]]
-    emotions = {str(row.get("utterance_ID")): row.get("emotion") for row in rows}
-    causes, bad = causes_of(item, i, split, emotions, problems, FILES[split][1])
+    dialogue, folder = str(item["conversation_ID"]), FILES[split][1]
+    pairs = read_pairs(item[PAIRS], {str(row.get("utterance_ID")): row.get("emotion") for row in rows})
     good: dict[int, Utterance] = {}
     for j, row in enumerate(rows):
-        where = f"[{i}].conversation[{j}]"
-        row_id = f"ecf/{split}/dia{item['conversation_ID']}utt{row.get('utterance_ID')}"
+        number = str(row.get("utterance_ID"))
+        stem, where = f"dia{dialogue}utt{number}", f"[{i}].conversation[{j}]"
+        row_id, faults = f"ecf/{split}/{stem}", pairs.faults.get(number, [])
         try:
-            number = row.get("utterance_ID")
-            caused_by = causes.get(number, ()) if isinstance(number, int) else ()
-            one = _utterance(row, split, row_id, str(item["conversation_ID"]), f"{problems.name}:{where}", caused_by)
+            one = _utterance(row, split, row_id, dialogue, f"{problems.name}:{where}", pairs.causes.get(number, ()))
             if one.position in good:
                 raise BadRow("utterance_ID", "duplicate-id", f"{row_id} occurs twice in its conversation")
-            if one.position not in bad:  # else its pairs are unreadable, and it was set aside with them
+            if not faults:
                 good[one.position] = one
         except BadRow as fault:
-            clip = f"{FILES[split][1]}/{row_id.rpartition('/')[2]}.mp4"
-            problems.add_all(row_id, where, faults_of(fault, _checks(row)), clip=clip)
+            faults = [*faults_of(fault, _checks(row)), *faults]
+        if faults:
+            problems.add_all(row_id, where, faults, clip=f"{folder}/{stem}.mp4")
+    for j, fault in pairs.stray.items():
+        problems.add_all(f"ecf/{split}/dia{dialogue}#pair{j}", f"[{i}].{PAIRS}[{j}]", [fault])
     return [good[position] for position in sorted(good)]
 
 
@@ -190,13 +192,13 @@ def _fault(item: Any) -> tuple[str, str, str] | None:
     """Return (column, reason, detail) of a conversation that cannot be read at all."""
     if not isinstance(item, dict):
         return "", "bad-conversation", f"a {type(item).__name__} where a conversation should be"
-    for key in ("conversation_ID", "conversation", "emotion-cause_pairs"):
+    for key in ("conversation_ID", "conversation", PAIRS):
         if key not in item:
             return key, "bad-conversation", f"{key!r} is missing; {did_you_mean(key, map(str, item))}"
     number = item["conversation_ID"]
     if isinstance(number, bool) or not isinstance(number, int | str) or unsafe(str(number)):
         return "conversation_ID", "bad-number", f"{number!r} is no conversation number"
-    for key in ("conversation", "emotion-cause_pairs"):
+    for key in ("conversation", PAIRS):
         if not isinstance(item[key], list):
             return key, "bad-conversation", f"{key!r} is not a list"
     return None
