@@ -48,7 +48,7 @@ def read_pairs(pairs: Sequence[Any], emotions: Mapping[str, Any]) -> Pairs:
 
 def _read(pair: Any, emotions: Mapping[str, Any]) -> tuple[str, int, tuple[str, str] | None]:
     """Return target, cause and (reason, detail) of a fault; the target is empty when it names no utterance."""
-    if not isinstance(pair, list) or len(pair) != 2 or set(map(type, pair)) != {str}:
+    if not isinstance(pair, list) or list(map(type, pair)) != [str, str]:
         return "", 0, ("bad-pair", f"{pair!r} is not [target_emotion, cause]")
     left, cause = _target(pair[0]), _cause(pair[1])
     if left is None:
