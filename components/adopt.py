@@ -13,6 +13,7 @@ def adopt(
     volume: str,
     weights: dsl.Input[dsl.Dataset],
     model: dsl.Output[dsl.Model],
+    without_weights: dsl.Output[dsl.Artifact],
 ) -> None:
     """Take an InternVL2 checkpoint as the base model, converted where it is an original one.
 
@@ -23,6 +24,7 @@ def adopt(
         volume: Where fetch may have kept it: Kubeflow mounts a run's workspace for tasks that are told its path.
         weights: What fetch left.
         model: The base model.
+        without_weights: The same but for the weights, for what reads no more.
     """
     import json
     from pathlib import Path
@@ -31,8 +33,11 @@ def adopt(
     from emoverse.lineage import check_code, metadata_of
     from emoverse.models import adopt as step
     from emoverse.params import MediaParams, parse
+    from emoverse.weights import copy_without_weights
 
     check_code("base-model", code)
     out = Path(model.path)
     step.adopt(raw_folder(Path(weights.path), volume), out, parse(MediaParams, json.loads(media), place="media"))
     model.metadata.update(metadata_of(out, raw=weights_md5))
+    copy_without_weights(out, Path(without_weights.path))
+    without_weights.metadata.update(model.metadata)

@@ -6,7 +6,9 @@ from components.image import TRAIN
 
 
 @dsl.component(base_image=TRAIN, install_kfp_package=False)
-def base_model(params: str, media: str, code: str, model: dsl.Output[dsl.Model]) -> None:
+def base_model(
+    params: str, media: str, code: str, model: dsl.Output[dsl.Model], without_weights: dsl.Output[dsl.Artifact]
+) -> None:
     """Make the tiny InternVL2 the sample is trained on.
 
     Args:
@@ -14,6 +16,7 @@ def base_model(params: str, media: str, code: str, model: dsl.Output[dsl.Model])
         media: Section media of params.yaml, as JSON.
         code: Digest of the step's code; other code is refused. Empty: the image's.
         model: The base model.
+        without_weights: The same but for the weights, for what reads no more.
     """
     import json
     from pathlib import Path
@@ -21,6 +24,7 @@ def base_model(params: str, media: str, code: str, model: dsl.Output[dsl.Model])
     from emoverse.lineage import check_code, metadata_of
     from emoverse.models import step
     from emoverse.params import BaseModelParams, MediaParams, parse
+    from emoverse.weights import copy_without_weights
 
     check_code("base-model", code)
     out = Path(model.path)
@@ -30,3 +34,5 @@ def base_model(params: str, media: str, code: str, model: dsl.Output[dsl.Model])
         parse(MediaParams, json.loads(media), place="media"),
     )
     model.metadata.update(metadata_of(out))
+    copy_without_weights(out, Path(without_weights.path))
+    without_weights.metadata.update(model.metadata)

@@ -16,6 +16,7 @@ def export(
     validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     scores: dsl.Input[dsl.Artifact],
     onnx: dsl.Output[dsl.Model],
+    without_weights: dsl.Output[dsl.Artifact],
     card: dsl.Output[dsl.Markdown],
 ) -> None:
     """Write a model as ONNX graphs, checked against torch.
@@ -28,6 +29,7 @@ def export(
         validated: What validate left, of each corpus: the frames.
         scores: What evaluate left, for the model card.
         onnx: The graphs, the tokenizer, and the parity that was measured.
+        without_weights: The same but for the weights, for what reads no more.
         card: The model card.
     """
     import json
@@ -37,6 +39,7 @@ def export(
     from emoverse.export import step
     from emoverse.lineage import check_code, metadata_of
     from emoverse.params import ExportParams, parse
+    from emoverse.weights import copy_without_weights
 
     check_code("export", code)
     out = Path(onnx.path)
@@ -49,5 +52,7 @@ def export(
         scores=Path(scores.path),
     )
     onnx.metadata.update(metadata_of(out))
+    copy_without_weights(out, Path(without_weights.path))
+    without_weights.metadata.update(onnx.metadata)
     card.metadata.update(onnx.metadata)
     shutil.copyfile(out / "MODEL_CARD.md", card.path)

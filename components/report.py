@@ -12,13 +12,13 @@ def report(
     code: str,
     validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     amt: dsl.Input[dsl.Dataset],
-    base: dsl.Input[dsl.Model],
-    stage2: dsl.Input[dsl.Model],
+    base: dsl.Input[dsl.Artifact],
+    stage2: dsl.Input[dsl.Artifact],
     scores: dsl.Input[dsl.Artifact],
-    onnx: dsl.Input[dsl.Model],
+    onnx: dsl.Input[dsl.Artifact],
     results: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
-    stage1: dsl.Input[dsl.Model] = None,
+    stage1: dsl.Input[dsl.Artifact] = None,
     run: str = "",
     publish: str = "",
 ) -> None:
@@ -28,7 +28,7 @@ def report(
         code: Digest of the step's code; other code is refused. Empty: the image's.
         validated: What validate left, of each corpus.
         amt: The AMT dataset.
-        base: The base model.
+        base: The base model, with weights or without, as of all models here.
         stage2: The model after stage 2.
         scores: What evaluate left.
         onnx: What export left.

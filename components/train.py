@@ -18,6 +18,7 @@ def train(
     amt: dsl.Input[dsl.Dataset],
     validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     trained: dsl.Output[dsl.Model],
+    without_weights: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     given: str = "",
 ) -> None:
@@ -33,6 +34,7 @@ def train(
         amt: The AMT dataset.
         validated: What validate left, of each corpus: the frames.
         trained: The merged model, the adapter, the log and the ledger of rows.
+        without_weights: The same but for the weights, for what reads no more.
         metrics: Steps, the last loss, rows trained.
         given: Digest of a model from outside this run; another is refused. Empty: whatever lies there.
     """
@@ -43,6 +45,7 @@ def train(
     from emoverse.manifest import read_manifest
     from emoverse.params import TrainParams, parse
     from emoverse.training import step
+    from emoverse.weights import copy_without_weights
 
     check_code("train", code)
     check_given(Path(model.path), given)
@@ -58,6 +61,8 @@ def train(
         base=Path(base.path),
     )
     trained.metadata.update(metadata_of(out))
+    copy_without_weights(out, Path(without_weights.path))
+    without_weights.metadata.update(trained.metadata)
     facts = read_manifest(out)["facts"]
     for name in ("steps", "longest_row", "final_loss"):
         metrics.log_metric(name, facts[name])

@@ -24,6 +24,7 @@ from typing import Any
 from emoverse import __version__
 from emoverse.digests import MANIFEST, code_digest, digest_of_files, digest_of_raw, folder_files
 from emoverse.errors import UserError
+from emoverse.weights import is_weights
 
 SCHEMA = 1
 
@@ -102,16 +103,19 @@ def _is_whole(manifest: Mapping[str, Any]) -> bool:
     )
 
 
-def open_source(folder: Path, *, made_by: str = "") -> Source:
+def open_source(folder: Path, *, made_by: str = "", weights: bool = True) -> Source:
     """Open another step's output as an input, checking every byte against its manifest.
 
-    Raises UserError when it is unfinished, or when a file is missing, changed or extra, naming the file.
+    With ``weights=False`` files of weights may be missing, for a reader who needs none. Raises UserError when it is
+    unfinished, or when a file is missing, changed or extra, naming the file.
     """
     manifest = read_manifest(folder, made_by=made_by)
     remedy = "remove the folder and run `dvc repro` (or `dvc checkout --force`) to get it back"
     expected: dict[str, str] = manifest["outputs"]["files"]
     found = folder_files(folder)
     for name in sorted(expected.keys() | found.keys()):
+        if not weights and name not in found and is_weights(name):
+            continue
         if expected.get(name) != found.get(name):
             what = "changed" if name in expected else "is not in the manifest"
             what = what if name in found else "is missing"

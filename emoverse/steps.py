@@ -14,6 +14,9 @@ FRAMES: Final = ("media/frames.py", "media/shards.py", "media/transform.py")
 # What is expected of AMT rows.
 EXPECTATIONS: Final = ("validation/amt.py", "validation/expectations.py")
 
+# Counting a row's tokens as the trainer does.
+TOKENS: Final = ("budget.py", "inference/encode.py", "inference/settings.py")
+
 # Steps -> folders and modules of this package. What only checks, records, moves or loads (manifest.py, params.py and
 # their like) decides no result and is left out; so a clearer error message trains no model anew.
 CODE: Final[dict[str, tuple[str, ...]]] = {
@@ -21,8 +24,9 @@ CODE: Final[dict[str, tuple[str, ...]]] = {
     "build-amt": ("corpora", "tasks", "amt", "endpoint.py", *EXPECTATIONS, *FRAMES),
     "base-model": ("models", "synthetic", "media/transform.py"),
     "convert": ("models/convert",),
+    "budget": TOKENS,  # a gate of its own on a cluster; on one machine train begins with it
     "train": ("training", "models/native.py", "inference/encode.py", "inference/settings.py", *FRAMES),
     "evaluate": ("corpora/base.py", "tasks", "inference", "evaluation", *FRAMES),
     "export": ("corpora/base.py", "tasks", "export", "inference", *FRAMES),
-    "report": ("corpora/base.py", "tasks", "evaluation", "report", "lineage.py", "tables.py", *FRAMES),
+    "report": ("corpora/base.py", "tasks", "evaluation", "report", "lineage.py", "tables.py", *TOKENS, *FRAMES),
 }

@@ -15,7 +15,16 @@ from emoverse.manifest import open_raw
 from emoverse.params import TINY, Params, plain
 from emoverse.steps import CODE
 
-STEPS: Final = ("validate", "build-amt", "base-model", "train", "evaluate", "export", "report")  # of the pipeline
+STEPS: Final = (
+    "validate",
+    "build-amt",
+    "base-model",
+    "budget",
+    "train",
+    "evaluate",
+    "export",
+    "report",
+)  # of the pipeline
 SECTIONS: Final = tuple(name for name in get_type_hints(Params) if name != "corpora")
 
 

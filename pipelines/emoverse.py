@@ -39,6 +39,7 @@ def pipeline(defaults: Arguments, options: Options | None = None) -> Any:
         code_validate: str = preset["code_validate"],
         code_build_amt: str = preset["code_build_amt"],
         code_base_model: str = preset["code_base_model"],
+        code_budget: str = preset["code_budget"],
         code_train: str = preset["code_train"],
         code_evaluate: str = preset["code_evaluate"],
         code_export: str = preset["code_export"],

@@ -8,6 +8,7 @@ from kfp import dsl
 
 from components.adopt import adopt
 from components.base_model import base_model
+from components.budget import budget
 from components.build_amt import build_amt
 from components.convert import convert
 from components.evaluate import evaluate
@@ -36,6 +37,13 @@ class Results(NamedTuple):
     report: dsl.Artifact
 
 
+class Made(NamedTuple):
+    """A model, and the artifact that has all of it but its weights: pods without need of these do not load them."""
+
+    model: Any
+    light: Any
+
+
 def wire(given: SimpleNamespace, options: Options, placing: Placing, apart: Any = None) -> Any:
     """Make all tasks of a run; return its Results, or nothing for a sweep.
 
@@ -54,14 +62,19 @@ def wire(given: SimpleNamespace, options: Options, placing: Placing, apart: Any 
     placing.put(built, "data", "build-amt")
     dataset = built.outputs["amt"]
     start = _start(given, options, placing)
+    counted = budget(
+        media=given.media, stage1="" if options.start == "stage1" else given.stage1, stage2=given.stage2,
+        code=given.code_budget, model=start.light, amt=dataset,
+    )  # fmt: skip
+    placing.put(counted, "data", "budget")
 
-    def trained(stage: str, model: Any, seed: Any = "") -> Any:
+    def trained(stage: str, model: Any, seed: Any = "") -> Made:
         from_outside = options.model_digest if options.start == "stage1" else ""
         task = train(
-            stage=stage, params=getattr(given, stage), code=given.code_train, seed=seed, model=model, base=start,
+            stage=stage, params=getattr(given, stage), code=given.code_train, seed=seed, model=model, base=start.model,
             amt=dataset, validated=validated(), given=from_outside,
-        )  # fmt: skip
-        return placing.put(task.set_display_name(f"train {stage}"), "train", "train").outputs["trained"]
+        ).after(counted)  # fmt: skip
+        return _made(placing.put(task.set_display_name(f"train {stage}"), "train", "train"), "trained")
 
     def scored(model: Any) -> Any:
         task = evaluate(
@@ -71,26 +84,32 @@ def wire(given: SimpleNamespace, options: Options, placing: Placing, apart: Any 
 
     if options.seeds:
         with dsl.ParallelFor([{"seed": str(seed)} for seed in options.seeds]) as item:
-            first = start if options.start == "stage1" else trained("stage1", start, item.seed)
-            one = scored(trained("stage2", first, item.seed))
+            first = start if options.start == "stage1" else trained("stage1", start.model, item.seed)
+            one = scored(trained("stage2", first.model, item.seed).model)
         placing.put(over_seeds(code=given.code_report, scores=dsl.Collected(one)), "data", "over-seeds")
         return None
 
-    first = start if options.start == "stage1" else trained("stage1", start)
-    second = trained("stage2", first)
-    scores = scored(second)
+    first = start if options.start == "stage1" else trained("stage1", start.model)
+    second = trained("stage2", first.model)
+    scores = scored(second.model)
     exported = export(
-        params=given.export, code=given.code_export, model=second, amt=dataset, validated=validated(), scores=scores
-    )
-    onnx = placing.put(exported, "train", "export").outputs["onnx"]
-    stages = {"base": start, "stage2": second} | ({} if options.start == "stage1" else {"stage1": first})
+        params=given.export, code=given.code_export, model=second.model, amt=dataset, validated=validated(),
+        scores=scores,
+    )  # fmt: skip
+    onnx = _made(placing.put(exported, "train", "export"), "onnx")
+    stages = {"base": start.light, "stage2": second.light} | ({} if first is start else {"stage1": first.light})
     publish = {"run": dsl.PIPELINE_JOB_ID_PLACEHOLDER, "publish": options.cluster.publish}
     reported = report(
-        code=given.code_report, validated=validated(), amt=dataset, scores=scores, onnx=onnx, **stages,
+        code=given.code_report, validated=validated(), amt=dataset, scores=scores, onnx=onnx.light, **stages,
         **(publish if options.cluster.publish else {}),
     )  # fmt: skip
     placing.put(reported, "data", "report")
-    return Results(validated(), dataset, start, first, second, scores, onnx, reported.outputs["results"])
+    models = (start.model, first.model, second.model)
+    return Results(validated(), dataset, *models, scores, onnx.model, reported.outputs["results"])
+
+
+def _made(task: Any, name: str) -> Made:
+    return Made(task.outputs[name], task.outputs["without_weights"])
 
 
 def _validated(given: SimpleNamespace, options: Options, placing: Placing) -> Any:
@@ -136,7 +155,7 @@ def validation_apart(options: Options, placing: Placing) -> Any:
     return validated
 
 
-def _start(given: SimpleNamespace, options: Options, placing: Placing) -> Any:
+def _start(given: SimpleNamespace, options: Options, placing: Placing) -> Made:
     """Return the model that training starts from; that of start ``stage1`` is the result of that stage."""
     if options.start == "base-model" and given.adopted:
         md5, places = given.weights_md5, {"remote": given.weights_remote, "root": given.weights_root}
@@ -146,15 +165,15 @@ def _start(given: SimpleNamespace, options: Options, placing: Placing) -> Any:
             weights_md5=md5, media=given.media, code=given.code_base_model, volume=given.raw_volume,
             weights=fetched.outputs["raw"],
         )  # fmt: skip
-        return placing.put(taken, "train", "base-model").outputs["model"]
+        return _made(placing.put(taken, "train", "base-model"), "model")
     if options.start == "base-model":
         made = base_model(params=given.base_model, media=given.media, code=given.code_base_model)
-        return placing.put(made, "train", "base-model").outputs["model"]
+        return _made(placing.put(made, "train", "base-model"), "model")
     # Kubeflow takes what it once imported from an address for what lies there now. So either what reads it is told a
     # digest of what lies there, or it is imported anew and all that reads it runs again.
     source = dsl.importer(artifact_uri=options.model, artifact_class=dsl.Model, reimport=not options.model_digest)
     if options.start == "stage1":
-        return source.output
+        return Made(source.output, source.output)
     name = options.model.rstrip("/").rpartition("/")[2]
     converted = convert(name=name, listing=options.model_digest, code=given.code_base_model, source=source.output)
-    return placing.put(converted, "train", "convert").outputs["model"]
+    return _made(placing.put(converted, "train", "convert"), "model")

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
-from pathlib import Path
 from typing import Any, Final
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: it would call its makers' server
@@ -102,7 +101,7 @@ def serving(
                 footer_links=[],
                 ssr_mode=False,
                 max_file_size=predictor.limits.size,
-                allowed_paths=[str(Path(clip).parent) for clip, _ in examples],
+                allowed_paths=[clip for clip, _ in examples],
                 theme=plain,
                 css=STYLE,
             )

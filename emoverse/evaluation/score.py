@@ -69,7 +69,7 @@ def compare_files(
     ``difference`` is ``other`` minus ``one``, ``interval`` its 95 % interval, ``worse`` the share of resamples in which
     ``other`` is not better. Raises RowErrors when the files answer different records.
     """
-    first, second = (read_predictions(path, task, gold=gold) for path in (one, other))
+    first, second = (read_predictions(path, task, gold=gold, name=str(path)) for path in (one, other))
     matched, problems = paired(first, second)
     if problems:
         raise RowErrors(problems, remedy="compare predictions of the same test set")

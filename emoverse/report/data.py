@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from emoverse.budget import Budget, stage_budgets
 from emoverse.corpora.base import EMOTIONS, SPLITS
 from emoverse.manifest import Source
 from emoverse.tables import read_table
@@ -73,6 +74,12 @@ def corpus(source: Source) -> Corpus:
 
 def _order(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return row["reason"], row["source"], row["row_id"]
+
+
+def budgets(amt: Path, base: Source, corpus: Source, stages: Mapping[str, Source]) -> dict[str, Budget]:
+    """Count the tokens of each trained stage's rows against its ``max_length``; any corpus tells the frames a video."""
+    lengths = {name: int(source.manifest["params"]["max_length"]) for name, source in stages.items()}
+    return stage_budgets(amt, base.path / "model", int(corpus.manifest["params"]["media"]["frames"]), lengths)
 
 
 def mixtures(amt: Path) -> list[Mixture]:

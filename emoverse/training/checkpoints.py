@@ -24,10 +24,6 @@ _LAST_WRITTEN: Final = "trainer_state.json"
 _FULL: Final = re.compile(r"No space left|Disk quota exceeded|unexpected pos|PytorchStreamWriter failed")
 
 
-class PreemptedError(Exception):
-    """Say that training was asked to stop (SIGTERM), saved a checkpoint and will resume from it."""
-
-
 def scratch_folder(fingerprint: str) -> Path:
     """Return the folder for one training: below ``EMOVERSE_SCRATCH``, or ``scratch`` in the working directory."""
     return Path(os.environ.get("EMOVERSE_SCRATCH", "scratch")) / "train" / fingerprint[:32]
@@ -39,22 +35,23 @@ def fingerprint_of(params: Mapping[str, Any], inputs: Mapping[str, str], code: s
     return digest_of_value({"params": params, "inputs": inputs, "code": code, "libraries": versions})
 
 
-def last_complete(folder: Path) -> tuple[Path | None, list[str]]:
+def last_complete(folder: Path, ranks: int) -> tuple[Path | None, list[str]]:
     """Return the newest checkpoint that was written to its end, and a sentence on each newer one that was not.
 
-    transformers writes ``trainer_state.json`` last; a checkpoint whose weights or state do not parse is not complete.
+    transformers writes ``trainer_state.json`` last; a checkpoint whose weights or state do not parse is not complete,
+    nor one without the state of each of ``ranks`` processes, who do not wait for each other before they write it.
     """
     skipped: list[str] = []
     found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
     for step, path in sorted(found, reverse=True):
-        problem = _problem(path, step)
+        problem = _problem(path, step, ranks)
         if problem is None:
             return path, skipped
         skipped.append(f"{path.name} is incomplete ({problem}), not used")
     return None, skipped
 
 
-def _problem(path: Path, step: int) -> str | None:
+def _problem(path: Path, step: int, ranks: int) -> str | None:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -68,7 +65,7 @@ def _problem(path: Path, step: int) -> str | None:
     weights = sorted(path.glob("*.safetensors"))
     if not weights:
         return "no weights"
-    states = sorted(path.glob("rng_state*.pth"))
+    states = [path / (f"rng_state_{rank}.pth" if ranks > 1 else "rng_state.pth") for rank in range(ranks)]
     for file in (path / "optimizer.pt", path / "scheduler.pt", *states):
         if not file.is_file():
             return f"no {file.name}"
@@ -84,7 +81,7 @@ def _problem(path: Path, step: int) -> str | None:
 
 
 @contextmanager
-def full_disk_named(folder: Path) -> Iterator[None]:
+def full_disk_named(folder: Path, ranks: int) -> Iterator[None]:
     """Turn a disk that is full while a checkpoint is saved into a UserError, and remove the unfinished checkpoint.
 
     The message gives the folder, its free bytes and what a checkpoint takes; the one before it stays to go on from.
@@ -95,10 +92,10 @@ def full_disk_named(folder: Path) -> Iterator[None]:
         number = error.errno if isinstance(error, OSError) else None
         if number not in (errno.ENOSPC, errno.EDQUOT) and not _FULL.search(str(error)):
             raise
-        good, _ = last_complete(folder)
+        good, _ = last_complete(folder, ranks)
         written = 0
         for path in folder.glob("checkpoint-*"):
-            if path != good and _problem(path, int(path.name.rpartition("-")[2])):
+            if path != good and _problem(path, int(path.name.rpartition("-")[2]), ranks):
                 written = max(written, _size(path))
                 shutil.rmtree(path, ignore_errors=True)
         free = shutil.disk_usage(folder).free

@@ -92,7 +92,7 @@ def _seconds_a_row(rows: Sequence[Mapping[str, Any]], frames: FrameStore, encode
 
 
 def table(found: Mapping[str, Any], budget: Mapping[str, Any]) -> str:
-    """Write a preview for a person; ``budget`` is `amt.tokens.token_budget`'s of the same stage."""
+    """Write a preview for a person; ``budget`` is `emoverse.budget.token_budget`'s of the same stage."""
     parameters, memory, device, seconds = (found[key] for key in ("parameters", "memory", "device", "seconds"))
     parts = ", ".join(f"{name} {parameters[name]:,}" for name in ("vision", "projector", "language"))
     purposes = ", ".join(f"{name} {_bytes(value)}" for name, value in memory.items() if name != "total")

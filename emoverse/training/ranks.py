@@ -1,24 +1,26 @@
-"""Train on several GPUs of one machine: a process for each, started by torch's own launcher (torchrun).
+"""Train on several GPUs of one machine: a process (rank) for each, started by torch's own launcher (torchrun).
 
-Each process holds the model and trains its part of every batch. The first one writes checkpoints and how it ended.
+Each holds the model and trains its part of every batch; the first one writes checkpoints. In the scratch folder each
+leaves how it ended, and what libraries said on the way, which is shown only when it is killed.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
-import subprocess
 import sys
+import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from emoverse.errors import UserError
+from emoverse.errors import UserError, of_system
 from emoverse.params import TrainParams, parse, plain
-from emoverse.training.checkpoints import PreemptedError
+from emoverse.training.stopping import PreemptedError
 
-OUTCOME: Final = "outcome.json"
 Value = TypeVar("Value")
 
 
@@ -51,36 +53,54 @@ def train_on_ranks(
 ) -> Any:
     """Do what `session.train_rows` does with ``params.gpus`` processes; ``validated`` holds the frames.
 
-    SIGTERM is passed on. Raises as `train_rows` does.
+    Raises as `train_rows` does, UserError for a process that was killed, and RuntimeError for a fault of ours in one.
     """
+    from emoverse.training.launch import broken, launch
     from emoverse.training.session import Trained
 
     scratch.mkdir(parents=True, exist_ok=True)
-    (scratch / OUTCOME).unlink(missing_ok=True)
+    for path in (*scratch.glob("outcome-*.json"), *scratch.glob("words-*.txt")):
+        path.unlink()
     paths = {"model": model, "tensorboard": tensorboard, "adapter": adapter}
     task = {name: str(path.absolute()) if path else None for name, path in paths.items()}
     task |= {"rows": rows, "lengths": lengths, "validated": [str(path.absolute()) for path in validated]}  # type: ignore[dict-item]
     (scratch / "task.json").write_text(json.dumps({**task, "params": plain(params), "label": label}), "utf-8")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={params.gpus}"]
-    launcher += ["--shutdown-timeout", "600"]  # seconds to save a checkpoint in, after SIGTERM
-    child = subprocess.Popen([*launcher, "-m", "emoverse.training.ranks", str(scratch.absolute())])
-    before = signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))
+    failures = launch(params.gpus, scratch)
+    files = {number: scratch / f"outcome-{number}.json" for number in range(params.gpus)}
+    outcomes = {number: json.loads(path.read_text("utf-8")) for number, path in files.items() if path.is_file()}
+    first = outcomes.get(0, {})
+    if "trained" in first:
+        return Trained(**{**first["trained"], "checkpoint": scratch / first["trained"]["checkpoint"]})
+    if refused := next((one["refused"] for one in outcomes.values() if "refused" in one), None):
+        raise UserError(**refused)
+    if "preempted" in first:
+        raise PreemptedError(first["preempted"])
+    raise broken(failures, outcomes, scratch, params.gpus)
+
+
+def main(scratch: Path, launcher: int) -> int:
+    """Be one of the processes: train what ``task.json`` says, and leave how it ended; return an exit code."""
+    _die_with(launcher)
+    _set_words_aside(scratch)
+    outcome: dict[str, Any]
     try:
-        code = child.wait()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if not (scratch / OUTCOME).is_file():
-        raise RuntimeError(f"the training processes ended with {code} and said nothing; their words are above")
-    outcome = json.loads((scratch / OUTCOME).read_text("utf-8"))
-    if "preempted" in outcome:
-        raise PreemptedError(outcome["preempted"])
-    if "refused" in outcome:
-        raise UserError(**outcome["refused"])
-    return Trained(**{**outcome["trained"], "checkpoint": scratch / outcome["trained"]["checkpoint"]})
+        outcome = {"trained": _train(scratch)}
+    except PreemptedError as stop:
+        outcome = {"preempted": str(stop)}
+    except BaseException as error:
+        said = of_system(error) if isinstance(error, OSError) else error
+        if isinstance(said, UserError):
+            outcome = {"refused": {"problem": said.problem, "place": said.place, "remedy": said.remedy}}
+        else:
+            text = f"{type(error).__name__}: {error}"
+            outcome = {"failed": {"error": text, "traceback": traceback.format_exc(), "at": time.time()}}
+    own = scratch / f"outcome-{rank()}.json"
+    own.with_suffix(".part").write_text(json.dumps(outcome), "utf-8")
+    own.with_suffix(".part").replace(own)
+    return int("refused" in outcome or "failed" in outcome)
 
 
-def main(scratch: Path) -> None:
-    """Be one of the processes: train what ``task.json`` says, and say in OUTCOME how it ended."""
+def _train(scratch: Path) -> dict[str, Any]:
     from emoverse.media.frames import FrameStore
     from emoverse.training.session import train_rows
 
@@ -90,24 +110,30 @@ def main(scratch: Path) -> None:
     frames = FrameStore([Path(folder) for folder in task["validated"]])
     model = paths.pop("model")
     assert model is not None
-    try:
-        done = train_rows(task["rows"], task["lengths"], model, frames, params, scratch, task["label"], **paths)
-    except PreemptedError as stop:
-        _say(scratch, {"preempted": str(stop)}, first_only=True)
-        return
-    except UserError as error:
-        _say(scratch, {"refused": {"problem": error.problem, "place": error.place, "remedy": error.remedy}})
-        raise
+    done = train_rows(task["rows"], task["lengths"], model, frames, params, scratch, task["label"], **paths)
     told = {"checkpoint": done.checkpoint.name, "log": done.log, "seen": dict(done.seen), "steps": done.steps}
-    _say(scratch, {"trained": {**told, "speed": done.speed}}, first_only=True)
+    return {**told, "speed": done.speed}
 
 
-def _say(scratch: Path, outcome: dict[str, Any], *, first_only: bool = False) -> None:
-    if rank() == 0 or not first_only:
-        own = scratch / f"{OUTCOME}.{os.getpid()}"
-        own.write_text(json.dumps(outcome), "utf-8")
-        own.replace(scratch / OUTCOME)
+def _die_with(launcher: int) -> None:
+    """Have the kernel end this process with the one that started it: left alone, it would go on and hold its GPU."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != launcher:
+            os._exit(1)
+
+
+def _set_words_aside(scratch: Path) -> None:
+    """Send what libraries write on the standard error stream to a file; the first rank's own words stay on it."""
+    shown = os.dup(2)
+    with (scratch / f"words-{rank()}.txt").open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    if rank() == 0:
+        sys.stderr = os.fdopen(shown, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    code = main(Path(sys.argv[1]), int(sys.argv[2]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # at once: a communicator whose peer is gone may never come down

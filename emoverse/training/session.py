@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,8 +13,10 @@ from typing import Any
 from emoverse.collector import uncollected
 from emoverse.media.frames import FrameStore
 from emoverse.params import TrainParams
-from emoverse.training.checkpoints import PreemptedError, full_disk_named, last_complete
+from emoverse.training.checkpoints import full_disk_named, last_complete
+from emoverse.training.estimate import steps_of
 from emoverse.training.ranks import rank
+from emoverse.training.stopping import PreemptedError, Stop, on_sigterm
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 LOG_POINTS = 200
@@ -61,29 +63,31 @@ def train_rows(
         from swift.model.register import ModelLoader
         from swift.pipelines import SwiftSft
         from transformers import PrinterCallback
+        from transformers.utils.logging import disable_progress_bar
 
         from emoverse.training.arguments import swift_arguments
         from emoverse.training.batches import our_batches
         from emoverse.training.display import Display
         from emoverse.training.template import use_frames
-        from emoverse.training.watch import Ledger, Watch, on_sigterm
+        from emoverse.training.watch import Ledger, Watch
 
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     scratch.mkdir(parents=True, exist_ok=True)
-    resume, skipped = last_complete(scratch)
+    resume, skipped = last_complete(scratch, params.gpus)
     for sentence in skipped if rank() == 0 else ():
         print(f"train: {sentence}", flush=True)
     if resume and rank() == 0:
         print(f"train: going on from {resume.name}", flush=True)
     ModelLoader.default_trust_remote_code = False
     use_frames(frames)
-    steps = math.ceil(math.ceil(len(rows) / (params.batch_size * params.gpus)) / params.accumulation) * params.epochs
     arguments = swift_arguments(
         params,
         model=model,
         dataset=scratch / "rows.jsonl",
         output=scratch,
         resume=resume,
-        log_every=max(1, round(steps / LOG_POINTS)),
+        log_every=max(1, round(steps_of(len(rows), params) / LOG_POINTS)),
         cpu=not torch.cuda.is_available(),
         adapter=adapter,
     )
@@ -101,23 +105,24 @@ def train_rows(
 
         def train(self, trainer: Any) -> Any:
             self.trainer = trainer
-            self.watch = Watch(trainer, ledger, tokens, display.saw)
+            self.watch = Watch(trainer, ledger, tokens, display.saw, stop)
             trainer.remove_callback(PrinterCallback)
             trainer.add_callback(self.watch)
             trainer.add_callback(display)
             ordered = our_batches() if params.group_by_length or params.gpus > 1 else nullcontext()
-            with display, on_sigterm(self.watch), ordered:
+            with display, ordered:
                 return super().train(trainer)
 
-    session = Session(arguments)
-    with full_disk_named(scratch):
+    stop = Stop(scratch)
+    with full_disk_named(scratch, params.gpus), on_sigterm(stop.ask):
+        session = Session(arguments)
         session.main()
     state = session.trainer.state
-    if session.watch.stop_asked and state.global_step < state.max_steps:
+    if session.watch.stopped and state.global_step < state.max_steps:
         raise PreemptedError(f"stopped at step {state.global_step} of {state.max_steps}, saved; run again to go on")
     keys = ("loss", "grad_norm", "learning_rate", "epoch", "step")
     log = [{key: entry[key] for key in keys if key in entry} for entry in state.log_history if "loss" in entry]
-    checkpoint, _ = last_complete(scratch)
+    checkpoint, _ = last_complete(scratch, params.gpus)
     if checkpoint is None:
         raise ValueError(f"training ended without a complete checkpoint in {scratch}")
     return Trained(checkpoint, log, ledger.counts(), int(state.global_step), display.speed())

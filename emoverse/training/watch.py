@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from transformers import TrainerCallback
 
 from emoverse.errors import RowErrors, UserError
 from emoverse.training.ranks import gathered
+from emoverse.training.stopping import Stop
 
 
 class Ledger:
@@ -51,18 +50,18 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Fill the ledger, stop at the first loss or gradient that is not finite, and save and stop on SIGTERM."""
+    """Fill the ledger, stop at the first loss or gradient that is not finite, and save and stop on request."""
 
     def __init__(
-        self, trainer: Any, ledger: Ledger, tokens: Mapping[str, int], saw: Callable[[list[str]], None]
+        self, trainer: Any, ledger: Ledger, tokens: Mapping[str, int], saw: Callable[[list[str]], None], stop: Stop
     ) -> None:
         """Wrap the trainer's ``training_step``, which alone sees the rows that are really trained.
 
         ``tokens`` of each row by its id: a row that comes with more or fewer stops the training. ``saw`` is told the
-        rows of each optimizer step that is done.
+        rows of each optimizer step that is done. ``stopped`` tells in the end whether ``stop`` was obeyed.
         """
-        self.trainer, self.ledger, self.tokens, self.saw = trainer, ledger, tokens, saw
-        self.stop_asked = False
+        self.trainer, self.ledger, self.tokens, self.saw, self.stop = trainer, ledger, tokens, saw, stop
+        self.stopped = False
         self._rows: list[str] = []
         self._inner = trainer.training_step
         trainer.training_step = self._training_step
@@ -95,11 +94,11 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Close the step in the ledger; on request, save a checkpoint and stop."""
         self.ledger.add(state.global_step, self._rows)
-        every = gathered((self._rows, self.stop_asked))  # of all processes: they must stop at the same step
+        every = gathered((self._rows, self.stop.asked))  # of all processes: they must stop at the same step
         self.saw([row for rows, _ in every for row in rows])
         self._rows = []
-        self.stop_asked = any(asked for _, asked in every)
-        if self.stop_asked:
+        self.stopped = any(asked for _, asked in every)
+        if self.stopped:
             control.should_save = control.should_training_stop = True
         return control
 
@@ -110,21 +109,3 @@ def _diverged(what: str, value: float, step: int, rows: list[str]) -> UserError:
         f"{what} {value} at step {step + 1} (rows {shown}): stopped at the last good checkpoint",
         remedy="lower learning_rate in params.yaml, or look at those rows",
     )
-
-
-@contextmanager
-def on_sigterm(watch: Watch) -> Iterator[None]:
-    """Turn SIGTERM into a request to save and stop after the running step."""
-
-    def ask(number: int, frame: Any) -> None:
-        watch.stop_asked = True
-
-    try:
-        before = signal.signal(signal.SIGTERM, ask)
-    except ValueError:  # not the main thread: whoever runs us there handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

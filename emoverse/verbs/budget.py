@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> None:
     """Print each stage's table; raise UserError when a row is longer than its stage's ``max_length``."""
-    from emoverse.amt.tokens import check_budget, token_budget
+    from emoverse.budget import check_budgets, stage_budgets
     from emoverse.inference.load import model_folder
 
     params, model = params_of(args), model_folder(args.model)
     lengths = {"stage1": params.stage1.max_length, "stage2": params.stage2.max_length}
-    found = {
-        stage: token_budget([args.amt / f"{stage}.jsonl"], model, params.media.frames, length)
-        for stage, length in lengths.items()
-    }
+    found = stage_budgets(args.amt, model, params.media.frames, lengths)
     print(json.dumps(found, indent=2) if args.json else "\n".join(map(_table, found, found.values())))
-    for stage, budget in found.items():
-        check_budget(budget, place=f"{stage}.max_length")
+    check_budgets(found)
 
 
-def _table(stage: str, budget: dict[str, Any]) -> str:
+def _table(stage: str, budget: Mapping[str, Any]) -> str:
     lines = [f"{stage}: max_length {budget['max_length']} tokens"]
     for name, one in budget["tasks"].items():
         sizes = f"median {one['median']:>7.1f}, longest {one['longest']:>5} tokens"

@@ -46,8 +46,8 @@ def main(args: argparse.Namespace) -> None:
     if args.dry_run:
         _dry_run(args, params)
         return
-    from emoverse.training.checkpoints import PreemptedError
     from emoverse.training.step import train
+    from emoverse.training.stopping import PreemptedError
 
     try:
         validated, stage = validated_of(args, params), getattr(params, args.stage)
@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _dry_run(args: argparse.Namespace, params: Params) -> None:
-    from emoverse.amt.tokens import check_budget, token_budget
+    from emoverse.budget import check_budget, token_budget
     from emoverse.training.preview import preview, table
 
     stage, validated = getattr(params, args.stage), validated_of(args, params)

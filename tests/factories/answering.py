@@ -140,11 +140,16 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 def make_model(folder: Path, seed: int = 1) -> Path:
     """Publish a tiny model with random weights, as base-model leaves it."""
+    with publish(folder, step="base-model", params={}, inputs={}, code=()) as draft:
+        write_model(draft.path / "model", seed)
+    return folder
+
+
+def write_model(folder: Path, seed: int = 1) -> None:
+    """Write a tiny model with random weights."""
     texts = [*WORDS, "The person says: Please determine which emotion label. Joy. Anger. Sadness."] * 4
     tokenizer = train_tokenizer(texts, 400)
-    with publish(folder, step="base-model", params={}, inputs={}, code=()) as draft:
-        save_folder(build_model(tokenizer, MEDIA, seed), build_processor(tokenizer, MEDIA), draft.path / "model")
-    return folder
+    save_folder(build_model(tokenizer, MEDIA, seed), build_processor(tokenizer, MEDIA), folder)
 
 
 def make_house(folder: Path, *, utterances_per_corpus: int = 12) -> dict[str, Path]:

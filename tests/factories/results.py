@@ -18,7 +18,7 @@ from emoverse.media.frames import write_index
 from emoverse.media.shards import ShardWriter
 from emoverse.params import EvaluateParams
 from emoverse.tables import write_quarantine, write_utterances
-from tests.factories.answering import _png, rows_of, utterances, write_rows
+from tests.factories.answering import _png, rows_of, utterances, write_model, write_rows
 
 EVALUATE = EvaluateParams(
     controls=("text-only", "face-only"),
@@ -87,7 +87,12 @@ def _validated(root: Path, name: str, table: Sequence[Utterance], detail: str) -
     (raw / "labels.csv").write_text("".join(f"{one.utterance_id},{one.emotion}\n" for one in table), "utf-8")
     out, noise = root / "data/validated" / name, np.random.default_rng(5)
     with publish(
-        out, step="validate", name=name, params={}, inputs={"raw": open_raw(raw, name=name)}, code=()
+        out,
+        step="validate",
+        name=name,
+        params={"media": {"frames": 2}},
+        inputs={"raw": open_raw(raw, name=name)},
+        code=(),
     ) as draft:
         ordered = sorted(table, key=lambda one: one.utterance_id)
         write_utterances(draft.path / "utterances.parquet", ordered)
@@ -121,7 +126,10 @@ def _amt(out: Path, sets: dict[str, list[dict[str, object]]], sources: dict[str,
 
 
 def _stage(out: Path, step: str, inputs: dict[str, Source], steps: int, *, seed: int = 42) -> Path:
-    with publish(out, step=step, name=out.name, params={"seed": seed}, inputs=inputs, code=()) as draft:
+    params = {"seed": seed, "max_length": 4096} if steps else {"seed": seed}
+    with publish(out, step=step, name=out.name, params=params, inputs=inputs, code=()) as draft:
+        if not steps:
+            write_model(draft.path / "model", seed)
         if steps:
             numbers = [(n, 3.0 / n**0.5 + 0.1, 1e-3 / n) for n in range(1, steps + 1)]
             lines = [json.dumps({"step": n, "loss": loss, "learning_rate": rate}) for n, loss, rate in numbers]

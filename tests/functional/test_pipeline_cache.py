@@ -24,32 +24,34 @@ CORPORA = ("meld", "ecf", "mosei")
 FETCH, VALIDATE = ({f"{step}@{name}" for name in CORPORA} for step in ("fetch", "validate"))
 SCORED = {"evaluate", "export", "report"}
 TRAINED = {"train", "train-2", *SCORED}
-DATA = {*FETCH, *VALIDATE, "build-amt", "report", "finish"}
+BUILT = {"build-amt", "budget"}
+DATA = {*FETCH, *VALIDATE, *BUILT, "report", "finish"}
 
 # What is changed -> what runs again. The rest is a hit.
 PARAMETERS = {
-    "media.size": {*VALIDATE, "build-amt", "base-model", *TRAINED},
-    "validation.min_duration": {*VALIDATE, "build-amt", *TRAINED},
-    "amt.seed": {"build-amt", *TRAINED},
-    "base_model.seed": {"base-model", *TRAINED},
-    "train.seed": TRAINED,
-    "stage1.seed": TRAINED,
-    "stage2.seed": {"train-2", *SCORED},
+    "media.size": {*VALIDATE, *BUILT, "base-model", *TRAINED},
+    "validation.min_duration": {*VALIDATE, *BUILT, *TRAINED},
+    "amt.seed": {*BUILT, *TRAINED},
+    "base_model.seed": {"base-model", "budget", *TRAINED},
+    "train.seed": {"budget", *TRAINED},
+    "stage1.seed": {"budget", *TRAINED},
+    "stage2.seed": {"budget", "train-2", *SCORED},
     "evaluate.seed": SCORED,
     "export.compared": {"export", "report"},
 }
 RAW = {
-    "MELD/train/dia0_utt0.mp4": {"fetch@meld", "validate@meld", "build-amt", *TRAINED},  # a clip
-    "MELD/train_sent_emo.csv": {"fetch@meld", "validate@meld", "build-amt", *TRAINED},  # a label
-    "ECF/clip.mp4": {"fetch@ecf", "validate@ecf", "build-amt", *TRAINED},
+    "MELD/train/dia0_utt0.mp4": {"fetch@meld", "validate@meld", *BUILT, *TRAINED},  # a clip
+    "MELD/train_sent_emo.csv": {"fetch@meld", "validate@meld", *BUILT, *TRAINED},  # a label
+    "ECF/clip.mp4": {"fetch@ecf", "validate@ecf", *BUILT, *TRAINED},
 }
 CODE = {
-    "tasks/mer.py": {"build-amt", *TRAINED},  # a prompt
-    "corpora/meld.py": {*VALIDATE, "build-amt", *TRAINED},
-    "validation/suites.py": {*VALIDATE, "build-amt", *TRAINED},
-    "amt/step.py": {"build-amt", *TRAINED},
-    "models/tiny.py": {"base-model", *TRAINED},
+    "tasks/mer.py": {*BUILT, *TRAINED},  # a prompt
+    "corpora/meld.py": {*VALIDATE, *BUILT, *TRAINED},
+    "validation/suites.py": {*VALIDATE, *BUILT, *TRAINED},
+    "amt/step.py": {*BUILT, *TRAINED},
+    "models/tiny.py": {"base-model", "budget", *TRAINED},
     "training/session.py": TRAINED,
+    "budget.py": {"budget", "report"},
     "evaluation/step.py": SCORED,
     "export/card.py": {"export", "report"},
     "report/page.css": {"report"},
@@ -145,7 +147,7 @@ def test_a_corpus_taken_out_leaves_the_others_validated(keys: Callable[..., Keys
     before = keys_of(compiled(Options()), presets(params, REPO).as_keywords())
     after = keys_of(compiled(Options()), arguments)
     assert whole.keys() - after.keys() == {"fetch@ecf", "validate@ecf"}
-    assert {name for name in after if before[name] != after[name]} == {"build-amt", *TRAINED}
+    assert {name for name in after if before[name] != after[name]} == {*BUILT, *TRAINED}
 
 
 def test_a_clip_runs_all_shards_of_its_corpus_again_and_no_other(keys: Callable[..., Keys], workspace: Path) -> None:
@@ -153,4 +155,4 @@ def test_a_clip_runs_all_shards_of_its_corpus_again_and_no_other(keys: Callable[
     before = keys(sharded)
     (workspace / "data/raw/sample/ECF/clip.mp4").write_text("changed", "utf-8")
     again = {"validate-part@ecf@1/2", "validate-part@ecf@2/2", "validate-join@ecf"}
-    assert missed(before, keys(sharded)) == {"fetch@ecf", *again, "build-amt", *TRAINED}
+    assert missed(before, keys(sharded)) == {"fetch@ecf", *again, *BUILT, *TRAINED}

@@ -25,6 +25,7 @@ EXPECTED = {
     "validate": ({"media", "validation", "raw_volume"}, "code_validate", {"fetch"}),
     "build-amt": ({"amt"}, "code_build_amt", {"for-loop-2"}),
     "base-model": ({"base_model", "media"}, "code_base_model", set()),
+    "budget": ({"media", "stage1", "stage2"}, "code_budget", {"base-model", "build-amt"}),
     "train": ({"stage1"}, "code_train", {"base-model", "build-amt", "for-loop-2"}),
     "train-2": ({"stage2"}, "code_train", {"base-model", "train", "build-amt", "for-loop-2"}),
     "evaluate": ({"evaluate"}, "code_evaluate", {"train-2", "build-amt", "for-loop-2"}),
@@ -94,11 +95,19 @@ def test_every_task_may_be_taken_from_the_cache(compiled: dict[str, Any], task: 
     assert tasks_of(compiled)[task]["cachingOptions"] == {"enableCache": True}
 
 
+def test_pods_that_need_no_weights_load_none(compiled: dict[str, Any]) -> None:
+    for task in ("budget", "report"):
+        read = {one["taskOutputArtifact"]["producerTask"]: one["taskOutputArtifact"]["outputArtifactKey"]
+                for one in tasks_of(compiled)[task]["inputs"]["artifacts"].values()}  # fmt: skip
+        models = {key for producer, key in read.items() if producer in ("base-model", "train", "train-2", "export")}
+        assert models == {"without_weights"}, task
+
+
 def test_kubeflow_and_dvc_give_each_step_the_same_sections(compiled: dict[str, Any]) -> None:
     stages = yaml.safe_load((REPO / "dvc.yaml").read_text("utf-8"))["stages"]
     names = {"train": "stage1", "train-2": "stage2"}
     for task, (sections, _, _) in EXPECTED.items():
-        if task == "fetch":  # DVC's own work on one machine
+        if task in ("fetch", "budget"):  # on one machine DVC's own work, and what train begins with
             continue
         stage = stages[names.get(task, task)]
         declared = set(stage.get("do", stage).get("params", []))

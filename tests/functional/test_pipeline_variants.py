@@ -60,6 +60,18 @@ def test_shards_are_validated_apart_and_joined_in_each_corpus(tmp_path: Path) ->
     assert "validate-part" in groups["comp-" + name]
 
 
+def test_no_stage_is_trained_before_its_rows_were_counted(tmp_path: Path) -> None:
+    tasks = tasks_of(compiled(tmp_path, Options()))
+    assert all("budget" in tasks[name]["dependentTasks"] for name in ("train", "train-2"))
+    given = tasks_of(compiled(tmp_path, Options(start="stage1", model="s3://models/stage1")))
+    assert "budget" in given["train"]["dependentTasks"]
+    assert given["budget"]["inputs"]["parameters"]["stage1"] == {"runtimeValue": {"constant": ""}}
+    groups = groups_of(compiled(tmp_path, Options(seeds=(1, 2))))
+    (outer,) = (tasks for tasks in groups.values() if "budget" in tasks)
+    (loop,) = (task for task in outer.values() if "parameterIterator" in task)
+    assert "budget" in loop["dependentTasks"]
+
+
 def test_a_given_model_takes_the_place_of_stage_1(tmp_path: Path) -> None:
     pipeline = compiled(tmp_path, Options(start="stage1", model="s3://models/stage1"))
     tasks = tasks_of(pipeline)

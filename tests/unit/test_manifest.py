@@ -10,6 +10,7 @@ import pytest
 from emoverse.digests import MANIFEST, folder_files
 from emoverse.errors import UserError
 from emoverse.manifest import Source, open_raw, open_source, publish, read_manifest
+from emoverse.weights import copy_without_weights
 
 Make = Callable[..., Path]
 
@@ -123,6 +124,22 @@ def test_a_folder_that_is_not_what_its_manifest_says_is_refused(
     assert said in str(caught.value)
     assert str(out) in str(caught.value)
     assert caught.value.remedy
+
+
+def test_a_copy_without_weights_is_the_same_source_for_who_needs_none(tmp_path: Path) -> None:
+    out, light = tmp_path / "out", tmp_path / "light"
+    with publish(out, step="train", params={}, inputs={}, code=[]) as draft:
+        for name in ("model/model.safetensors", "model/config.json", "decoder.onnx", "decoder.onnx.data", "log.jsonl"):
+            (draft.path / name).parent.mkdir(exist_ok=True)
+            (draft.path / name).write_text(name, "utf-8")
+    copy_without_weights(out, light)
+    assert set(folder_files(light)) == {"model/config.json", "log.jsonl"}
+    assert open_source(light, weights=False).digest == open_source(out).digest
+    with pytest.raises(UserError, match=r"decoder\.onnx is missing"):
+        open_source(light)
+    (light / "model/config.json").write_text("forged", "utf-8")
+    with pytest.raises(UserError, match=r"model/config\.json changed"):
+        open_source(light, weights=False)
 
 
 def test_a_changed_file_is_found_even_when_the_manifest_was_changed_to_match(make: Make) -> None:

@@ -45,15 +45,18 @@ def test_the_components_make_the_same_model_and_say_which_checkpoint_it_was(conv
     original = converted.parent / "original"
     md5 = dvc_dir_md5(raw_sums(original)[1])
     adopted, made = (dsl.Model(uri=str(tmp_path / name)) for name in ("adopted", "made"))
+    light = [dsl.Artifact(uri=str(tmp_path / name)) for name in ("adopted-light", "made-light")]
     fetched = dsl.Dataset(uri=str(tmp_path / "note"))
     Path(fetched.path).write_text(json.dumps({"folder": str(original), "dvc_md5": md5}), "utf-8")
     arguments = {"weights_md5": md5, "media": canonical(plain(MEDIA)), "code": "", "volume": str(tmp_path)}
-    adopt_component.python_func(**arguments, weights=fetched, model=adopted)
+    adopt_component.python_func(**arguments, weights=fetched, model=adopted, without_weights=light[0])
     assert adopted.metadata["raw"] == {"weights": md5}
     source = dsl.Model(uri=str(original))
-    convert_component.python_func(name="InternVL2-4B", listing="abc", code="", source=source, model=made)
+    outputs = {"model": made, "without_weights": light[1]}
+    convert_component.python_func(name="InternVL2-4B", listing="abc", code="", source=source, **outputs)
     assert (made.metadata["checkpoint"], made.metadata["listing"]) == ("InternVL2-4B", "abc")
-    for model in (adopted, made):
+    for model, rest in zip((adopted, made), light, strict=True):
+        assert open_source(Path(rest.path), weights=False).digest == rest.metadata["digest"] == model.metadata["digest"]
         assert folder_files(Path(model.path) / "model") == folder_files(converted / "model")
         assert model.metadata["digest"] == open_source(Path(model.path)).digest
 

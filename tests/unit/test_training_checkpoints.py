@@ -29,11 +29,11 @@ def truncate(path: Path) -> None:
 def test_the_newest_complete_checkpoint_is_found_by_number_not_by_name(tmp_path: Path) -> None:
     for step in (90, 100, 9):
         make_checkpoint(tmp_path, step)
-    assert last_complete(tmp_path) == (tmp_path / "checkpoint-100", [])
+    assert last_complete(tmp_path, 1) == (tmp_path / "checkpoint-100", [])
 
 
 def test_nothing_is_found_in_a_folder_without_checkpoints(tmp_path: Path) -> None:
-    assert last_complete(tmp_path / "absent") == (None, [])
+    assert last_complete(tmp_path / "absent", 1) == (None, [])
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,19 @@ def test_an_incomplete_checkpoint_is_skipped_by_name_and_the_one_before_it_used(
 ) -> None:
     good, bad = make_checkpoint(tmp_path, 10), make_checkpoint(tmp_path, 20)
     spoil(bad)
-    found, skipped = last_complete(tmp_path)
+    found, skipped = last_complete(tmp_path, 1)
     assert found == good
     assert len(skipped) == 1
     assert "checkpoint-20" in skipped[0]
     assert reason in skipped[0]
+
+
+def test_a_checkpoint_that_one_of_two_processes_has_not_finished_is_skipped(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, 10)
+    (path / "rng_state.pth").rename(path / "rng_state_0.pth")
+    assert last_complete(tmp_path, 2) == (None, ["checkpoint-10 is incomplete (no rng_state_1.pth), not used"])
+    torch.save({"state": torch.zeros(3)}, path / "rng_state_1.pth")
+    assert last_complete(tmp_path, 2) == (path, [])
 
 
 def test_any_change_of_parameters_inputs_or_code_gives_another_fingerprint() -> None:

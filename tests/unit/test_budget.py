@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from emoverse.amt.tokens import check_budget, token_budget
+from emoverse.budget import check_budget, token_budget
 from emoverse.cli import main
 from emoverse.errors import UserError
 from emoverse.training.rows import check_lengths

@@ -20,6 +20,9 @@ from emoverse.errors import UserError
 from emoverse.inference.encode import Encoder
 from emoverse.inference.settings import settings_of_model
 
+Budget = Mapping[str, Any]
+"""What ``token_budget`` returns."""
+
 _BATCH: Final = 2048
 _SHOWN: Final = 5
 
@@ -55,7 +58,18 @@ def token_budget(rows: Sequence[Path], model: Path, frames: int, max_length: int
     return {"max_length": max_length, "tasks": tasks}
 
 
-def check_budget(budget: Mapping[str, Any], *, place: str) -> None:
+def stage_budgets(amt: Path, model: Path, frames: int, lengths: Mapping[str, int]) -> dict[str, Budget]:
+    """Return the budget of each stage of AMT; ``lengths`` maps the stages to their ``max_length``."""
+    return {stage: token_budget([amt / f"{stage}.jsonl"], model, frames, most) for stage, most in lengths.items()}
+
+
+def check_budgets(budgets: Mapping[str, Budget]) -> None:
+    """Raise UserError for the first stage that has a row too long for it."""
+    for stage, budget in budgets.items():
+        check_budget(budget, place=f"{stage}.max_length")
+
+
+def check_budget(budget: Budget, *, place: str) -> None:
     """Raise UserError when a row is too long, with the numbers of each task and the length that would do."""
     tasks = {name: one for name, one in budget["tasks"].items() if one["over"]}
     if not tasks:
@@ -65,6 +79,18 @@ def check_budget(budget: Mapping[str, Any], *, place: str) -> None:
     longest = max(one["longest"] for one in tasks.values())
     problem = f"rows longer than {budget['max_length']} tokens: {counts}; the first are {', '.join(first)}"
     raise UserError(problem, place=place, remedy=f"raise max_length to {longest}, or give fewer or smaller frames")
+
+
+def as_markdown(budgets: Mapping[str, Budget]) -> str:
+    """Write the budgets of the stages as one table."""
+    lines = ["| stage | task | rows | median | longest | max_length | too long |", "|---|---|--:|--:|--:|--:|--:|"]
+    lines += [
+        f"| {stage} | {task} | {one['rows']:,} | {one['median']:,.1f} | {one['longest']:,} | {budget['max_length']:,} "
+        f"| {one['over']:,} |"
+        for stage, budget in budgets.items()
+        for task, one in budget["tasks"].items()
+    ]
+    return "\n".join(["# Tokens of the training rows", "", *lines, ""])
 
 
 def _lengths(rows: Sequence[Mapping[str, Any]], encoder: Encoder, frames: int) -> list[int]:

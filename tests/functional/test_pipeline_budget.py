@@ -1,0 +1,59 @@
+"""A run on a cluster counts its rows' tokens on a small pod, before it asks for a GPU."""
+
+import json
+from pathlib import Path
+
+import pytest
+from kfp import dsl
+
+from components.budget import budget as component
+from emoverse.digests import canonical
+from emoverse.errors import UserError
+from emoverse.manifest import read_manifest
+from emoverse.params import load_params, plain
+from pipelines.local import session
+from tests.conftest import REPO
+from tests.factories.answering import make_amt, make_model, rows_of, utterances
+
+
+@dsl.pipeline(name="counted")
+def counted(model: str, amt: str, media: str, stage1: str, stage2: str) -> None:
+    base = dsl.importer(artifact_uri=model, artifact_class=dsl.Model)
+    rows = dsl.importer(artifact_uri=amt, artifact_class=dsl.Dataset)
+    component(media=media, stage1=stage1, stage2=stage2, code="", model=base.output, amt=rows.output)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    root = tmp_path_factory.mktemp("counted")
+    rows = rows_of("mer", utterances("meld", 9))
+    return {"model": str(make_model(root / "base")), "amt": str(make_amt(root / "amt", {}, rows))}
+
+
+def run(root: Path, folders: dict[str, str], longest: int, stage1: bool = True) -> dict[str, object]:
+    params = load_params(REPO / "params.yaml", {"stage1.max_length": 16, "stage2.max_length": longest})
+    text = {name: canonical(plain(getattr(params, name))) for name in ("media", "stage1", "stage2")}
+    with session(root):
+        counted(**folders, **{**text, "stage1": text["stage1"] if stage1 else ""})
+    (said,) = root.rglob("budget/executor_output.json")
+    (table,) = json.loads(said.read_text("utf-8"))["artifacts"]["table"]["artifacts"]
+    return dict(table)
+
+
+def test_the_table_counts_what_will_be_trained_and_names_what_it_was_counted_from(
+    folders: dict[str, str], tmp_path: Path
+) -> None:
+    table = run(tmp_path, folders, 4096, stage1=False)  # a run that is given the model of stage 1
+    written = Path(str(table["uri"])).read_text("utf-8")
+    assert "| stage2 | mer | 9 |" in written
+    assert "stage1" not in written
+    metadata = table["metadata"]
+    assert isinstance(metadata, dict)
+    for folder in folders.values():
+        assert str(read_manifest(Path(folder))["outputs"]["digest"]) in metadata["made_from"]
+    assert metadata["max_length"] == {"stage2": 4096}
+
+
+def test_rows_that_are_too_long_stop_the_run(folders: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stage1\.max_length: rows longer than 16 tokens: mer 9 of 9"):
+        run(tmp_path, folders, 4096)
