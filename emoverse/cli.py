@@ -48,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     verb = next((word for word in words if not word.startswith("-")), "")
     parser, module = _parser(), None
+    if verb and verb not in VERBS:
+        from emoverse.errors import did_you_mean
+
+        parser.error(f"unknown verb {verb!r}; {did_you_mean(verb, VERBS)}")
     if verb in VERBS:
         module = importlib.import_module(VERBS[verb][0])
         module.arguments(parser.verbs[verb])
@@ -112,7 +116,7 @@ def _parser() -> _Parser:
     parser = _Parser(prog="emoverse", description="From raw emotional videos to a trained, scored, exported model.")
     parser.add_argument("--version", action="version", version=f"emoverse {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of a user error")
-    group = parser.add_subparsers(title="verbs", metavar="VERB", parser_class=argparse.ArgumentParser)
+    group = parser.add_subparsers(title="verbs", metavar="VERB OPTIONS", parser_class=argparse.ArgumentParser)
     parser.verbs = {}
     for name, (_, text) in VERBS.items():
         sub = group.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")

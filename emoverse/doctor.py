@@ -196,7 +196,7 @@ def docker() -> Finding:
         return Finding("docker", True, f"version {client.version()['Version']}")
     except Exception as error:  # the engine's client has errors of its own, and raises requests' too
         remedy = "start it, or give yourself the right to use it; only images and `run-local --docker` need it"
-        return Finding("docker", False, str(error).split("(")[0].strip() or "no answer", remedy, needed=False)
+        return Finding("docker", False, str(error).split("(")[0].strip(" :") or "no answer", remedy, needed=False)
 
 
 def _tried(check: str, question: Callable[[], str]) -> Finding:

@@ -14,6 +14,7 @@ from emoverse.amt.authors import Record
 from emoverse.amt.chunks import Answered, Chunk, Mask, chunks
 from emoverse.amt.mixture import Stage, draws, served
 from emoverse.amt.outputs import Outputs, Rows
+from emoverse.amt.published import escaped, media_path
 from emoverse.amt.reasons import Reasons
 from emoverse.amt.tables import CorpusTable
 from emoverse.params import AmtParams
@@ -88,10 +89,12 @@ class Builder:
                 self.dropped["leak"] += 1
                 self.left_out[stage, one.utterance.corpus, one.task]["leak"] += 1
         parts, places = [], []
-        for (name, _, still), found in groups.items():
-            utterances, questions = [one.utterance for _, one in found], [one.question for _, one in found]
+        for (name, corpus, still), found in groups.items():
+            ids = escaped([one.utterance.utterance_id for _, one in found])
+            clips = escaped([media_path(one.utterance, still=still) for _, one in found])
+            questions, suffixes = [one.question for _, one in found], [one.suffix for _, one in found]
             queries = [one.query if one.query != one.question.text else "" for _, one in found]
-            parts.append(Rows(name, still, utterances, questions, queries, [one.suffix for _, one in found]))
+            parts.append(Rows(name, corpus, still, ids, clips, questions, queries, suffixes))
             places.append(np.array([i for i, _ in found], dtype=np.int64))
         self._write(stage, stage, parts, places)
 
@@ -120,14 +123,13 @@ class Builder:
                 parts.append(self._rows(name, chunk, rows, found[name]))
                 places.append((rows * len(queue) + turn) * 3)
                 if stage.name == self._tested[-1].name and name in _COPIED:
-                    for nth, (copy, chosen) in enumerate(self._copies(stage, parts[-1]), start=1):
+                    for nth, (copy, chosen) in enumerate(self._copies(stage, chunk, rows, parts[-1]), start=1):
                         parts.append(copy)
                         places.append(places[-nth][chosen] + nth)
             self._write(stage.name, stage.name, parts, places)
 
     def _held_out(self, names: Sequence[str], chunk: Chunk) -> None:
         """Write a test or validation chunk's rows, with their gold."""
-        groups = [f"{one.corpus}/{one.split}/{one.dialogue_id}" for one in chunk.utterances]
         for name in names:
             self.candidates += len(chunk)
             found = chunk.ask(name, np.ones(len(chunk), np.bool_), self._reasons)
@@ -136,7 +138,7 @@ class Builder:
             self._drop((chunk.split, chunk.corpus, name), verdicts[~kept])
             rows = np.flatnonzero(kept)
             part = self._rows(name, chunk, rows, found)
-            part.golds = [{**q.gold, "group": groups[i]} for q, i in zip(part.questions, rows.tolist(), strict=True)]
+            part.groups = [chunk.groups[i] for i in rows.tolist()]
             self._write(f"{chunk.split}/{chunk.corpus}-{name}", chunk.split, [part], [rows])
 
     def _verdicts(self, name: str, chunk: Chunk, found: Answered) -> Verdicts:
@@ -186,20 +188,24 @@ class Builder:
         questions = [question for i in chosen if isinstance(question := found[i], Question)]
         # Stills show the peak frame instead of the clip.
         still = task(name).media == "peak" or (chunk.corpus == "mosei" and self._params.mosei_media == "image")
-        return Rows(name, still, [chunk.utterances[i] for i in chosen], questions, queries)
+        ids, clips = chunk.written_ids, chunk.stills if still else chunk.clips
+        return Rows(name, chunk.corpus, still, [ids[i] for i in chosen], [clips[i] for i in chosen], questions, queries)
 
-    def _copies(self, stage: Stage, rows: Rows) -> Iterable[tuple[Rows, NDArray[np.int64]]]:
-        """Yield a share of the rows with blank frames, and another without words, and which they are."""
-        ids = [one.utterance_id for one in rows.utterances]
+    def _copies(
+        self, stage: Stage, chunk: Chunk, places: NDArray[np.int64], rows: Rows
+    ) -> Iterable[tuple[Rows, NDArray[np.int64]]]:
+        """Yield a share of a chunk's rows with blank frames, and another without words, and which they are."""
+        names = [chunk.ids[i] for i in places.tolist()]
         for suffix in ("~blank", "~mute"):
-            share = draws(ids, stage.seed, stage.name, rows.task, suffix) < self._params.modality_dropout
+            share = draws(names, stage.seed, stage.name, rows.task, suffix) < self._params.modality_dropout
             chosen = np.flatnonzero(share)
             self.candidates += len(chosen)
             questions = list(compress(rows.questions, share))
             if suffix == "~mute":
                 questions = list(map(_muted, questions))
-            utterances = list(compress(rows.utterances, share))
-            yield Rows(rows.task, rows.still, utterances, questions, suffixes=[suffix] * len(chosen)), chosen
+            ids, clips = list(compress(rows.ids, share)), list(compress(rows.clips, share))
+            suffixes = [suffix] * len(chosen)
+            yield Rows(rows.task, rows.corpus, rows.still, ids, clips, questions, suffixes=suffixes), chosen
 
     def _write(self, file: str, where: str, parts: Sequence[Rows], places: Sequence[NDArray[np.int64]]) -> None:
         """Write rows in order of their places, and count them; copies are no answers of their own."""
@@ -209,7 +215,7 @@ class Builder:
                 continue
             if rows.questions[0].gold["answers"] is not None:
                 self.closed.add(rows.task)
-            self.answers[where, rows.utterances[0].corpus, rows.task].update(rows.answers)
+            self.answers[where, rows.corpus, rows.task].update(rows.answers)
         if self._outputs is not None:
             self._outputs.write(file, parts, places)
 

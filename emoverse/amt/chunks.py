@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emoverse.amt.published import escaped, media_path
 from emoverse.amt.reasons import Reasons
 from emoverse.amt.tables import CorpusTable
 from emoverse.corpora.base import Utterance
@@ -56,6 +58,26 @@ class Chunk:
         """Return the number of utterances."""
         return len(self.utterances)
 
+    @cached_property
+    def written_ids(self) -> list[bytes]:
+        """Return the ids, escaped as JSON strings: rows of several tasks and stages hold them."""
+        return escaped(self.ids)
+
+    @cached_property
+    def clips(self) -> list[bytes]:
+        """Return the clips' published paths, escaped."""
+        return escaped([media_path(one, still=False) for one in self.utterances])
+
+    @cached_property
+    def stills(self) -> list[bytes]:
+        """Return the published paths of the clips' stills, escaped."""
+        return escaped([media_path(one, still=True) for one in self.utterances])
+
+    @cached_property
+    def groups(self) -> list[bytes]:
+        """Return the dialogues' names, escaped; records of one dialogue are not independent."""
+        return escaped([f"{one.corpus}/{one.split}/{one.dialogue_id}" for one in self.utterances])
+
     def shows(self, name: str, marked: Mask) -> Mask:
         """Say of every row of a task whether it shows a marked utterance: its own, or one of the dialogue's."""
         return marked if task(name).shows == "utterance" else self._near(marked)
@@ -66,10 +88,10 @@ class Chunk:
 
     def ask(self, name: str, rows: Mask, reasons: Reasons) -> Answered:
         """Ask a task about the chosen rows."""
-        ask, scenes = task(name).ask, self._scenes
+        ask, scenes, wanted = task(name).ask, self._scenes, rows.tolist()
         if name == "eri":
-            scenes = [_reasoned(scene, reasons) if row else scene for scene, row in zip(scenes, rows, strict=True)]
-        return [ask(scene) if row else None for scene, row in zip(scenes, rows.tolist(), strict=True)]
+            scenes = [_reasoned(scene, reasons) if row else scene for scene, row in zip(scenes, wanted, strict=True)]
+        return [ask(scene) if row else None for scene, row in zip(scenes, wanted, strict=True)]
 
     def ask_verbatim(self, name: str, row: int, reasons: Reasons) -> str:
         """Return a row's prompt with the transcript as it stands."""

@@ -14,10 +14,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from emoverse.amt.published import RecordList, escaped, media_path, records
+from emoverse.amt.published import RecordList, escaped, records
 from emoverse.amt.tally import Tally
-from emoverse.corpora.base import Utterance
-from emoverse.tasks.base import Gold, Question
+from emoverse.tasks.base import Question
 
 COPIES: Final = ("~blank", "~mute")
 """Suffixes of rows that modality drop-out adds; they are not published."""
@@ -27,21 +26,24 @@ COPIES: Final = ("~blank", "~mute")
 class Rows:
     """Rows of one task and one corpus, in columns.
 
-    ``queries`` are verbatim prompts, empty where the safe one is the same; ``suffixes`` tell rows of one task and clip
-    apart (``~blank`` and ``~mute`` are copies). Both, and ``golds``, may be empty for none at all.
+    ``ids``, ``clips`` (as published) and ``groups`` are escaped as JSON strings. ``queries`` are verbatim prompts,
+    empty where the safe one is the same; ``suffixes`` tell rows of one task and clip apart (``~blank`` and ``~mute``
+    are copies); ``groups`` are the dialogues of rows with gold. These three may be empty for none at all.
     """
 
     task: str
+    corpus: str
     still: bool
-    utterances: Sequence[Utterance]
+    ids: Sequence[bytes]
+    clips: Sequence[bytes]
     questions: Sequence[Question]
     queries: Sequence[str] = ()
     suffixes: Sequence[str] = ()
-    golds: Sequence[Gold] = ()
+    groups: Sequence[bytes] = ()
 
     def __len__(self) -> int:
         """Return the number of rows."""
-        return len(self.utterances)
+        return len(self.questions)
 
     @property
     def copied(self) -> bool:
@@ -52,11 +54,6 @@ class Rows:
     def answers(self) -> list[str]:
         """Return the right answers."""
         return [question.answer for question in self.questions]
-
-    @cached_property
-    def names(self) -> list[bytes]:
-        """Return the utterances' ids, escaped as JSON strings."""
-        return escaped([one.utterance_id for one in self.utterances])
 
     @cached_property
     def texts(self) -> list[bytes]:
@@ -74,8 +71,7 @@ class Rows:
         if any(self.queries):
             verbatim = zip(texts, escaped(self.queries), strict=True)
             texts = [query or text for text, query in verbatim]
-        clips = escaped([media_path(one, still=self.still) for one in self.utterances])
-        return records(self.task, texts, self._answers, clips, still=self.still)
+        return records(self.task, texts, self._answers, self.clips, still=self.still)
 
     def lines(self, system: str) -> list[bytes]:
         """Return the rows in ms-swift's format, our own keys after ``channel``, as JSON lines."""
@@ -85,10 +81,10 @@ class Rows:
         line = (
             f'{{"messages":[{told}{{"role":"user","content":"{mark}%b"}},{{"role":"assistant","content":"%b"}}],'
             f'"videos":[{videos}],"images":[{images}],"channel":"{self.task}/%b%b","task":"{self.task}",'
-            f'"corpus":"{self.utterances[0].corpus}","utterance_id":"%b"%b}}\n'
+            f'"corpus":"{self.corpus}","utterance_id":"%b"%b}}\n'
         ).encode()
         suffixes = [suffix.encode() for suffix in self.suffixes] or repeat(b"", len(self))
-        columns = zip(self.texts, self._answers, self.names, suffixes, self._more(), strict=True)
+        columns = zip(self.texts, self._answers, self.ids, suffixes, self._more(), strict=True)
         return [line % (text, answer, name, name, suffix, name, more) for text, answer, name, suffix, more in columns]
 
     @cached_property
@@ -101,9 +97,11 @@ class Rows:
     def _more(self) -> list[bytes]:
         """Return each row's further keys: those of its question, and its gold."""
         more = [b"," + orjson.dumps(one.extra)[1:-1] if one.extra else b"" for one in self.questions]
-        if not self.golds:
+        if not self.groups:
             return more
-        return [extra + b',"gold":' + orjson.dumps(gold) for extra, gold in zip(more, self.golds, strict=True)]
+        golds = [orjson.dumps(one.gold)[:-1] for one in self.questions]  # the group is its last key
+        columns = zip(more, golds, self.groups, strict=True)
+        return [b'%b,"gold":%b,"group":"%b"}' % (extra, gold, group) for extra, gold, group in columns]
 
 
 @dataclass

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,25 +52,30 @@ class RuleReasons:
         """Return a reason that cites at least one clue; None without a label or a clue."""
         if one.emotion is None:
             return None
-        face = [phrase.lower() for phrase in phrases(units, one.emotion)] if units is not None else []
-        sentences, clues = [], list(face)
-        if face:
-            sentences.append(f"The face shows {_listed(face)}.")
-        if one.polarity is not None:
-            clues.append(f"the words sound {one.polarity}")
-            sentences.append(f"The words sound {one.polarity}.")
-        causes = _speakers(one, dialogue)
-        if causes:
-            clues.append(f"it follows what {_listed(causes)} said")
-            sentences.append(f"It follows what {_listed(causes)} said.")
-        if not clues:
-            return None
-        text = " ".join([f"The person in the video feels {one.emotion}.", *sentences])
-        return Reason(text=text, provider="rules", clues=tuple(clues))
+        face = phrases(units, one.emotion) if units is not None else ()
+        return _composed(one.emotion, face, one.polarity, tuple(_speakers(one, dialogue)))
 
     def facts(self) -> dict[str, Any]:
         """Return the provider's name."""
         return {"provider": "rules"}
+
+
+@lru_cache(maxsize=1 << 12)  # a corpus repeats most of them
+def _composed(emotion: str, face: tuple[str, ...], polarity: str | None, causes: tuple[str, ...]) -> Reason | None:
+    """Put clues into sentences: phrases of the face, the words' polarity, and who set the emotion off."""
+    sentences, clues = [], [phrase.lower() for phrase in face]
+    if clues:
+        sentences.append(f"The face shows {_listed(clues)}.")
+    if polarity is not None:
+        clues.append(f"the words sound {polarity}")
+        sentences.append(f"The words sound {polarity}.")
+    if causes:
+        clues.append(f"it follows what {_listed(causes)} said")
+        sentences.append(f"It follows what {_listed(causes)} said.")
+    if not clues:
+        return None
+    text = " ".join([f"The person in the video feels {emotion}.", *sentences])
+    return Reason(text=text, provider="rules", clues=tuple(clues))
 
 
 class FileReasons:
@@ -114,10 +120,11 @@ class FileReasons:
 
 def _speakers(one: Utterance, dialogue: Sequence[Utterance]) -> list[str]:
     """Name the other speakers whose utterances caused the emotion, in order of first mention."""
-    if not one.causes:
+    others = [cause for cause in one.causes or () if cause != one.position]
+    if not others:
         return []
     known = {other.position: other.speaker for other in dialogue}
-    named = [known.get(cause) for cause in one.causes]
+    named = [known.get(cause) for cause in others]
     return list(dict.fromkeys(name for name in named if name and name != one.speaker))
 
 

@@ -116,8 +116,8 @@ class _Spoken:
 
     def __init__(self, utterances: Sequence[Utterance]) -> None:
         found: dict[tuple[str, str], list[Utterance]] = {}
-        for one in utterances:
-            found.setdefault((one.split, one.dialogue_id), []).append(one)
+        for key, dialogue in groupby(utterances, key=attrgetter("split", "dialogue_id")):
+            found.setdefault(key, []).extend(dialogue)
         order = sorted(found, key=lambda key: (SPLITS.index(key[0]), natural(key[1])))
         self._dialogues = [sorted(found[key], key=attrgetter("position")) for key in order]
 
@@ -128,8 +128,8 @@ class _Spoken:
         return sorted({one.corpus for dialogue in self._dialogues for one in dialogue})
 
     def columns(self, names: Sequence[str]) -> list[Sequence[Any]]:
-        rows = map(attrgetter(*names), chain.from_iterable(self._dialogues))
-        return list(zip(*rows, strict=True))
+        every = list(chain.from_iterable(self._dialogues))
+        return [list(map(attrgetter(name), every)) for name in names]
 
     def dialogues(self) -> Iterator[list[Utterance]]:
         return iter(self._dialogues)

@@ -46,7 +46,7 @@ class Tally:
             self.outside += sum(count for answer, count in found.items() if answer not in allowed)
         words = _hashes(rows.texts)
         self._words.append(words)
-        self._clips.append(words * _ODD ^ _hashes(rows.names) + hash(rows.tail))
+        self._clips.append(words * _ODD ^ _hashes(rows.ids) + hash(rows.tail))
         self._answers.append(_hashes(rows.answers))
 
     def report(self) -> dict[str, Any]:
@@ -71,10 +71,8 @@ def _hashes(texts: Sequence[str] | Sequence[bytes]) -> Hashes:
 
 
 def _contradictions(keys: Hashes, answers: Hashes) -> int:
-    """Count the keys that occur with more than one answer."""
-    if not len(keys):
-        return 0
-    order = np.lexsort((answers, keys))
+    """Count the keys that occur with more than one answer: in any order, two that differ are somewhere neighbours."""
+    order = np.argsort(keys, kind="stable")
     keys, answers = keys[order], answers[order]
     changed = (keys[1:] == keys[:-1]) & (answers[1:] != answers[:-1])
     return len(np.unique(keys[1:][changed]))

@@ -9,6 +9,7 @@ clips: a train clip that is not there under its own name is MELD's, below ``MELD
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -20,8 +21,8 @@ import orjson
 from emoverse.collector import uncollected
 from emoverse.corpora import ecf1
 from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
-from emoverse.corpora.ecf_pairs import causes_of
-from emoverse.corpora.files import BadRow, Problems, decode, faults_of, unsafe
+from emoverse.corpora.ecf_pairs import PAIRS, read_pairs
+from emoverse.corpora.files import BadRow, Problems, decode, faults_of, read_bytes, unsafe
 from emoverse.corpora.hints import emotion_hint
 from emoverse.corpora.times import seconds
 from emoverse.errors import UserError, did_you_mean
@@ -62,10 +63,10 @@ def read_split(path: Path, split: Split) -> Reading:
 
 def load(path: Path) -> list[Any]:
     """Return the JSON list of conversations; raise UserError with line and column where it is none."""
-    text = decode(path)
     try:
-        found = orjson.loads(text)
+        found = orjson.loads(read_bytes(path).removeprefix(BOM_UTF8))
     except orjson.JSONDecodeError as error:
+        decode(path)  # says where it is not UTF-8, if that is the fault
         place = f"{path}:{error.lineno}:{error.colno}"
         raise UserError(f"not JSON: {error.msg}", place=place, remedy="fetch the file again") from None
     if not isinstance(found, list):
@@ -93,25 +94,27 @@ def read_conversations(conversations: list[Any], split: Split, name: str) -> Rea
 
 
 def _conversation(item: Mapping[str, Any], i: int, split: Split, problems: Problems) -> list[Utterance]:
-    """Read one conversation: first its utterances, then the pairs between those that are annotated."""
+    """Read one conversation; an utterance is set aside once, for its own faults and those of its pairs."""
     rows = [row if isinstance(row, dict) else {} for row in item["conversation"]]
-    emotions = {str(row.get("utterance_ID")): row.get("emotion") for row in rows}
-    causes, bad = causes_of(item, i, split, emotions, problems, FILES[split][1])
+    dialogue, folder = str(item["conversation_ID"]), FILES[split][1]
+    numbers = [str(row.get("utterance_ID")) for row in rows]
+    pairs = read_pairs(item[PAIRS], {number: row.get("emotion") for number, row in zip(numbers, rows, strict=True)})
     good: dict[int, Utterance] = {}
-    for j, row in enumerate(rows):
-        where = f"[{i}].conversation[{j}]"
-        row_id = f"ecf/{split}/dia{item['conversation_ID']}utt{row.get('utterance_ID')}"
+    for j, (number, row) in enumerate(zip(numbers, rows, strict=True)):
+        stem, where = f"dia{dialogue}utt{number}", f"[{i}].conversation[{j}]"
+        row_id, faults = f"ecf/{split}/{stem}", pairs.faults.get(number, [])
         try:
-            number = row.get("utterance_ID")
-            caused_by = causes.get(number, ()) if isinstance(number, int) else ()
-            one = _utterance(row, split, row_id, str(item["conversation_ID"]), f"{problems.name}:{where}", caused_by)
+            one = _utterance(row, split, row_id, dialogue, f"{problems.name}:{where}", pairs.causes.get(number, ()))
             if one.position in good:
                 raise BadRow("utterance_ID", "duplicate-id", f"{row_id} occurs twice in its conversation")
-            if one.position not in bad:  # else its pairs are unreadable, and it was set aside with them
+            if not faults:
                 good[one.position] = one
         except BadRow as fault:
-            clip = f"{FILES[split][1]}/{row_id.rpartition('/')[2]}.mp4"
-            problems.add_all(row_id, where, faults_of(fault, _checks(row)), clip=clip)
+            faults = [*faults_of(fault, _checks(row)), *faults]
+        if faults:
+            problems.add_all(row_id, where, faults, clip=f"{folder}/{stem}.mp4")
+    for j, stray in pairs.stray.items():
+        problems.add_all(f"ecf/{split}/dia{dialogue}#pair{j}", f"[{i}].{PAIRS}[{j}]", [stray])
     return [good[position] for position in sorted(good)]
 
 
@@ -176,7 +179,7 @@ def _emotion(emotion: Any) -> str:
 
 def _span(source: Any) -> tuple[str, float, float]:
     """Return episode, start and end in seconds of a ``video_source``."""
-    if not isinstance(source, list) or len(source) != 3 or set(map(type, source)) != {str}:
+    if not isinstance(source, list) or list(map(type, source)) != [str, str, str]:
         raise BadRow("video_source", "bad-time", f"{source!r} is not [episode, start, end]")
     start, end = seconds(source[1]), seconds(source[2])
     if start is None or end is None:
@@ -190,13 +193,13 @@ def _fault(item: Any) -> tuple[str, str, str] | None:
     """Return (column, reason, detail) of a conversation that cannot be read at all."""
     if not isinstance(item, dict):
         return "", "bad-conversation", f"a {type(item).__name__} where a conversation should be"
-    for key in ("conversation_ID", "conversation", "emotion-cause_pairs"):
+    for key in ("conversation_ID", "conversation", PAIRS):
         if key not in item:
             return key, "bad-conversation", f"{key!r} is missing; {did_you_mean(key, map(str, item))}"
     number = item["conversation_ID"]
     if isinstance(number, bool) or not isinstance(number, int | str) or unsafe(str(number)):
         return "conversation_ID", "bad-number", f"{number!r} is no conversation number"
-    for key in ("conversation", "emotion-cause_pairs"):
+    for key in ("conversation", PAIRS):
         if not isinstance(item[key], list):
             return key, "bad-conversation", f"{key!r} is not a list"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -73,18 +74,23 @@ def decode(path: Path) -> str:
 
     Raises UserError when it is missing, or holds bytes that are not UTF-8, with their offsets in the file.
     """
+    raw = read_bytes(path)
     try:
-        raw = path.read_bytes()
+        return raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+    except UnicodeDecodeError:
+        raise _not_utf8(path, raw) from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file; raise UserError when it is missing or a folder."""
+    try:
+        return path.read_bytes()
     except FileNotFoundError:
         raise UserError(
             "no such file", place=str(path), remedy="check the path, and docs/corpora.md for names"
         ) from None
     except IsADirectoryError:
         raise UserError("is a folder, not a file", place=str(path), remedy="give the file itself") from None
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise _not_utf8(path, raw) from None
 
 
 def _not_utf8(path: Path, raw: bytes) -> UserError:

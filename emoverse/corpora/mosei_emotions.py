@@ -106,8 +106,7 @@ class EmotionLabels:
         return UserError(problem, place=str(self._path), remedy=remedy)
 
     def _read_times(self, video: str) -> dict[str, Times]:
-        path = self._transcripts / f"{video}.txt"
-        if not self._has_transcripts or not path.is_file():
+        if not self._has_transcripts or not (path := self._transcripts / f"{video}.txt").is_file():
             return {}
         found: dict[str, Times] = {}
         unclear: set[str] = set()

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
-from pathlib import Path
 from typing import Any, Final
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: it would call its makers' server
@@ -53,12 +52,12 @@ def page(predictor: Predictor, examples: Sequence[Example] = ()) -> gr.Blocks:
                 words = gr.Textbox(label="What is said in it", max_length=LONGEST, lines=2, elem_id="words")
                 asked = gr.CheckboxGroup(order, value=names, label="Questions", elem_id="tasks")
                 button = gr.Button("Ask", variant="primary", elem_id="ask")
-                if examples:
-                    gr.Examples([list(one) for one in examples], [clip, words], cache_examples=False)
             with gr.Column():
                 message = gr.HTML(elem_id="message", visible=False)
                 frames = gr.Gallery(label="What the model saw", columns=4, elem_id="frames", buttons=[])
                 shown = [_output(name, bool(predictor.exported.asked(name).answers)) for name in names]
+        if examples:  # below the answers, which a phone shows below the question
+            gr.Examples([list(one) for one in examples], [clip, words], cache_examples=False)
         outputs = [message, frames, *shown]
 
         def ask(path: str | None, text: str, tasks: list[str]) -> list[Any]:
@@ -102,7 +101,7 @@ def serving(
                 footer_links=[],
                 ssr_mode=False,
                 max_file_size=predictor.limits.size,
-                allowed_paths=[str(Path(clip).parent) for clip, _ in examples],
+                allowed_paths=[clip for clip, _ in examples],
                 theme=plain,
                 css=STYLE,
             )

@@ -21,17 +21,21 @@ _FREE: Final = ("eri",)  # tasks whose right answer is free text, which its own 
 _REMEDY: Final = "score the file as the model wrote it, against the test set it was made from"
 
 
-def read_predictions(path: Path, task: str, *, gold: Path | None = None, corpus: str = "") -> list[Prediction]:
-    """Read a JSON-lines file of predictions, in its order.
+def read_predictions(
+    path: Path, task: str, *, gold: Path | None = None, corpus: str = "", name: str = ""
+) -> list[Prediction]:
+    """Read a JSON-lines file of predictions, in its order; messages call it ``name``, by default as its folder does.
 
     The reply is ``response``; the right answer ``labels`` (ms-swift 3 and later) or ``label`` (2.x), or our ``gold``.
-    ``gold`` is the test set the file must answer: AMT's JSON lines or the authors' published JSON. Raises RowErrors
-    listing every broken, repeated or foreign row and, given ``gold``, every missing one and every changed gold.
+    ``gold`` is the test set the file must answer: AMT's JSON lines or the authors' published JSON. ``corpus`` says
+    whose labels they are. Raises RowErrors listing every broken, repeated or foreign row and, given ``gold``, every
+    missing one and every changed gold.
     """
-    rows, problems = _good_rows(path)
+    name = name or path.name
+    rows, problems = _good_rows(path, name)
     where = corpus or _corpus(task, [row for _, row in rows])
-    found = _entries(rows, path.name, task, where, problems)
-    problems += repeats(found) + (_strangers(rows, task, path.name) or _foreign(found, task))
+    found = _entries(rows, name, task, where, problems)
+    problems += repeats(found) + (_strangers(rows, task, name, corpus) or _foreign(found, task))
     if gold is not None and not problems:
         records = _entries(list(_records(gold)), gold.name, task, where, problems, is_gold=True)
         if not problems:
@@ -45,13 +49,13 @@ def read_predictions(path: Path, task: str, *, gold: Path | None = None, corpus:
     return found
 
 
-def _good_rows(path: Path) -> tuple[list[tuple[int, Row]], list[str]]:
+def _good_rows(path: Path, name: str) -> tuple[list[tuple[int, Row]], list[str]]:
     rows: list[tuple[int, Row]] = []
     problems: list[str] = []
     for number, row, problem in read_jsonl(path):
         what = problem or wrong_prediction(row)
         if what:
-            problems.append(f"{path.name}:{number}: {what}")
+            problems.append(f"{name}:{number}: {what}")
         else:
             rows.append((number, row))
     return rows, problems
@@ -152,15 +156,15 @@ def _foreign(found: Sequence[Prediction], task: str) -> list[str]:
     return problems
 
 
-def _strangers(rows: Sequence[tuple[int, Row]], task: str, name: str) -> list[str]:
-    """List rows that say they are of another task, or of another corpus than most rows of the file."""
+def _strangers(rows: Sequence[tuple[int, Row]], task: str, name: str, corpus: str) -> list[str]:
+    """List rows that say they are of another task, or of another corpus than was said, or than most of the file."""
     told = [(number, *_test_set(row)) for number, row in rows]
-    corpora = Counter(corpus for _, _, corpus in told if corpus)
-    main = corpora.most_common(1)[0][0] if corpora else ""
+    corpora = Counter(its_corpus for _, _, its_corpus in told if its_corpus)
+    main = corpus or (corpora.most_common(1)[0][0] if corpora else "")
     problems = []
-    for number, its_task, corpus in told:
-        if (its_task and its_task != task) or (corpus and corpus != main):
-            home = f"{corpus or main}-{its_task or task}".lstrip("-")
+    for number, its_task, its_corpus in told:
+        if (its_task and its_task != task) or (its_corpus and its_corpus != main):
+            home = f"{its_corpus or main}-{its_task or task}".lstrip("-")
             wanted = f"{main}-{task}".lstrip("-")
             problems.append(f"{name}:{number}: a row of {home} in a file scored as {wanted}")
     return problems

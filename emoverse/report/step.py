@@ -13,6 +13,7 @@ from typing import Any
 
 import jinja2
 
+from emoverse.errors import UserError
 from emoverse.lineage import tree_of
 from emoverse.manifest import Source, open_source, publish, require_of, write_json
 from emoverse.report import charts, data, samples
@@ -32,7 +33,7 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
     base model and both stages, or of stage 2 alone where it started from a given model, the base; like ``onnx``, they
     may be copies without weights. The page needs
     nothing but itself: no network, no other file. Raises UserError for an unfinished input, the output of another
-    step, and scores or graphs of another model than the last stage's.
+    step, and scores or graphs of another model than the last stage's, or of other data.
     """
     base, *trained = stages
     names = NAMES if len(stages) == len(NAMES) else (NAMES[0], NAMES[-1])
@@ -48,6 +49,7 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
     sources |= {"onnx": open_source(onnx, made_by="export", weights=False)}
     for name in ("scores", "onnx"):
         require_of(sources[names[-1]], sources[name])
+        _require_same_data(sources, name)
     with publish(
         out, step="report", params={}, inputs=sources, code=CODE["report"], libraries=("jinja2", "pillow")
     ) as draft:
@@ -59,7 +61,7 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
             samples=samples.choose(scores, amt, [source.path for source in corpora]),
             corpora=[data.corpus(source) for source in corpora],
             mixtures=data.mixtures(amt),
-            audit=data.facts(amt / "audit.json"),
+            audit=data.audit(amt),
             budgets=data.budgets(amt, sources["base"], corpora[0], {name: sources[name] for name in names[1:]}),
             amt_rows=sources["amt"].manifest["rows"],
             curves=[charts.curve(name, log, key) for key in CURVES for name, log in logs.items() if log],
@@ -71,6 +73,14 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
         )
         (draft.path / "index.html").write_text(page, "utf-8", newline="\n")
         _write_tables(draft.path, scores, logs)
+
+
+def _require_same_data(sources: Mapping[str, Source], name: str) -> None:
+    """Raise UserError when an input was itself made from another AMT, corpus or scores than the page is to show."""
+    for key, digest in sources[name].manifest["inputs"].items():
+        if key in sources and sources[key].digest != digest:
+            problem, place = f"it was made from another {key} than {sources[key].path}", str(sources[name].path)
+            raise UserError(problem, place=place, remedy="make it again, or give the folder it was made from")
 
 
 def render(**context: Any) -> str:
@@ -87,6 +97,7 @@ def render(**context: Any) -> str:
     environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
     environment.filters["named"] = _named
     environment.filters["shares"] = _shares
+    environment.filters["initials"] = lambda task: task.upper().replace("_", " ")
     sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html.jinja").render(style=style, script=script, script_sha=sha, **context)
 

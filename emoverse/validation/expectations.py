@@ -13,7 +13,7 @@ import pandas as pd
 
 from emoverse.collector import uncollected
 
-SHOWN: Final = 8  # failing values kept for the page
+SHOWN: Final = 8  # different failing values kept for the page
 SET, BETWEEN, REGEX = (
     "ExpectColumnValuesToBeInSet",
     "ExpectColumnValuesToBeBetween",
@@ -69,7 +69,7 @@ class Finding:
             "success": self.success,
             "checked": self.checked,
             "failed": len(self.rows),
-            "examples": self.values[:SHOWN],
+            "examples": list(dict.fromkeys(self.values))[:SHOWN],
         }
 
 

@@ -135,7 +135,7 @@ def _in_order(corpus: str, sources: Sequence[Source], media: MediaParams) -> lis
             problem = f"part {number} is missing, or part {part} given twice"
             raise UserError(problem, place="--join", remedy=f"give each of the {parts} parts once")
         if parts != len(ordered):
-            problem = f"{parts - len(ordered)} of {parts} parts is missing"
+            problem = f"{len(ordered)} of {parts} parts are given"
             raise UserError(problem, place="--join", remedy=f"give each of the {parts} parts once")
         made = {"name": m["name"], "media": m["params"]["media"], "code": m["code"]}
         if differ := [key for key in wanted if made[key] != wanted[key]]:

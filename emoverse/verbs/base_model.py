@@ -10,7 +10,7 @@ from emoverse.verbs.common import add_params, params_of
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to publish")
     add_params(parser)
 
 

@@ -12,7 +12,7 @@ from emoverse.verbs.common import add_params, params_of, validated_of
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="folders of `validate`")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to publish")
     for stage in ("stage1", "stage2"):
         text = f"take {stage} from an AMT file of the authors instead of the mixture"
         parser.add_argument(f"--{stage}", type=Path, metavar="JSON", help=text)

@@ -16,7 +16,7 @@ from emoverse.yaml_text import read_yaml
 
 def add_params(parser: argparse.ArgumentParser) -> None:
     """Add ``--params FILE`` and ``--set section.key=value`` (repeatable)."""
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="default params.yaml")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a parameter")
 
 

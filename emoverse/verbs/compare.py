@@ -13,10 +13,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument("one", type=Path, metavar="A", help="predictions of one model")
     parser.add_argument("other", type=Path, metavar="B", help="predictions of the other")
-    parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri or ecpe")
+    parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri, ecpe or ecpe_semeval")
     parser.add_argument("--gold", type=Path, metavar="FILE", help="the test set both must answer")
-    parser.add_argument("--bootstrap", type=count(), default=1000, metavar="N")
-    parser.add_argument("--seed", type=count(0), default=0)
+    parser.add_argument(
+        "--bootstrap", type=count(), default=1000, metavar="N", help="resamples for the interval (default 1000)"
+    )
+    parser.add_argument("--seed", type=count(0), default=0, help="of the resamples (default 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -29,6 +31,6 @@ def main(args: argparse.Namespace) -> None:
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return
     low, high = found["interval"]
-    print(f"{found['headline']} {found['one']:.4f} -> {found['other']:.4f} on {found['n']} records")
-    print(f"difference {found['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}")
-    print(f"not better in {found['worse']:.1%} of the resamples")
+    print(f"{found['headline']}: A {found['one']:.4f}, B {found['other']:.4f}, on {found['n']} records")
+    print(f"B - A: {found['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}")
+    print(f"B is not better in {found['not_better']:.1%} of the resamples")

@@ -13,7 +13,13 @@ from emoverse.verbs.pipeline_options import add_images, add_variants, options_of
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Take the parameters to preset, where to write, the images, the cluster and the variant."""
     add_params(parser)
-    parser.add_argument("--out", type=Path, default=Path("pipelines/emoverse.yaml"), metavar="FILE")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("pipelines/emoverse.yaml"),
+        metavar="FILE",
+        help="default pipelines/emoverse.yaml",
+    )
     add_images(parser)
     add_variants(parser)
 

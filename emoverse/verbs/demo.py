@@ -14,10 +14,18 @@ from emoverse.verbs.numbers import above_zero, count
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
-    parser.add_argument("--model", type=Path, default=Path("data/onnx"), metavar="DIR", help="output of export")
+    parser.add_argument(
+        "--model", type=Path, default=Path("data/onnx"), metavar="DIR", help="output of export (default data/onnx)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; there is no password")
-    parser.add_argument("--port", type=count(), help="default: a free one from 7860 on")
-    parser.add_argument("--validated", type=Path, default=Path("data/validated"), metavar="DIR", help="for examples")
+    parser.add_argument("--port", type=count(1, 65_535), help="default: a free one from 7860 on")
+    parser.add_argument(
+        "--validated",
+        type=Path,
+        default=Path("data/validated"),
+        metavar="DIR",
+        help="for examples (default data/validated)",
+    )
     parser.add_argument("--max-seconds", type=above_zero, default=60.0, metavar="S", help="longest clip (default 60)")
     parser.add_argument("--max-megabytes", type=count(), default=64, metavar="MB", help="biggest upload (default 64)")
     add_params(parser)

@@ -14,7 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="URL", help="address of Kubeflow Pipelines, to check it too")
     parser.add_argument("--data", action="store_true", help="read every byte of DVC's cache too")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="default params.yaml")
 
 
 def main(args: argparse.Namespace) -> None:
@@ -44,4 +44,4 @@ def main(args: argparse.Namespace) -> None:
         print(json.dumps([one.plain() for one in found], indent=2, ensure_ascii=False))
     amiss = [one.check for one in found if one.state == "mend"]
     if amiss:
-        raise UserError(f"{len(amiss)} of {len(found)} checks need mending: {', '.join(amiss)}", remedy="see above")
+        raise UserError(f"{len(amiss)} of {len(found)} checks to mend: {', '.join(amiss)}", remedy="see above")

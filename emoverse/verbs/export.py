@@ -14,7 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--amt", type=Path, metavar="DIR", help="output of build-amt, for the rows to compare on")
     parser.add_argument("--validated", type=Path, nargs="+", default=[], metavar="DIR", help="outputs of validate")
     parser.add_argument("--scores", type=Path, metavar="DIR", help="output of evaluate, for the model card")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to publish")
     add_params(parser)
 
 

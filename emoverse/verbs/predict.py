@@ -24,7 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=Path, metavar="CLIP|DIALOGUE.json", help="a video file, or a dialogue")
     parser.add_argument("--text", default="", metavar="WORDS", help="what the person says in the clip")
     parser.add_argument("--task", action="append", default=[], metavar="TASK", help="msa, mer, fer or eri; repeatable")
-    parser.add_argument("--model", type=Path, default=Path("data/onnx"), metavar="DIR", help="output of export")
+    parser.add_argument(
+        "--model", type=Path, default=Path("data/onnx"), metavar="DIR", help="output of export (default data/onnx)"
+    )
     parser.add_argument("--precision", metavar="NAME", help="one of the export's (default: its first)")
     parser.add_argument("--max-seconds", type=above_zero, default=300.0, metavar="S", help="longest clip (default 300)")
     parser.add_argument("--max-megabytes", type=count(), default=256, metavar="MB", help="biggest file (default 256)")

@@ -19,7 +19,7 @@ def names() -> list[str]:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("name", metavar="NAME", help=", ".join(names()))
-    parser.add_argument("--out", type=Path, default=Path("params.yaml"), metavar="FILE")
+    parser.add_argument("--out", type=Path, default=Path("params.yaml"), metavar="FILE", help="default params.yaml")
     parser.add_argument("--force", action="store_true", help="overwrite a file that somebody changed")
 
 

@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("corpus", choices=sorted(_TASK))
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="MELD's CSV or ECF's JSON")
     parser.add_argument("--split", choices=("train", "validation", "test"), required=True)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to write")
 
 
 def main(args: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scores", type=Path, required=True, metavar="DIR", help="output of evaluate")
     parser.add_argument("--onnx", type=Path, required=True, metavar="DIR", help="output of export")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to publish")
     add_params(parser)
 
 

@@ -78,7 +78,7 @@ def test_a_cause_that_does_not_exist_and_a_misspelt_label_come_together(tmp_path
     two = ecf_conversation(2, conversation=[ecf_utterance(1, 2, emotion="angr")], **{"emotion-cause_pairs": []})
     reading = ecf.read_split(write_ecf(tmp_path, [one, two]) / "Subtask_2_train.json", "train")
     assert [(bad.column, bad.reason) for bad in reading.quarantined] == [
-        ("emotion-cause_pairs", "bad-cause"),
+        ("emotion-cause_pairs[0]", "bad-cause"),
         ("emotion", "bad-label"),
     ]
     assert "did you mean 'anger'?" in reading.quarantined[1].detail

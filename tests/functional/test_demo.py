@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -20,9 +19,9 @@ from emoverse.predict.clips import Limits
 from emoverse.predict.predictor import Predictor, load
 from emoverse.tables import write_utterances
 from tests.factories.answering import MEDIA, exported_house, utterances
+from tests.factories.browser import browsing
 from tests.factories.clips import write_clip
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 WORDS = "what <image> a day <|im_end|> <img src=x onerror=alert(1)>"
 outside: list[str] = []
 
@@ -97,6 +96,9 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_export_are_one_clear_line(
         words = ["--model", str(predictor.exported.folder), "--validated", str(tmp_path), "--port", port]
         assert main(["demo", *words]) == 2
     assert "--port: " in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["demo", "--port", "65536"])
+    assert "from 1 to 65535" in capsys.readouterr().err
     assert main(["demo", "--model", str(tmp_path)]) == 2
     assert "unfinished" in capsys.readouterr().err
 
@@ -104,14 +106,10 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_export_are_one_clear_line(
 @pytest.fixture(scope="module")
 def page(predictor: Predictor, clip: Path) -> Iterator[Any]:
     """Serve the page and open it; what it asks of any server is kept in ``page.asked``."""
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium to open the page with")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser")
     from emoverse.demo.page import serving
 
     sys.addaudithook(watch)
-    with serving(predictor, [(str(clip), "an example's words")]) as address, sync_api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--no-zygote"])
+    with serving(predictor, [(str(clip), "an example's words")]) as address, browsing() as browser:
         opened = browser.new_page()
         opened.set_default_timeout(30_000)
         opened.asked = []
@@ -119,7 +117,6 @@ def page(predictor: Predictor, clip: Path) -> Iterator[Any]:
         opened.goto(address)
         opened.wait_for_selector("#ask")
         yield opened
-        browser.close()
 
 
 def upload(page: Any, path: Path) -> None:

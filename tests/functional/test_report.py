@@ -14,6 +14,7 @@ from emoverse.manifest import open_source
 from emoverse.report.samples import PER_TEST, choose
 from emoverse.report.scores import confusion_over, flat, test_sets
 from emoverse.report.step import report
+from tests.factories.browser import PHONE, width_on_a_phone
 from tests.factories.results import Results, make_results
 
 test_sets.__test__ = False  # type: ignore[attr-defined]  # a function of the library, though its name begins with "test"
@@ -161,7 +162,12 @@ def test_a_reliability_diagram_says_its_calibration_error(page: str, results: Re
     tests = json.loads((results.scores / "metrics.json").read_text("utf-8"))["tests"]
     error = tests["meld-mer"]["calibration_error"]
     assert f"calibration error {100 * error:.1f}" in page
-    assert 'aria-label="reliability diagram"' in page
+    assert f'aria-label="reliability diagram of meld-mer, calibration error {100 * error:.1f} percent"' in page
+
+
+def test_nothing_sticks_out_on_a_phone(page: str, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(page, "utf-8")
+    assert width_on_a_phone(tmp_path / "index.html") == PHONE
 
 
 def test_lineage_names_every_raw_corpus_by_its_dvc_md5(page: str, results: Results) -> None:
@@ -215,6 +221,13 @@ def test_scores_and_graphs_of_another_model_are_refused(results: Results, tmp_pa
     validated, amt, (base, one, _), scores, onnx = results.arguments()
     with pytest.raises(UserError, match=r"scores: it is of another model than .*stage1"):
         report(validated, amt, [base, one], scores, onnx, tmp_path / "reports")
+
+
+def test_scores_of_another_dataset_are_refused(results: Results, tmp_path: Path) -> None:
+    validated, _, stages, scores, onnx = results.arguments()
+    other = make_results(tmp_path, count=12)
+    with pytest.raises(UserError, match=r"scores: it was made from another amt than .*; make it again"):
+        report(validated, other.amt, stages, scores, onnx, tmp_path / "reports")
 
 
 def test_the_output_of_another_step_is_refused(results: Results, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_better_model_is_found_better_and_a_model_no_better_than_itself(tmp_pa
     assert found["interval"][0] > 0
     assert found["difference"] == pytest.approx(found["other"] - found["one"], abs=2e-6)
     same = compare_files(good, good, "mer", bootstrap=300)
-    assert (same["difference"], same["interval"], same["worse"]) == (0.0, [0.0, 0.0], 1.0)
+    assert (same["difference"], same["interval"], same["not_better"]) == (0.0, [0.0, 0.0], 1.0)
 
 
 def test_two_files_are_compared_on_the_command_line(tmp_path, capsys):
@@ -100,7 +100,30 @@ def test_two_files_are_compared_on_the_command_line(tmp_path, capsys):
     low, high = found["interval"]
     assert 0 < low < found["difference"] < high
     assert main(words) == 0
-    assert f"accuracy {found['one']:.4f} -> {found['other']:.4f} on 80 records" in capsys.readouterr().out
+    assert f"accuracy: A {found['one']:.4f}, B {found['other']:.4f}, on 80 records" in capsys.readouterr().out
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    rows = swift_rows("mer", "meld", lambda i, a: a)
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    one, other = write_rows(tmp_path / "ours/mer.jsonl", rows), write_rows(tmp_path / "theirs/mer.jsonl", rows[1:])
+    with pytest.raises(RowErrors) as caught:
+        compare_files(one, other, "mer")
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{one}:1: ")
+
+
+def test_a_corpus_that_is_unknown_or_not_the_rows_own_is_refused(tmp_path, capsys):
+    rows = [
+        {**row, "response": "Joy.", "labels": row["gold"]["answer"]} for row in rows_of("mer", utterances("meld", 6))
+    ]
+    path = write_rows(tmp_path / "p.jsonl", rows)
+    assert main(["score", str(path), "--task", "mer", "--corpus", "mozei"]) == 2
+    assert "did you mean 'mosei'?" in capsys.readouterr().err
+    assert main(["score", str(path), "--task", "mer", "--corpus", "mosei"]) == 2
+    assert "a row of meld-mer in a file scored as mosei-mer" in capsys.readouterr().err
+    assert main(["score", str(path), "--task", "mer", "--corpus", "meld"]) == 0
 
 
 def test_the_interval_of_a_difference_is_narrower_than_two_models_own(tmp_path):

@@ -18,6 +18,7 @@ from emoverse.media.frames import FrameStore
 from emoverse.params import MediaParams, ValidationParams
 from emoverse.tables import read_action_units, read_utterances
 from emoverse.validation.step import validate
+from tests.factories.browser import PHONE, width_on_a_phone
 from tests.factories.clips import cut, write_clip
 from tests.factories.meld import clip, edit, make_meld
 
@@ -218,6 +219,7 @@ def test_the_page_stands_alone_and_escapes_what_strangers_wrote(tmp_path: Path) 
     assert page.links == [], "nothing is fetched from elsewhere"
     assert page.tags.count("script") == 1
     assert "img" not in page.tags
+    assert width_on_a_phone(tmp_path / "out" / "page.html") == PHONE
     assert "&lt;script&gt;alert(1)" in text
     assert "http" not in text
 

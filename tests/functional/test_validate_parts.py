@@ -76,7 +76,7 @@ def test_parts_that_do_not_belong_together_are_refused(raw: Path, tmp_path: Path
     one, two = make_parts(raw, tmp_path, 2)
     other = MediaParams(frames=3, size=32, timeout=20.0)
     for parts, media, word in (
-        ([one], MEDIA, "1 of 2 parts is missing"),
+        ([one], MEDIA, "1 of 2 parts are given"),
         ([one, one], MEDIA, "part 2 is missing, or part 1 given twice"),
         ([one, two], other, "another media"),
     ):

@@ -56,8 +56,8 @@ def test_a_tally_finds_empty_outside_and_contradicting_answers() -> None:
     def rows(words: str, answers: dict[str, str], allowed: list[str] | None, query: str = "") -> Rows:
         golds = [{"answers": allowed} for _ in answers]
         questions = [Question(words, answer, gold) for answer, gold in zip(answers.values(), golds, strict=True)]
-        clips = [utterance(utterance_id=name[0]) for name in answers]
-        return Rows("mer", False, clips, questions, [query] * len(answers))
+        ids = [name[:1].encode() for name in answers]
+        return Rows("mer", "meld", False, ids, ids, questions, [query] * len(answers))
 
     tally = Tally()
     told = {"a": "Joy.", "b": "Joy.", "b again": "Fear.", "c": "", "d": "Bliss."}

@@ -35,7 +35,7 @@ def test_an_unknown_verb_is_refused_with_the_known_ones(capsys: pytest.CaptureFi
     with pytest.raises(SystemExit) as caught:
         main(["trian"])
     assert caught.value.code == 2
-    assert "train" in capsys.readouterr().err
+    assert "unknown verb 'trian'; did you mean 'train'?" in capsys.readouterr().err
 
 
 def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:

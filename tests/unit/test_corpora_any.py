@@ -30,6 +30,8 @@ def sound(reading: Reading, name: str) -> None:
         assert one.text.strip()
         assert ".." not in one.clip.split("/")
         assert one.start is None or one.end is None or one.start <= one.end
+    sources = [row.source for row in (*reading.utterances, *reading.quarantined)]
+    assert len(set(sources)) == len(sources), "a row is counted once"
 
 
 @given(st.lists(JSON, max_size=4))
@@ -52,7 +54,7 @@ def test_a_spoiled_utterance_of_ecf_costs_no_other_but_what_points_at_it(key: st
     reading = ecf.read_conversations([one], "train", "any.json")
     sound(reading, "any.json")
     assert {1, 3, 4} <= {good.position for good in reading.utterances} or key == "utterance_ID"
-    assert len(reading.utterances) + len(reading.quarantined) >= 4
+    assert reading.rows == 4
 
 
 @given(st.sampled_from(MELD_HEADER), CELL)

@@ -40,10 +40,29 @@ def test_a_bad_pair_sets_its_target_aside_and_nothing_else(
         "train",
     )
     (bad,) = reading.quarantined
-    assert (bad.reason, bad.source) == (reason, "Subtask_2_train.json:[0].emotion-cause_pairs[1]")
+    assert bad.reason == reason
     assert says in bad.detail
     survivors = [one.position for one in reading.utterances]
-    assert survivors == ([1, 2] if bad.row_id == "ecf/train/dia1utt3" else [1, 2, 3])
+    if bad.row_id == "ecf/train/dia1utt3":
+        assert bad.said(Path()).startswith("Subtask_2_train.json:[0].conversation[2]: emotion-cause_pairs[1]: ")
+        assert survivors == [1, 2]
+    else:
+        assert bad.said(Path()).startswith("Subtask_2_train.json:[0].emotion-cause_pairs[1]: emotion-cause_pairs: ")
+        assert survivors == [1, 2, 3]
+
+
+def test_an_utterance_with_a_bad_label_and_bad_pairs_is_one_row_with_all_its_faults(tmp_path: Path) -> None:
+    rows = [ecf_utterance(1), ecf_utterance(2, emotion="hapy"), ecf_utterance(2), ecf_utterance(3)]
+    pairs = [["2_joy", "1"], ["2_joy", "9"], ["3_joy", "3"], ["2_joy", "1"]]
+    root = write_ecf(tmp_path, [ecf_conversation(conversation=rows, **{"emotion-cause_pairs": pairs})])
+    reading = ecf.read_split(root / "Subtask_2_train.json", "train")
+    assert reading.rows == len(rows)
+    label, twin = reading.quarantined
+    assert (label.row_id, label.column, label.reason) == ("ecf/train/dia1utt2", "emotion", "bad-label")
+    assert label.source == "Subtask_2_train.json:[0].conversation[1]"
+    assert "; also emotion-cause_pairs[1]: cause '9' does not exist" in label.detail
+    assert (twin.source, twin.column) == ("Subtask_2_train.json:[0].conversation[2]", "emotion-cause_pairs[1]")
+    assert [one.position for one in reading.utterances] == [1, 3]
 
 
 @pytest.mark.parametrize(
