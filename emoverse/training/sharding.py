@@ -19,10 +19,17 @@ def join_shards(params: TrainParams, *, cpu: bool) -> None:
 
 
 def sharded_gradient(trainer: Any) -> float | None:
-    """Return the norm of the step's gradient over all processes; None where no process holds only a part of it.
+    """Return the norm of the step's gradient over all processes; None where each holds the whole of it.
 
-    DeepSpeed updates the weights within the backward pass, and leaves no gradient to look at before.
+    DeepSpeed leaves no gradient to look at before it updates the weights; one that is no number has norm infinity.
     """
     if not trainer.is_deepspeed_enabled:
         return None
     return float(trainer.deepspeed.get_global_grad_norm())
+
+
+def finds_its_scale(trainer: Any) -> bool:
+    """Return whether losses are scaled, as float16 needs it: steps whose gradient overflows are left out on purpose."""
+    if trainer.is_deepspeed_enabled:
+        return bool(trainer.deepspeed.fp16_enabled())
+    return getattr(trainer.accelerator, "scaler", None) is not None
