@@ -57,8 +57,10 @@ def read(root: Path) -> Reading:
 
 @uncollected()
 def read_split(path: Path, split: Split) -> Reading:
-    """Read one annotation file of subtask 2 as a split of ECF."""
-    return read_conversations(load(path), split, path.name)
+    """Read one annotation file of subtask 2 as a split of ECF; raise UserError when it is another kind of file."""
+    conversations = load(path)
+    _check_kind(conversations, path)
+    return read_conversations(conversations, split, path.name)
 
 
 def load(path: Path) -> list[Any]:
@@ -68,10 +70,24 @@ def load(path: Path) -> list[Any]:
     except orjson.JSONDecodeError as error:
         decode(path)  # says where it is not UTF-8, if that is the fault
         place = f"{path}:{error.lineno}:{error.colno}"
-        raise UserError(f"not JSON: {error.msg}", place=place, remedy="fetch the file again") from None
+        remedy = "give ECF's JSON, or fetch the file again"
+        raise UserError(f"not JSON: {error.msg}", place=place, remedy=remedy) from None
     if not isinstance(found, list):
         raise UserError("holds no list of conversations", place=str(path), remedy="give a Subtask_2 file")
     return found
+
+
+def _check_kind(conversations: list[Any], path: Path) -> None:
+    """Raise UserError where nothing in the file has what all must have: one fault of the file, not one of each row."""
+    items = [item for item in conversations if isinstance(item, dict)]
+    listed = [item["conversation"] for item in items if isinstance(item.get("conversation"), list)]
+    rows = [row for rows in listed for row in rows if isinstance(row, dict)]
+    lacking = [f"conversation has {PAIRS!r}"] if items and not any(PAIRS in item for item in items) else []
+    keys = ("emotion", "video_source", "video_name")
+    lacking += [f"utterance has {key!r}" for key in keys if rows and not any(key in row for row in rows)]
+    if lacking:
+        remedy = "give an annotated file of subtask 2: subtask 1's name no clips"
+        raise UserError(f"no {', no '.join(lacking)}", place=str(path), remedy=remedy)
 
 
 def read_conversations(conversations: list[Any], split: Split, name: str) -> Reading:
