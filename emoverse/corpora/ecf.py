@@ -9,20 +9,17 @@ clips: a train clip that is not there under its own name is MELD's, below ``MELD
 
 from __future__ import annotations
 
-from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
 from emoverse.collector import uncollected
 from emoverse.corpora import ecf1
 from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
 from emoverse.corpora.ecf_pairs import PAIRS, read_pairs
-from emoverse.corpora.files import BadRow, Problems, decode, faults_of, read_bytes, unsafe
+from emoverse.corpora.files import BadRow, Problems, faults_of, json_list, unsafe
 from emoverse.corpora.hints import emotion_hint
 from emoverse.corpora.times import seconds
 from emoverse.errors import UserError, did_you_mean
@@ -65,16 +62,7 @@ def read_split(path: Path, split: Split) -> Reading:
 
 def load(path: Path) -> list[Any]:
     """Return the JSON list of conversations; raise UserError with line and column where it is none."""
-    try:
-        found = orjson.loads(read_bytes(path).removeprefix(BOM_UTF8))
-    except orjson.JSONDecodeError as error:
-        decode(path)  # says where it is not UTF-8, if that is the fault
-        place = f"{path}:{error.lineno}:{error.colno}"
-        remedy = "give ECF's JSON, or fetch the file again"
-        raise UserError(f"not JSON: {error.msg}", place=place, remedy=remedy) from None
-    if not isinstance(found, list):
-        raise UserError("holds no list of conversations", place=str(path), remedy="give a Subtask_2 file")
-    return found
+    return json_list(path, "conversations", "give a Subtask_2 file, or fetch it again")
 
 
 def _check_kind(conversations: list[Any], path: Path) -> None:
