@@ -52,7 +52,7 @@ lock: setup  ## resolve requirements/*.in: lock.txt for this machine, data.txt a
 	for set in data train; do \
 	  $(COMPILE) requirements/$$set.in --constraint requirements/lock.txt --output-file requirements/$$set.txt || exit 1; done
 
-sample:  ## draw the sample corpora again, byte for byte
+sample: setup  ## draw the sample corpora again, byte for byte
 	$(BIN)/python -m emoverse.synthetic data/raw/sample
 
 # BASE_IMAGE: your site's own base; scripts/base-image.sh makes one where no registry can be reached.
@@ -66,3 +66,4 @@ image:  ## build the two images of the Kubeflow steps, emoverse-data-python and 
 
 clean:  ## remove results and scratch, keep raw data, cache and .venv
 	rm -rf data/validated data/amt data/base data/stage1 data/stage2 data/scores data/onnx reports scratch
+	rm -f data/*.run.json reports.run.json data/.*.lock .reports.lock

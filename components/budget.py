@@ -13,6 +13,7 @@ def budget(
     code: str,
     model: dsl.Input[dsl.Artifact],
     amt: dsl.Input[dsl.Dataset],
+    counts: dsl.Output[dsl.Artifact],
     table: dsl.Output[dsl.Markdown],
 ) -> None:
     """Count the tokens of the rows that will be trained; refuse rows longer than their stage's max_length.
@@ -24,26 +25,23 @@ def budget(
         code: Digest of the step's code; other code is refused. Empty: the image's.
         model: The model that will be trained; its weights are not looked at and may be missing.
         amt: The AMT dataset.
-        table: Rows, median and longest of each stage and task.
+        counts: Rows, median and longest of each stage and task, the ids of rows that are too long.
+        table: The same as a table.
     """
     import json
+    import shutil
     from pathlib import Path
 
-    from emoverse.budget import as_markdown, check_budgets, stage_budgets
-    from emoverse.inference.load import model_folder
-    from emoverse.lineage import check_code, made_with
-    from emoverse.manifest import read_manifest
+    from emoverse import budget as step
+    from emoverse.lineage import check_code, metadata_of
     from emoverse.params import MediaParams, TrainParams, parse
 
     check_code("budget", code)
+    out = Path(counts.path)
     frames = parse(MediaParams, json.loads(media), place="media").frames
     asked = {stage: text for stage, text in (("stage1", stage1), ("stage2", stage2)) if text}
     lengths = {stage: parse(TrainParams, json.loads(text), place=stage).max_length for stage, text in asked.items()}
-    found = stage_budgets(Path(amt.path), model_folder(Path(model.path)), frames, lengths)
-    made_from = [
-        f"{one['step']} {one['outputs']['digest']}"
-        for one in (read_manifest(Path(amt.path)), read_manifest(Path(model.path)))
-    ]
-    table.metadata.update({"made_from": ", ".join(made_from), "max_length": lengths, "frames": frames, **made_with()})
-    Path(table.path).write_text(as_markdown(found), "utf-8")
-    check_budgets(found)
+    step.budget(Path(amt.path), Path(model.path), frames, lengths, out)
+    counts.metadata.update(metadata_of(out))
+    table.metadata.update(counts.metadata)
+    shutil.copyfile(out / "table.md", table.path)

@@ -209,4 +209,6 @@ def _named_if_broken(place: str) -> Iterator[None]:
         yield
     except _BROKEN as error:
         why = str(error).partition("\n")[0].rstrip(":")  # of a file of another kind, tarfile says a line for each kind
+        if why.startswith("file could not be opened"):  # tarfile's words for what is none of its kinds
+            why = "it does not begin as an archive does"
         raise UserError(f"it is broken or ends too early ({why})", place=place, remedy="fetch it again") from error

@@ -19,6 +19,8 @@ import orjson
 from emoverse.errors import UserError
 from emoverse.inference.encode import Encoder
 from emoverse.inference.settings import settings_of_model
+from emoverse.manifest import open_source, publish, write_json
+from emoverse.steps import CODE
 
 Budget = Mapping[str, Any]
 """What ``token_budget`` returns."""
@@ -61,6 +63,26 @@ def token_budget(rows: Sequence[Path], model: Path, frames: int, max_length: int
 def stage_budgets(amt: Path, model: Path, frames: int, lengths: Mapping[str, int]) -> dict[str, Budget]:
     """Return the budget of each stage of AMT; ``lengths`` maps the stages to their ``max_length``."""
     return {stage: token_budget([amt / f"{stage}.jsonl"], model, frames, most) for stage, most in lengths.items()}
+
+
+def budget(amt: Path, model: Path, frames: int, lengths: Mapping[str, int], out: Path) -> None:
+    """Publish ``budget.json`` (`stage_budgets`) and ``table.md`` at ``out``, then refuse rows that are too long.
+
+    ``model`` is a step's output that holds ``model/``; a copy without weights will do. Raises UserError as
+    `stage_budgets` and `check_budgets` do.
+    """
+    sources = {"amt": open_source(amt, made_by="build-amt"), "model": open_source(model, weights=False)}
+    params = {"frames": frames, "max_length": dict(lengths)}
+    with publish(
+        out, step="budget", params=params, inputs=sources, code=CODE["budget"], libraries=("tokenizers",)
+    ) as draft:
+        found = stage_budgets(amt, model / "model", frames, lengths)
+        write_json(draft.path / "budget.json", found)
+        (draft.path / "table.md").write_text(as_markdown(found), "utf-8", newline="\n")
+        tasks = [one for budget in found.values() for one in budget["tasks"].values()]
+        rows, over = (sum(one[key] for one in tasks) for key in ("rows", "over"))
+        draft.count(rows_in=rows, rows_out=rows - over, dropped={"too-long": over})
+    check_budgets(found)
 
 
 def check_budgets(budgets: Mapping[str, Budget]) -> None:

@@ -120,7 +120,8 @@ class TrainParams:
     ``start`` is what a stage after the first goes on from: the model that stage left, its adapter merged in, or the
     base model with that adapter, trained further. ``projector`` with LoRA: ``lora`` gives it an adapter (the authors'
     scripts), ``full`` trains it whole (the paper's figure). ``attention`` auto is flash attention where it is installed
-    and the device can, sdpa elsewhere.
+    and the device can, sdpa elsewhere. ``sharding`` is DeepSpeed's ZeRO: the GPUs divide gradients and the optimizer's
+    state among them (stage 2), the weights too (stage 3).
     """
 
     start: Literal["merged", "adapter"] = "merged"
@@ -144,6 +145,7 @@ class TrainParams:
     group_by_length: bool
     workers: int = Field(ge=0)
     gpus: int = Field(ge=1)
+    sharding: Literal["none", "zero2", "zero3"] = "none"
     save_every: int = Field(ge=1)
 
     def __post_init__(self) -> None:
@@ -152,6 +154,8 @@ class TrainParams:
             raise ValueError("tuner full has no adapters: projector is full or frozen then")
         if self.tuner == "full" and self.start == "adapter":
             raise ValueError("tuner full has no adapter to go on from: start is merged then")
+        if self.sharding != "none" and self.gpus == 1:
+            raise ValueError(f"sharding {self.sharding} divides among several GPUs: gpus is 2 or more then")
 
 
 @_frozen

@@ -52,12 +52,12 @@ def page(predictor: Predictor, examples: Sequence[Example] = ()) -> gr.Blocks:
                 words = gr.Textbox(label="What is said in it", max_length=LONGEST, lines=2, elem_id="words")
                 asked = gr.CheckboxGroup(order, value=names, label="Questions", elem_id="tasks")
                 button = gr.Button("Ask", variant="primary", elem_id="ask")
-                if examples:
-                    gr.Examples([list(one) for one in examples], [clip, words], cache_examples=False)
             with gr.Column():
                 message = gr.HTML(elem_id="message", visible=False)
                 frames = gr.Gallery(label="What the model saw", columns=4, elem_id="frames", buttons=[])
                 shown = [_output(name, bool(predictor.exported.asked(name).answers)) for name in names]
+        if examples:  # below the answers, which a phone shows below the question
+            gr.Examples([list(one) for one in examples], [clip, words], cache_examples=False)
         outputs = [message, frames, *shown]
 
         def ask(path: str | None, text: str, tasks: list[str]) -> list[Any]:

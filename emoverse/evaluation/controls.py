@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from emoverse.inference.testsets import Row
-
-# The words stand in quotes before the task's tag; greedy, as a transcript may hold quotes of its own.
-_WORDS: Final = re.compile(r"(The person says: (['\"])).*(\2 <(?:emotion|sentiment)>)", re.DOTALL)
+from emoverse.tasks.text import mute
 
 
 def text_only(row: Mapping[str, Any]) -> Row:
@@ -22,17 +19,11 @@ def text_only(row: Mapping[str, Any]) -> Row:
 
 def face_only(row: Mapping[str, Any]) -> Row:
     """Return the row with ``...`` for the words: what is left is the clip; raise ValueError when it shows no words."""
-    messages: list[dict[str, str]] = []
-    changed = 0
-    for message in row["messages"]:
-        text, count = message["content"], 0
-        if message["role"] == "user":
-            text, count = _WORDS.subn(r"\1...\3", text)
-        changed += count
-        messages.append({**message, "content": text})
-    if changed != 1:
-        raise ValueError(f"{row['channel']}: found {changed} transcripts to blank")
-    return {**row, "messages": messages}
+    asked = [mute(message["content"]) if message["role"] == "user" else None for message in row["messages"]]
+    if (found := sum(text is not None for text in asked)) != 1:
+        raise ValueError(f"{row['channel']}: found {found} transcripts to blank")
+    pairs = zip(row["messages"], asked, strict=True)
+    return {**row, "messages": [message if text is None else {**message, "content": text} for message, text in pairs]}
 
 
 CONTROLS: Final[dict[str, Callable[[Mapping[str, Any]], Row]]] = {"text-only": text_only, "face-only": face_only}

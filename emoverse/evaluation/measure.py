@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emoverse.evaluation.asking import Replies
+from emoverse.evaluation.bootstrap import interval
 from emoverse.evaluation.calibration import expected_error, reliability
 from emoverse.evaluation.scoring import Scores, groups_of, main_names, pooled, scorable, score, stable
 from emoverse.inference.testsets import EvaluationSet
@@ -83,7 +84,7 @@ def _task_numbers(parts: Sequence[Measured]) -> dict[str, Any]:
     for name in _shared_names(scores):
         numbers[name] = stable(pooled(scores, name)[0])
     head = scores[0].headline
-    low, high = np.percentile(samples, [2.5, 97.5]) if len(samples := pooled(scores, head)[1]) else (0.0, 0.0)
+    low, high = interval(pooled(scores, head)[1])
     weights = np.array([s.scored for s in scores], np.float64)
     numbers |= {"low": stable(low), "high": stable(high)}
     numbers["baseline"] = stable(np.average([p.baseline for p in parts], weights=weights) if weights.sum() else 0.0)

@@ -66,8 +66,8 @@ def compare_files(
 ) -> dict[str, Any]:
     """Compare two predictors of the same records by a paired bootstrap of the headline score.
 
-    ``difference`` is ``other`` minus ``one``, ``interval`` its 95 % interval, ``worse`` the share of resamples in which
-    ``other`` is not better. Raises RowErrors when the files answer different records.
+    ``difference`` is ``other`` minus ``one``, ``interval`` its 95 % interval, ``not_better`` the share of resamples in
+    which ``other`` is not better. Raises RowErrors when the files answer different records.
     """
     first, second = (read_predictions(path, task, gold=gold, name=str(path)) for path in (one, other))
     matched, problems = paired(first, second)
@@ -85,7 +85,7 @@ def compare_files(
         "other": stable(b.values[b.headline]),
         "difference": stable(b.values[b.headline] - a.values[a.headline]),
         "interval": [stable(low), stable(high)],
-        "worse": stable(float(np.mean(gap <= 0))) if len(gap) else 0.0,
+        "not_better": stable(float(np.mean(gap <= 0))) if len(gap) else 0.0,
     }
 
 

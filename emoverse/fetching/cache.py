@@ -77,10 +77,11 @@ def _stages(lock: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(lock.read_text("utf-8"))
         stages = dict(tree["stages"])
-        assert all(isinstance(out["md5"], str) for stage in stages.values() for out in stage.get("outs", []))
+        if not all(isinstance(out["md5"], str) for stage in stages.values() for out in stage.get("outs", [])):
+            raise ValueError("an md5 that is no text")
         return stages
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         what = str(error).splitlines()[0]
         raise UserError(f"not valid YAML ({what}), so it was cut off or edited", place=LOCK, remedy=remedy) from None
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError("not what DVC writes, so it was cut off or edited", place=LOCK, remedy=remedy) from None

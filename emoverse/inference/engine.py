@@ -79,12 +79,6 @@ class Engine:
         self.features = FeatureCache(backend)
         self.preparer = Preparer(encoder, frames)
 
-    def likelihoods(
-        self, rows: Sequence[Row], answers: Sequence[str], progress: Progress | None = None
-    ) -> NDArray[np.float64]:
-        """Return ``judged``'s log-probabilities alone."""
-        return self.judged(rows, answers, progress)[0]
-
     def judged(
         self, rows: Sequence[Row], answers: Sequence[str], progress: Progress | None = None
     ) -> tuple[NDArray[np.float64], Ids]:

@@ -91,12 +91,6 @@ class VllmEngine:
         marks = [encoder.tokenizer.token_to_id(mark) for mark in (own.image_start, own.image_end)]
         self._marks = np.array([mark for mark in marks if mark is not None], np.int64)
 
-    def likelihoods(
-        self, rows: Sequence[Row], answers: Sequence[str], progress: Progress | None = None
-    ) -> NDArray[np.float64]:
-        """Return ``judged``'s log-probabilities alone."""
-        return self.judged(rows, answers, progress)[0]
-
     def judged(
         self, rows: Sequence[Row], answers: Sequence[str], progress: Progress | None = None
     ) -> tuple[NDArray[np.float64], Ids]:

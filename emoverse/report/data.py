@@ -99,9 +99,11 @@ def _mixture(name: str, paths: Sequence[Path]) -> Mixture:
     return Mixture(name, plain, sum(sum(counts.values()) for counts in plain.values()))
 
 
-def facts(path: Path) -> list[tuple[str, str]]:
-    """Return a JSON file as (dotted name, text) pairs, long lists as their length."""
-    return flatten(json.loads(path.read_text("utf-8")))
+def audit(amt: Path) -> list[tuple[str, str]]:
+    """Return ``audit.json`` as (dotted name, text) pairs, without its table of files, which AMT's own page shows."""
+    tree = json.loads((amt / "audit.json").read_text("utf-8"))
+    tree.pop("files", None)
+    return flatten(tree)
 
 
 def flatten(tree: Any, limit: int = 200) -> list[tuple[str, str]]:

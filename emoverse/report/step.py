@@ -61,7 +61,7 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
             samples=samples.choose(scores, amt, [source.path for source in corpora]),
             corpora=[data.corpus(source) for source in corpora],
             mixtures=data.mixtures(amt),
-            audit=data.facts(amt / "audit.json"),
+            audit=data.audit(amt),
             budgets=data.budgets(amt, sources["base"], corpora[0], {name: sources[name] for name in names[1:]}),
             amt_rows=sources["amt"].manifest["rows"],
             curves=[charts.curve(name, log, key) for key in CURVES for name, log in logs.items() if log],

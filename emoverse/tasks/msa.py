@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from emoverse.corpora.base import Utterance
-from emoverse.tasks.base import Confusion, Gold, LeftOut, Numbers, Question, Scene, Scorer, majority, ratio
+from emoverse.tasks.base import UNPARSABLE, Confusion, Gold, LeftOut, Numbers, Question, Scene, Scorer, majority, ratio
 from emoverse.tasks.labels import LabelScorer, label_scores, parse_label, word_of
 
 _TWO: Final = ("Positive.", "Negative.")
@@ -126,7 +126,7 @@ class _ZeroScorer(LabelScorer):
 
     def confusion(self, totals: Numbers) -> Confusion | None:
         """Return gold by predicted counts, a row for sentiment 0 included."""
-        return Confusion(self.rows, (*self.labels, "unparsable"), self.matrix(totals))
+        return Confusion(self.rows, (*self.labels, UNPARSABLE), self.matrix(totals))
 
 
 TASK = _Msa()

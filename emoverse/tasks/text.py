@@ -20,6 +20,7 @@ def neutralise(text: str) -> str:
 
 
 MUTED: Final = "..."
+# Greedy, as a transcript may hold quotes of its own.
 _SPOKEN: Final = re.compile(r"(The person says: (['\"])).*(\2 <[a-z]+> )", re.DOTALL)
 
 

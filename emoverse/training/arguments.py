@@ -55,6 +55,8 @@ def swift_arguments(
         "dataset": dataset,
         "output_dir": output,
         "torch_dtype": params.dtype,
+        "fp16": str(params.dtype == "float16").lower(),  # left alone, ms-swift computes in it for float32, too
+        "bf16": str(params.dtype == "bfloat16").lower(),
         "tuner_type": params.tuner,
         "freeze_llm": "false",
         "freeze_vit": str(not params.train_vision).lower(),
@@ -87,6 +89,8 @@ def swift_arguments(
             flags["modules_to_save"] = "multi_modal_projector"
     if params.gpus > 1:
         flags["ddp_find_unused_parameters"] = "false"
+    if params.sharding != "none":
+        flags["deepspeed"] = params.sharding  # ms-swift's own settings of that name
     if adapter is not None and resume is None:
         flags["adapters"] = adapter
     if resume is not None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from emoverse.digests import digest_of_value
 from emoverse.errors import UserError
+from emoverse.params import TrainParams
 
 LIBRARIES: Final = ("torch", "transformers", "ms-swift", "peft")
 _NAME: Final = re.compile(r"checkpoint-(\d+)")
@@ -29,9 +30,16 @@ def scratch_folder(fingerprint: str) -> Path:
     return Path(os.environ.get("EMOVERSE_SCRATCH", "scratch")) / "train" / fingerprint[:32]
 
 
-def fingerprint_of(params: Mapping[str, Any], inputs: Mapping[str, str], code: str) -> str:
+def libraries_of(params: TrainParams) -> tuple[str, ...]:
+    """Return the libraries that decide a training's result."""
+    return LIBRARIES if params.sharding == "none" else (*LIBRARIES, "deepspeed")
+
+
+def fingerprint_of(
+    params: Mapping[str, Any], inputs: Mapping[str, str], code: str, libraries: tuple[str, ...] = LIBRARIES
+) -> str:
     """Return one digest of parameters, input digests, our code and the libraries' versions."""
-    versions = {name: metadata.version(name) for name in LIBRARIES}
+    versions = {name: metadata.version(name) for name in libraries}
     return digest_of_value({"params": params, "inputs": inputs, "code": code, "libraries": versions})
 
 
@@ -66,7 +74,7 @@ def _problem(path: Path, step: int, ranks: int) -> str | None:
     if not weights:
         return "no weights"
     states = [path / (f"rng_state_{rank}.pth" if ranks > 1 else "rng_state.pth") for rank in range(ranks)]
-    for file in (path / "optimizer.pt", path / "scheduler.pt", *states):
+    for file in (*_optimizer(path, step, ranks), path / "scheduler.pt", *states):
         if not file.is_file():
             return f"no {file.name}"
         if not zipfile.is_zipfile(file):  # torch writes zip files, whose table of contents comes last
@@ -78,6 +86,18 @@ def _problem(path: Path, step: int, ranks: int) -> str | None:
         except (SafetensorError, OSError) as error:
             return f"{file.name}: {error}"
     return None
+
+
+def _optimizer(path: Path, step: int, ranks: int) -> list[Path]:
+    """Return the files that must hold the optimizer's state: of each process its own, where ZeRO divides it."""
+    shards = path / f"global_step{step}"
+    if not shards.is_dir():
+        return [path / "optimizer.pt"]
+    parts = [f"zero_pp_rank_{rank}_mp_rank_00" for rank in range(ranks)]
+    models = [f"{part}_model_states.pt" for part in parts]  # stage 3; stage 2 has one for all
+    if not (shards / models[0]).is_file():
+        models = ["mp_rank_00_model_states.pt"]
+    return [shards / name for name in (*models, *(f"{part}_optim_states.pt" for part in parts))]
 
 
 @contextmanager

@@ -9,10 +9,17 @@ from emoverse.params import TrainParams
 
 
 def check_device(params: TrainParams) -> None:
-    """Raise UserError when there are fewer GPUs than ``gpus`` says, or flash attention is asked for and cannot run.
+    """Raise UserError when there are fewer GPUs than ``gpus`` says, or a package that the parameters need is missing.
 
     Where there is no GPU at all, several processes may share the CPU.
     """
+    if params.sharding != "none" and find_spec("deepspeed") is None:
+        problem = f"sharding is {params.sharding}, which needs the package deepspeed"
+        raise UserError(
+            problem,
+            place="params.yaml",
+            remedy="install it (`pip install 'emoverse[deepspeed]'`), or set train.sharding to none",
+        )
     import torch  # takes seconds: first what refuses an input without it
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0

@@ -15,6 +15,7 @@ from emoverse.params import TrainParams
 from emoverse.training.shapes import Shapes, count
 
 BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
+_LIVE: Final = 1_000_000_000  # weights; stage3_max_live_parameters in ms-swift's zero3.json
 FULL: Final = 4  # bytes of a 32-bit float: LoRA weights, statistics of norms, the loss
 
 
@@ -47,20 +48,37 @@ def trainable(shapes: Shapes, params: TrainParams) -> int:
 def memory(shapes: Shapes, params: TrainParams, rows: Sequence[Row], *, checkpointing: bool) -> dict[str, int]:
     """Return bytes by purpose at the heaviest batch, on each device; what CUDA and the libraries take is not counted.
 
-    Gradients and AdamW's two moments are of the trained weights' type: 32-bit for LoRA, the model's for full training.
+    Gradients and AdamW's two moments are of the trained weights' type, where ZeRO does not divide them: 32-bit for
+    LoRA, the model's for full training.
     """
     width = BYTES[params.dtype]
     trained, whole = trainable(shapes, params), count(shapes.tensors.values())
-    own = FULL if params.tuner == "lora" else width
+    added = trained if params.tuner == "lora" else 0
+    if params.sharding == "none":
+        own = FULL if params.tuner == "lora" else width
+        state = {"weights": whole * width + added * own, "gradients": trained * own, "optimizer": 2 * trained * own}
+    else:
+        state = _divided(params, whole + added, trained)
     heaviest = sorted(rows, key=lambda row: row.tokens)[-params.batch_size :]
     found = {
-        "weights": whole * width + (trained * own if params.tuner == "lora" else 0),
-        "gradients": trained * own,
-        "optimizer": 2 * trained * own,
+        **state,
         "activations": activations(shapes, params, heaviest, checkpointing=checkpointing),
         "loss": _loss(shapes, width, heaviest),
     }
     return {**found, "total": sum(found.values())}
+
+
+def _divided(params: TrainParams, whole: int, trained: int) -> dict[str, int]:
+    """Return bytes of weights, gradients and AdamW's moments that one of several GPUs holds under ZeRO.
+
+    DeepSpeed makes all weights of the model's type and keeps a 32-bit copy of the trained ones beside the moments.
+    Stage 3 gathers weights for a while as they are needed: at most so many as ms-swift's settings let live.
+    """
+    width, parts = BYTES[params.dtype], params.gpus
+    state = {"gradients": -(-trained * width // parts), "optimizer": -(-3 * trained * FULL // parts)}
+    if params.sharding == "zero2":
+        return {"weights": whole * width, **state}
+    return {"weights": -(-whole * width // parts), "gathered": min(whole, _LIVE) * width, **state}
 
 
 def activations(shapes: Shapes, params: TrainParams, batch: Sequence[Row], *, checkpointing: bool) -> int:

@@ -16,6 +16,7 @@ from emoverse.params import TrainParams
 from emoverse.training.checkpoints import full_disk_named, last_complete
 from emoverse.training.estimate import steps_of
 from emoverse.training.ranks import rank
+from emoverse.training.sharding import join_shards
 from emoverse.training.stopping import PreemptedError, Stop, on_sigterm
 
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -81,6 +82,7 @@ def train_rows(
         print(f"train: going on from {resume.name}", flush=True)
     ModelLoader.default_trust_remote_code = False
     use_frames(frames)
+    cpu = not torch.cuda.is_available()
     arguments = swift_arguments(
         params,
         model=model,
@@ -88,7 +90,7 @@ def train_rows(
         output=scratch,
         resume=resume,
         log_every=max(1, round(steps_of(len(rows), params) / LOG_POINTS)),
-        cpu=not torch.cuda.is_available(),
+        cpu=cpu,
         adapter=adapter,
     )
     arguments += ["--disable_tqdm", "true"]
@@ -115,6 +117,7 @@ def train_rows(
 
     stop = Stop(scratch)
     with full_disk_named(scratch, params.gpus), on_sigterm(stop.ask):
+        join_shards(params, cpu=cpu)
         session = Session(arguments)
         session.main()
     state = session.trainer.state

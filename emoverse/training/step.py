@@ -17,7 +17,7 @@ from emoverse.models.native import check_model_folder
 from emoverse.params import TrainParams, plain
 from emoverse.steps import CODE
 from emoverse.training.adapters import adapter_base
-from emoverse.training.checkpoints import LIBRARIES, fingerprint_of, scratch_folder
+from emoverse.training.checkpoints import fingerprint_of, libraries_of, scratch_folder
 from emoverse.training.device import check_device
 from emoverse.training.merge import write_model
 from emoverse.training.ranks import train_on_ranks
@@ -60,9 +60,9 @@ def train(
     lengths = check_lengths(rows, weights, frames_of_a_video(rows, frames), params.max_length)
     settings = {**plain(params), "stage": stage}
     digests = {name: source.digest for name, source in inputs.items()}
-    scratch = scratch_folder(fingerprint_of(settings, digests, code_digest(CODE["train"])))
+    scratch = scratch_folder(fingerprint_of(settings, digests, code_digest(CODE["train"]), libraries_of(params)))
     with publish(out, step="train", name=stage, params=settings, inputs=inputs, code=CODE["train"],
-                 libraries=LIBRARIES) as draft:  # fmt: skip
+                 libraries=libraries_of(params)) as draft:  # fmt: skip
         from emoverse.training.session import train_rows
 
         events = tensorboard and tensorboard / stage

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from emoverse.errors import RowErrors, UserError
 from emoverse.training.ranks import gathered
+from emoverse.training.sharding import sharded_gradient
 from emoverse.training.stopping import Stop
 
 
@@ -93,6 +94,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Close the step in the ledger; on request, save a checkpoint and stop."""
+        norm = sharded_gradient(self.trainer)
+        if norm is not None and not math.isfinite(norm):  # the weights are spoilt, but not saved yet
+            raise _diverged("gradient", norm, state.global_step - 1, self._rows)
         self.ledger.add(state.global_step, self._rows)
         every = gathered((self._rows, self.stop.asked))  # of all processes: they must stop at the same step
         self.saw([row for rows, _ in every for row in rows])

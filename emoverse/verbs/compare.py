@@ -33,4 +33,4 @@ def main(args: argparse.Namespace) -> None:
     low, high = found["interval"]
     print(f"{found['headline']}: A {found['one']:.4f}, B {found['other']:.4f}, on {found['n']} records")
     print(f"B - A: {found['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}")
-    print(f"B is not better in {found['worse']:.1%} of the resamples")
+    print(f"B is not better in {found['not_better']:.1%} of the resamples")

@@ -112,9 +112,12 @@ def make_decord_abort(path: Path) -> Path:
     return path
 
 
-def write_endless(path: Path, frames: int) -> Path:
-    """Write ``frames`` frames behind a single key frame, so that reading the last one means decoding all."""
-    source = write_clip(path.with_name("source.mp4"), 24, codec="mpeg4", size=(320, 192), key_every=1000)
+def write_endless(path: Path, frames: int = 10_000) -> Path:
+    """Write large frames behind a single key frame, so that reading the last one means decoding all.
+
+    That takes 13 s of a core of 2024 or so; no test waits for it.
+    """
+    source = write_clip(path.with_name("source.mp4"), 24, codec="mpeg4", size=(1920, 1088), key_every=1000)
     with av.open(str(source)) as old, av.open(str(path), "w") as new:
         packets = [packet for packet in old.demux(video=0) if packet.size]
         stream = new.add_stream_from_template(old.streams.video[0])

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -49,7 +48,7 @@ def test_a_clip_on_which_decord_aborts_costs_itself_only(tmp_path: Path) -> None
 
 def test_a_clip_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     media = MediaParams(frames=4, size=32, timeout=1.0)
-    slow = task(write_endless(tmp_path / "b.mp4", 60_000), params=media)
+    slow = task(write_endless(tmp_path / "b.mp4"), params=media)
     tasks = [
         task(write_clip(tmp_path / "a.mp4"), params=media),
         slow,
@@ -83,10 +82,25 @@ def test_mutilated_clips_never_stop_the_run_and_frames_stay_in_range(tmp_path: P
         assert all(0 <= frame < record.probe.frames for _, _, frame, _ in record.slots if record.probe)
 
 
+# The command line, which holds still after the twentieth clip: however fast the machine, it is killed half-way.
+HELD = """
+import itertools, sys, time
+import emoverse.media.extract as extract
+from emoverse.cli import main
+line_of, clips = extract.line_of, itertools.count(1)
+def held(record):
+    if next(clips) > 20:
+        time.sleep(600)
+    return line_of(record)
+extract.line_of = held
+sys.exit(main())
+"""
+
+
 def start(raw: Path, out: Path) -> subprocess.Popen[bytes]:
     words = ["validate", "--corpus", "meld", "--raw", str(raw), "--out", str(out), "--workers", "2"]
     words += ["--params", str(REPO / "params.yaml")]
-    return subprocess.Popen([sys.executable, "-m", "emoverse.cli", *words], cwd=REPO, stderr=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, "-c", HELD, *words], cwd=REPO, stderr=subprocess.DEVNULL)
 
 
 def wait_for(condition: object, seconds: float = 60.0) -> None:
@@ -97,12 +111,11 @@ def wait_for(condition: object, seconds: float = 60.0) -> None:
 
 
 def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    raw = make_meld(tmp_path / "MELD", {"train": 100, "dev": 30, "test": 30})
+    raw = make_meld(tmp_path / "MELD", {"train": 20, "dev": 6, "test": 6})
     clip(raw, 0, 1).write_bytes(b"")
     out, journal = tmp_path / "out", tmp_path / ".out.scratch" / JOURNAL
     run = start(raw, out)
     wait_for(lambda: journal.is_file() and journal.read_bytes().count(b"\n") > 20)
-    run.send_signal(signal.SIGSTOP)  # before it gets any further
     children = _descendants(run.pid)
     run.kill()
     run.wait()
@@ -110,7 +123,7 @@ def test_a_killed_run_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path
     wait_for(lambda: not any(_alive(pid) for pid in children))  # no worker is left behind
     assert not out.exists()
     finished = journal.read_bytes().count(b"\n") - 1
-    assert 20 <= finished < 160
+    assert finished == 20
     with journal.open("a") as handle:
         handle.write('{"clip_id": "half a li')  # and the kill came while a line was being written
     params = load_params(REPO / "params.yaml")

@@ -92,7 +92,7 @@ def test_a_clip_on_which_a_decoder_aborts_is_read_by_the_other_or_refused(tmp_pa
 
 
 def test_a_decoder_that_does_not_come_back_is_stopped(tmp_path):
-    endless = write_endless(tmp_path / "x.mp4", 60_000)
+    endless = write_endless(tmp_path / "x.mp4")
     with pytest.raises(UserError, match=r"clip-timeout: no answer within 0\.5 s; with pyav alone"):
         look(endless, MediaParams(frames=2, size=32, timeout=0.5), Limits(seconds=1e6))
 

@@ -25,7 +25,7 @@ from emoverse.inference.onnx_engine import onnx_engine
 frames = {"clip:x": np.full((3, 32, 32, 3), 90, np.uint8)}
 rows = [{"messages": [{"role": "user", "content": "<video>How do they feel?"}], "videos": ["clip:x"], "channel": "x"}]
 engine = onnx_engine(Path(sys.argv[1]), frames)
-print(engine.likelihoods(rows, ["Joy.", "Fear."]).shape, len(engine.generate(rows, 4)))
+print(engine.judged(rows, ["Joy.", "Fear."])[0].shape, len(engine.generate(rows, 4)))
 print(sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "transformers", "swift", "pyarrow"}))
 """
 

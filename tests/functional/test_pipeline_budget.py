@@ -49,9 +49,10 @@ def test_the_table_counts_what_will_be_trained_and_names_what_it_was_counted_fro
     assert "stage1" not in written
     metadata = table["metadata"]
     assert isinstance(metadata, dict)
-    for folder in folders.values():
-        assert str(read_manifest(Path(folder))["outputs"]["digest"]) in metadata["made_from"]
-    assert metadata["max_length"] == {"stage2": 4096}
+    digests = {name: str(read_manifest(Path(folder))["outputs"]["digest"]) for name, folder in folders.items()}
+    assert metadata["inputs"] == digests
+    assert metadata["params"]["max_length"] == {"stage2": 4096}
+    assert metadata["rows"] == {"in": 9, "out": 9, "dropped": {}}
 
 
 def test_rows_that_are_too_long_stop_the_run(folders: dict[str, str], tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_answer_is_that_of_the_engine_evaluate_uses(house, predictor, clip):
         "videos": ["clip:x"],
     }
     answers = predictor.exported.asking["mer"].answers
-    sums = onnx_engine(house["onnx"], {"clip:x": found.frames}).likelihoods([row], answers)[0]
+    sums = onnx_engine(house["onnx"], {"clip:x": found.frames}).judged([row], answers)[0][0]
     shares = np.exp(sums - sums.max())
     assert list(found.answers["mer"].probabilities.values()) == pytest.approx(list(shares / shares.sum()), abs=1e-6)
 

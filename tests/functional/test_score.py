@@ -88,7 +88,7 @@ def test_a_better_model_is_found_better_and_a_model_no_better_than_itself(tmp_pa
     assert found["interval"][0] > 0
     assert found["difference"] == pytest.approx(found["other"] - found["one"], abs=2e-6)
     same = compare_files(good, good, "mer", bootstrap=300)
-    assert (same["difference"], same["interval"], same["worse"]) == (0.0, [0.0, 0.0], 1.0)
+    assert (same["difference"], same["interval"], same["not_better"]) == (0.0, [0.0, 0.0], 1.0)
 
 
 def test_two_files_are_compared_on_the_command_line(tmp_path, capsys):

@@ -63,7 +63,7 @@ ROWS = [row(number) for number in range(6)]
 def test_likelihoods_are_those_of_whole_answers_asked_one_by_one(engine, loaded, frames):
     import torch
 
-    found = engine.likelihoods(ROWS, ANSWERS)
+    found = engine.judged(ROWS, ANSWERS)[0]
 
     for i, one in enumerate(ROWS):
         shown = frames[(one["videos"] + one["images"])[0]]
@@ -112,7 +112,7 @@ def test_the_batch_size_changes_nothing(engine):
     apart, together = [], []
     for size, results in ((1, apart), (6, together)):
         engine.batch_size = size
-        results += [engine.likelihoods(ROWS, ANSWERS), engine.generate(ROWS, 8)]
+        results += [engine.judged(ROWS, ANSWERS)[0], engine.generate(ROWS, 8)]
     np.testing.assert_allclose(apart[0], together[0], atol=1e-4)
     assert apart[1] == together[1]
 
@@ -133,24 +133,24 @@ def test_a_reply_that_ended_stays_ended_while_others_go_on(engine, loaded):
 
 def test_a_clip_is_looked_at_once_and_blank_clips_of_one_shape_once_together(engine):
     twice = [row(1), row(4), row(1)]
-    engine.likelihoods(twice, ANSWERS)
+    engine.judged(twice, ANSWERS)
     engine.generate(twice, 2)
     assert engine.backend.looked == 2 + 2
     blank = [row(1, "clip:1#blank"), row(4, "clip:4#blank")]
-    engine.likelihoods(blank, ANSWERS)
+    engine.judged(blank, ANSWERS)
     assert engine.backend.looked == 4 + 2
 
 
 def test_features_beyond_the_limit_are_dropped_and_computed_again(engine, monkeypatch):
-    whole = engine.likelihoods(ROWS, ANSWERS)
+    whole = engine.judged(ROWS, ANSWERS)[0]
     monkeypatch.setattr(feature_module, "KEPT_BYTES", 1)
     engine.batch_size = 1
-    np.testing.assert_allclose(engine.likelihoods(ROWS, ANSWERS), whole, atol=1e-4)
+    np.testing.assert_allclose(engine.judged(ROWS, ANSWERS)[0], whole, atol=1e-4)
     assert len(engine.features._kept) == 1
 
 
 def test_no_rows_give_no_answers(engine):
-    assert engine.likelihoods([], ANSWERS).shape == (0, 4)
+    assert engine.judged([], ANSWERS)[0].shape == (0, 4)
     assert engine.generate([], 4) == []
 
 

@@ -103,6 +103,21 @@ def test_checkpointing_and_smaller_batches_save_memory_and_full_training_costs_i
     assert found["total"] == sum(value for name, value in found.items() if name != "total")
 
 
+def test_several_gpus_divide_what_sharding_says(shapes: Shapes) -> None:
+    def found(**changes: Any) -> dict[str, int]:
+        return memory(shapes, train_params(dtype="bfloat16", **changes), BATCH, checkpointing=False)
+
+    alone, trained = found(gpus=4), trainable(shapes, train_params())
+    two, three = (found(gpus=4, sharding=f"zero{stage}") for stage in (2, 3))
+    # a quarter of 2 bytes a gradient, and of 12 bytes: two moments and the weight itself in 32 bits
+    assert two["gradients"] == three["gradients"] == pytest.approx(trained * 2 / 4, abs=1)
+    assert two["optimizer"] == three["optimizer"] == pytest.approx(trained * 12 / 4, abs=1)
+    assert two["weights"] == (count(shapes.tensors.values()) + trained) * 2
+    assert three["weights"] == pytest.approx(two["weights"] / 4, abs=1)
+    assert two["activations"] == three["activations"] == alone["activations"]
+    assert found(gpus=8, sharding="zero3")["total"] < three["total"]
+
+
 def test_steps_are_counted_as_the_trainer_counts_them() -> None:
     assert steps_of(12, train_params(batch_size=4, epochs=3.0)) == 9
     assert steps_of(13, train_params(batch_size=4, accumulation=2, epochs=2.0)) == 4
@@ -154,3 +169,12 @@ def test_flash_attention_that_cannot_run_here_is_refused_before_any_work(dtype: 
         check_device(params)
     assert ("dtype bfloat16" in str(caught.value)) == (dtype == "float32")
     check_device(train_params(attention="auto", dtype=dtype))
+
+
+def test_sharding_without_deepspeed_or_a_second_gpu_is_refused_before_any_work() -> None:
+    with pytest.raises(ValueError, match="sharding zero2 divides among several GPUs: gpus is 2 or more then"):
+        train_params(sharding="zero2")
+    if find_spec("deepspeed") is not None:
+        pytest.skip("deepspeed is installed here")
+    with pytest.raises(UserError, match=r"zero3, which needs the package deepspeed; install it .*train.sharding to no"):
+        check_device(train_params(sharding="zero3", gpus=2))
