@@ -88,7 +88,8 @@ def _pairs(
     if problems:
         raise RowErrors(problems, remedy="give the mapping that belongs to these files")
     if not found:
-        raise UserError("maps no utterance of the train file", place=str(path), remedy="give the ECFvsMELD file")
+        remedy = "give the ECFvsMELD file, and ECF's train file"
+        raise UserError("maps no utterance of the train file", place=str(path), remedy=remedy)
     return found
 
 

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
 from emoverse.amt.published import media_path
 from emoverse.amt.tables import CorpusTable
 from emoverse.corpora.base import Utterance
-from emoverse.corpora.files import decode
-from emoverse.errors import RowErrors, UserError
+from emoverse.corpora.files import json_list
+from emoverse.errors import RowErrors
 from emoverse.tasks import task
 from emoverse.tasks.base import Question
 from emoverse.tasks.text import neutralise
@@ -53,13 +51,7 @@ class Record:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Read a published file; raise RowErrors naming each record without query, response and exactly one clip."""
-    try:
-        found = orjson.loads(decode(path))
-    except orjson.JSONDecodeError as error:
-        place = f"{path}:{error.lineno}:{error.colno}"
-        raise UserError(f"not JSON: {error.msg}", place=place, remedy="fetch the file again") from None
-    if not isinstance(found, list):
-        raise UserError("holds no list of records", place=str(path), remedy="give one of the authors' AMT files")
+    found = json_list(path, "records", "give one of the authors' AMT files, or fetch it again")
     problems = [f"{path}:[{i}]: {why}" for i, one in enumerate(found) if (why := _fault(one))]
     if problems:
         raise RowErrors(problems, remedy="mend or remove these records")

@@ -9,20 +9,17 @@ clips: a train clip that is not there under its own name is MELD's, below ``MELD
 
 from __future__ import annotations
 
-from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
 from emoverse.collector import uncollected
 from emoverse.corpora import ecf1
 from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
 from emoverse.corpora.ecf_pairs import PAIRS, read_pairs
-from emoverse.corpora.files import BadRow, Problems, decode, faults_of, read_bytes, unsafe
+from emoverse.corpora.files import BadRow, Problems, faults_of, json_list, unsafe
 from emoverse.corpora.hints import emotion_hint
 from emoverse.corpora.times import seconds
 from emoverse.errors import UserError, did_you_mean
@@ -57,21 +54,28 @@ def read(root: Path) -> Reading:
 
 @uncollected()
 def read_split(path: Path, split: Split) -> Reading:
-    """Read one annotation file of subtask 2 as a split of ECF."""
-    return read_conversations(load(path), split, path.name)
+    """Read one annotation file of subtask 2 as a split of ECF; raise UserError when it is another kind of file."""
+    conversations = load(path)
+    _check_kind(conversations, path)
+    return read_conversations(conversations, split, path.name)
 
 
 def load(path: Path) -> list[Any]:
     """Return the JSON list of conversations; raise UserError with line and column where it is none."""
-    try:
-        found = orjson.loads(read_bytes(path).removeprefix(BOM_UTF8))
-    except orjson.JSONDecodeError as error:
-        decode(path)  # says where it is not UTF-8, if that is the fault
-        place = f"{path}:{error.lineno}:{error.colno}"
-        raise UserError(f"not JSON: {error.msg}", place=place, remedy="fetch the file again") from None
-    if not isinstance(found, list):
-        raise UserError("holds no list of conversations", place=str(path), remedy="give a Subtask_2 file")
-    return found
+    return json_list(path, "conversations", "give a Subtask_2 file, or fetch it again")
+
+
+def _check_kind(conversations: list[Any], path: Path) -> None:
+    """Raise UserError where nothing in the file has what all must have: one fault of the file, not one of each row."""
+    items = [item for item in conversations if isinstance(item, dict)]
+    listed = [item["conversation"] for item in items if isinstance(item.get("conversation"), list)]
+    rows = [row for rows in listed for row in rows if isinstance(row, dict)]
+    lacking = [f"conversation has {PAIRS!r}"] if items and not any(PAIRS in item for item in items) else []
+    keys = ("emotion", "video_source", "video_name")
+    lacking += [f"utterance has {key!r}" for key in keys if rows and not any(key in row for row in rows)]
+    if lacking:
+        remedy = "give an annotated file of subtask 2: subtask 1's name no clips"
+        raise UserError(f"no {', no '.join(lacking)}", place=str(path), remedy=remedy)
 
 
 def read_conversations(conversations: list[Any], split: Split, name: str) -> Reading:

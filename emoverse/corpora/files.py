@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
+
+import orjson
 
 from emoverse.corpora.base import Quarantined
 from emoverse.errors import RowErrors, UserError, did_you_mean
@@ -74,15 +76,34 @@ def decode(path: Path) -> str:
 
     Raises UserError when it is missing, or holds bytes that are not UTF-8, with their offsets in the file.
     """
-    raw = read_bytes(path)
+    return _decode(path, _read(path))
+
+
+def json_list(path: Path, kind: str, remedy: str) -> list[Any]:
+    """Read a JSON file that holds a list, of ``kind``; ``remedy`` is for a file that does not.
+
+    Raises UserError as ``decode`` does, and with line and column where the file is not JSON.
+    """
+    raw = _read(path)
+    try:
+        found = orjson.loads(raw.removeprefix(codecs.BOM_UTF8))
+    except orjson.JSONDecodeError as error:
+        _decode(path, raw)  # when it is not UTF-8, that is the fault to name
+        place = f"{path}:{error.lineno}:{error.colno}"
+        raise UserError(f"not JSON: {error.msg}", place=place, remedy=remedy) from None
+    if not isinstance(found, list):
+        raise UserError(f"holds no list of {kind}", place=str(path), remedy=remedy)
+    return found
+
+
+def _decode(path: Path, raw: bytes) -> str:
     try:
         return raw.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     except UnicodeDecodeError:
         raise _not_utf8(path, raw) from None
 
 
-def read_bytes(path: Path) -> bytes:
-    """Read a file; raise UserError when it is missing or a folder."""
+def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -29,10 +29,13 @@ def validated_of(args: argparse.Namespace, params: Params) -> list[Path]:
     """Return the outputs of validate that ``--validated`` names.
 
     A folder that is no output itself stands for the outputs in it, one for each corpus of params.yaml: not for all
-    that lies there, for a corpus taken out of params.yaml leaves its folder behind.
+    that lies there, for a corpus taken out of params.yaml leaves its folder behind. The notes ``.run.json`` beside the
+    outputs, which a shell's ``*`` gives too, are passed over.
     """
     found: list[Path] = []
     for folder in args.validated:
+        if folder.name.endswith(".run.json"):
+            continue
         holds_many = folder.is_dir() and not (folder / MANIFEST).is_file()
         found += [folder / name for name in params.corpora] if holds_many else [folder]
     return found

@@ -99,6 +99,19 @@ def test_a_path_that_cannot_be_read_costs_one_line(
     assert "; " in said
 
 
+def test_a_published_test_set_of_another_split_or_of_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, command = write_meld(tmp_path), ["published", "meld", "--split", "test", "--out", str(tmp_path / "x.json")]
+    assert main([*command, "--annotations", str(root / "dev_sent_emo.csv")]) == 2
+    assert "is the validation split, not test; give --split validation, or test_sent_emo.csv" in capsys.readouterr().err
+    header = (root / "test_sent_emo.csv").read_text("utf-8").splitlines()[0]
+    (root / "test_sent_emo.csv").write_text(f"{header}\n", "utf-8")
+    assert main([*command, "--annotations", str(root / "test_sent_emo.csv")]) == 2
+    assert "has no utterances" in capsys.readouterr().err
+    assert not (tmp_path / "x.json").exists()
+
+
 @pytest.mark.parametrize("out", [".", "a.csv/b"])
 def test_a_path_that_cannot_be_written_costs_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str

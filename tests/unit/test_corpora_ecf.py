@@ -100,6 +100,16 @@ def test_a_conversation_that_is_none_is_set_aside_whole(tmp_path: Path, item: ob
     assert len(reading.quarantined) == 1
 
 
+def test_a_file_of_another_subtask_or_without_labels_is_one_fault(tmp_path: Path) -> None:
+    rows = [{"utterance_ID": 1, "text": "a", "speaker": "b", "emotion": "joy"}] * 2
+    first = ecf_conversation(conversation=rows)
+    with pytest.raises(UserError, match=r"has 'video_source', no utterance has 'video_name'; .*subtask 1"):
+        ecf.read_split(write_ecf(tmp_path, [first, first]) / "Subtask_2_train.json", "train")
+    del first["emotion-cause_pairs"]
+    with pytest.raises(UserError, match="no conversation has 'emotion-cause_pairs', no utterance has"):
+        ecf.read_split(write_ecf(tmp_path, [first]) / "Subtask_2_train.json", "train")
+
+
 def test_repeated_conversations_and_utterances_are_duplicates(tmp_path: Path) -> None:
     twice = ecf_conversation(1, conversation=[ecf_utterance(1), ecf_utterance(1)], **{"emotion-cause_pairs": []})
     reading = ecf.read_split(write_ecf(tmp_path, [twice, ecf_conversation(1)]) / "Subtask_2_train.json", "train")

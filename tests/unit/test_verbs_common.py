@@ -39,5 +39,11 @@ def test_an_output_stands_for_itself_whatever_the_parameters_say(validated: Path
     assert found == [validated / "mosei"]
 
 
+def test_the_notes_that_a_shell_s_star_gives_are_passed_over(validated: Path, params: Params) -> None:
+    (validated / "meld.run.json").write_text("{}", "utf-8")
+    found = validated_of(argparse.Namespace(validated=sorted(validated.glob("m*"))), params)
+    assert found == [validated / "meld", validated / "mosei"]
+
+
 def test_a_folder_that_is_not_there_is_left_for_the_step_to_name(tmp_path: Path, params: Params) -> None:
     assert validated_of(argparse.Namespace(validated=[tmp_path / "x"]), params) == [tmp_path / "x"]
