@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -42,7 +44,8 @@ def write_clip(
     ``options`` are the encoder's.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options={"movflags": "faststart"} if faststart else {}) as container:
+    options_of_file = {"movflags": "faststart"} if faststart else {}
+    with _priority_kept(), av.open(str(path), "w", options=options_of_file) as container:
         stream = container.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.time_base = Fraction(1, TICKS)
@@ -61,6 +64,19 @@ def write_clip(
         if audio is not None:
             _hum(container, audio, seconds=frames / fps)
     return path
+
+
+@contextmanager
+def _priority_kept() -> Iterator[None]:
+    """Undo what SVT-AV1 does where root calls it: it gives the calling thread real-time priority 99.
+
+    All that the tests start from there inherits it; a browser then takes every core and cannot even be killed.
+    """
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, *before)
 
 
 def write_sound_only(path: Path) -> Path:
