@@ -32,17 +32,16 @@ import pandas as pd
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
-from emoverse.amt.corpora_audit import audit_corpora  # noqa: E402
-from emoverse.amt.leakage import sides  # noqa: E402
+from emoverse.amt.audit import audit_corpora  # noqa: E402
+from emoverse.amt.build_amt import write_amt  # noqa: E402
+from emoverse.amt.columns import CorpusTable  # noqa: E402
+from emoverse.amt.leakage import by_near_text, sides  # noqa: E402
 from emoverse.amt.mixture import stages  # noqa: E402
-from emoverse.amt.near import by_near_text  # noqa: E402
 from emoverse.amt.reasons import RuleReasons  # noqa: E402
-from emoverse.amt.step import write_amt  # noqa: E402
-from emoverse.amt.tables import CorpusTable  # noqa: E402
 from emoverse.collector import uncollected  # noqa: E402
+from emoverse.config import load_params  # noqa: E402
 from emoverse.corpora import ecf, meld, mosei  # noqa: E402
 from emoverse.corpora.base import EMOTIONS, Utterance  # noqa: E402
-from emoverse.params import load_params  # noqa: E402
 
 PARAMS = load_params(REPO / "params.yaml").amt
 ROUNDS = 5
@@ -183,7 +182,7 @@ def made_up(size: int) -> Iterator[Utterance]:
 
 def one_size(size: int, out: Path) -> dict[str, float]:
     """Build one size from the tables a validated folder would hold; call it in a process of its own."""
-    from emoverse import tables as schemas
+    from emoverse.artifacts import tables as schemas
 
     schemas.write_utterances(out / "utterances.parquet", made_up(size))
     section = PARAMS.stage2.__class__(corpora=("meld",), tasks={"mer": 1.0, "msa": 0.5, "ecpe": 0.3, "eri": 0.3})

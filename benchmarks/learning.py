@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emoverse.manifest import open_source, publish
+from emoverse.artifacts.manifest import open_source, publish
 
 TASKS = ("mer", "msa")
 

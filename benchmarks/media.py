@@ -26,11 +26,11 @@ import av
 import numpy as np
 from PIL import Image
 
+from emoverse.config import MediaParams, ValidationParams
+from emoverse.media.decode import uniform
 from emoverse.media.extract import extract, records
 from emoverse.media.frames import FrameStore, write_index
-from emoverse.media.sampling import uniform
-from emoverse.media.work import Task
-from emoverse.params import MediaParams, ValidationParams
+from emoverse.media.workers import Task
 from tests.factories.meld import make_meld
 
 ROUNDS = 5  # many short ones: another's work then hurts all sides of a ratio alike
@@ -211,7 +211,7 @@ def memory(counts: list[int], folder: Path) -> dict[str, float]:
 
 
 def long_pass(raw: str, out: str) -> None:
-    from emoverse.validation.step import validate
+    from emoverse.validation.validate import validate
 
     media = MediaParams(frames=8, size=64, encoding="jpeg", timeout=60.0)
     limits = ValidationParams(max_quarantined=0.1, min_duration=0.2, max_duration=60.0, max_duration_gap=2.0)

@@ -56,15 +56,15 @@ def spent(folder: Path, *words: str) -> Spent:
 
 def in_one_script(out: Path) -> None:
     """Call every step function of the sample in this process."""
-    from emoverse.amt.step import build_amt
-    from emoverse.evaluation.step import evaluate
-    from emoverse.export.step import export
-    from emoverse.models.step import base_model
-    from emoverse.params import load_params
-    from emoverse.report.step import report
-    from emoverse.training.step import train
-    from emoverse.validation.amt import check_folder
-    from emoverse.validation.step import validate
+    from emoverse.amt.build_amt import build_amt
+    from emoverse.config import load_params
+    from emoverse.evaluation.evaluate import evaluate
+    from emoverse.export.export import export
+    from emoverse.models.base_model import base_model
+    from emoverse.report.report import report
+    from emoverse.training.train import train
+    from emoverse.validation.amt_rows import check_folder
+    from emoverse.validation.validate import validate
 
     params = load_params()
     corpora = []

@@ -107,13 +107,12 @@ def started(args: argparse.Namespace) -> Found:
 
 def predictor(args: argparse.Namespace) -> Any:
     """Open one engine behind the very predictor the verb uses."""
-    from emoverse.predict.clips import Limits, warm
-    from emoverse.predict.folder import read_export
-    from emoverse.predict.predictor import BATCH, Predictor, Shown, load
+    from emoverse.serving.clips import Limits, warm
+    from emoverse.serving.predictor import BATCH, Predictor, Shown, load, read_export
 
     if args.engine == "onnx":
         return load(args.onnx, precision=args.precision)
-    from emoverse.inference.load import open_engine
+    from emoverse.inference.torch_engine import open_engine
 
     warm()
     shown = Shown()
@@ -129,8 +128,8 @@ def many(args: argparse.Namespace) -> dict[str, float]:
     """Ask about one clip after another; no two are alike, so nothing is remembered."""
     from dataclasses import replace
 
-    from emoverse.predict.clips import look
-    from emoverse.predict.predictor import WORDS
+    from emoverse.serving.clips import look
+    from emoverse.serving.predictor import WORDS
 
     asked = predictor(args)
     seen, noise = look(args.clip, asked.exported.media), np.random.default_rng(0)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.training import House
-from emoverse.digests import folder_files
+from emoverse.artifacts.digests import folder_files
 
 BATCH = 8
 EPOCHS = 6.0

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from emoverse.evaluation.score import score_file
+from emoverse.evaluation.score_file import score_file
 from emoverse.inference.engine import Engine
-from emoverse.inference.load import model_folder
-from emoverse.inference.testsets import EvaluationSet, read_sets
+from emoverse.inference.test_sets import EvaluationSet, read_sets
+from emoverse.inference.torch_engine import model_folder
 from emoverse.media.frames import FrameStore
 
 ROUNDS = 3
@@ -51,7 +51,7 @@ def swift_infer(model: Path, rows: Path, frames: FrameStore, batch_size: int, to
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from swift.pipelines.infer.infer import SwiftInfer
 
-    from emoverse.training.template import NAME, use_frames
+    from emoverse.prompt.template import NAME, use_frames
 
     use_frames(frames)  # type: ignore[arg-type]
     flags = {
@@ -76,9 +76,9 @@ class Ours:
     """Answer a closed test set by likelihood, as ``emoverse evaluate`` does."""
 
     def __init__(self, folder: Path, frames: FrameStore, batch_size: int) -> None:
-        from emoverse.inference.encode import Encoder
-        from emoverse.inference.settings import settings_of_model
         from emoverse.inference.torch_engine import TorchBackend, load_model
+        from emoverse.prompt.encode import Encoder
+        from emoverse.prompt.model_settings import settings_of_model
 
         self.backend, self.encoder = TorchBackend(load_model(folder)), Encoder(folder, settings_of_model(folder))
         self.frames, self.batch_size = frames, batch_size

@@ -27,9 +27,9 @@ from typing import Any
 import pyarrow.parquet as pq
 from PIL import Image
 
-from emoverse.manifest import open_source, publish
+from emoverse.artifacts.manifest import open_source, publish
+from emoverse.config import load_params
 from emoverse.media.frames import FrameStore
-from emoverse.params import load_params
 
 EPOCHS = 2
 AUTHORS = {

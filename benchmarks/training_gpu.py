@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.training import EPOCHS, House, run, show, train_ours, train_plainly
-from emoverse.manifest import publish
+from emoverse.artifacts.manifest import publish
 
 SIZE, FRAMES, TOKENS = 448, 8, 256
 MEDIA = {"frames": FRAMES, "size": SIZE, "crop": "squash", "colour": "rgb", "encoding": "jpeg"}

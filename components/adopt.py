@@ -29,11 +29,11 @@ def adopt(
     import json
     from pathlib import Path
 
-    from emoverse.fetching.step import raw_folder
-    from emoverse.lineage import check_code, metadata_of
-    from emoverse.models import adopt as step
-    from emoverse.params import MediaParams, parse
-    from emoverse.weights import copy_without_weights
+    from emoverse.artifacts.lineage import check_code, metadata_of
+    from emoverse.artifacts.manifest import copy_without_weights
+    from emoverse.config import MediaParams, parse
+    from emoverse.fetching.fetch import raw_folder
+    from emoverse.models import base_model as step
 
     check_code("base-model", code)
     out = Path(model.path)

@@ -21,10 +21,10 @@ def base_model(
     import json
     from pathlib import Path
 
-    from emoverse.lineage import check_code, metadata_of
-    from emoverse.models import step
-    from emoverse.params import BaseModelParams, MediaParams, parse
-    from emoverse.weights import copy_without_weights
+    from emoverse.artifacts.lineage import check_code, metadata_of
+    from emoverse.artifacts.manifest import copy_without_weights
+    from emoverse.config import BaseModelParams, MediaParams, parse
+    from emoverse.models import base_model as step
 
     check_code("base-model", code)
     out = Path(model.path)

@@ -32,9 +32,9 @@ def budget(
     import shutil
     from pathlib import Path
 
-    from emoverse import budget as step
-    from emoverse.lineage import check_code, metadata_of
-    from emoverse.params import MediaParams, TrainParams, parse
+    from emoverse.artifacts.lineage import check_code, metadata_of
+    from emoverse.config import MediaParams, TrainParams, parse
+    from emoverse.prompt import budget as step
 
     check_code("budget", code)
     out = Path(counts.path)

@@ -28,10 +28,10 @@ def build_amt(
     import shutil
     from pathlib import Path
 
-    from emoverse.amt import step
-    from emoverse.lineage import check_code, metadata_of
-    from emoverse.params import AmtParams, parse
-    from emoverse.validation.amt import check_folder
+    from emoverse.amt import build_amt as step
+    from emoverse.artifacts.lineage import check_code, metadata_of
+    from emoverse.config import AmtParams, parse
+    from emoverse.validation.amt_rows import check_folder
 
     check_code("build-amt", code)
     out = Path(amt.path)

@@ -26,9 +26,9 @@ def convert(
     """
     from pathlib import Path
 
-    from emoverse.lineage import check_code, metadata_of
-    from emoverse.models.convert import step
-    from emoverse.weights import copy_without_weights
+    from emoverse.artifacts.lineage import check_code, metadata_of
+    from emoverse.artifacts.manifest import copy_without_weights
+    from emoverse.models.convert import convert as step
 
     check_code("base-model", code)
     out = Path(model.path)

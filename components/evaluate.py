@@ -33,9 +33,9 @@ def evaluate(
     import json
     from pathlib import Path
 
-    from emoverse.evaluation import step
-    from emoverse.lineage import check_code, metadata_of, shown_with
-    from emoverse.params import EvaluateParams, parse
+    from emoverse.artifacts.lineage import check_code, metadata_of, shown_with
+    from emoverse.config import EvaluateParams, parse
+    from emoverse.evaluation import evaluate as step
     from emoverse.report.scores import confusion_over, flat
 
     check_code("evaluate", code)

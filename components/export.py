@@ -36,10 +36,10 @@ def export(
     import shutil
     from pathlib import Path
 
-    from emoverse.export import step
-    from emoverse.lineage import check_code, metadata_of
-    from emoverse.params import ExportParams, parse
-    from emoverse.weights import copy_without_weights
+    from emoverse.artifacts.lineage import check_code, metadata_of
+    from emoverse.artifacts.manifest import copy_without_weights
+    from emoverse.config import ExportParams, parse
+    from emoverse.export import export as step
 
     check_code("export", code)
     out = Path(onnx.path)

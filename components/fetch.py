@@ -19,8 +19,8 @@ def fetch(corpus: str, md5: str, remote: str, root: str, volume: str, raw: dsl.O
     """
     from pathlib import Path
 
-    from emoverse.fetching import step
-    from emoverse.lineage import made_with
+    from emoverse.artifacts.lineage import made_with
+    from emoverse.fetching import fetch as step
 
     facts = step.fetch(corpus, md5, Path(raw.path), remote=remote, root=root, volume=volume)
     raw.metadata.update({**facts, **made_with()})

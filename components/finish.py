@@ -20,8 +20,8 @@ def finish(
     """
     from pathlib import Path
 
-    from emoverse.lineage import made_with
-    from emoverse.report.ending import tell
+    from emoverse.artifacts.lineage import made_with
+    from emoverse.report.run_pages import tell
 
     words = tell(
         run,

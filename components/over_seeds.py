@@ -24,9 +24,9 @@ def over_seeds(
     """
     from pathlib import Path
 
-    from emoverse.lineage import check_code, made_with
-    from emoverse.manifest import read_manifest
-    from emoverse.report.seeds import as_markdown, over_seeds
+    from emoverse.artifacts.lineage import check_code, made_with
+    from emoverse.artifacts.manifest import read_manifest
+    from emoverse.report.run_pages import as_markdown, over_seeds
 
     check_code("report", code)
     found = over_seeds([Path(one.path) for one in scores])

@@ -41,9 +41,9 @@ def report(
     import shutil
     from pathlib import Path
 
-    from emoverse.lineage import check_code, metadata_of
-    from emoverse.report import step
-    from emoverse.report.ending import publish_page
+    from emoverse.artifacts.lineage import check_code, metadata_of
+    from emoverse.report import report as step
+    from emoverse.report.run_pages import publish_page
 
     check_code("report", code)
     out = Path(results.path)

@@ -41,11 +41,10 @@ def train(
     import json
     from pathlib import Path
 
-    from emoverse.lineage import check_code, check_given, metadata_of, shown_with
-    from emoverse.manifest import read_manifest
-    from emoverse.params import TrainParams, parse
-    from emoverse.training import step
-    from emoverse.weights import copy_without_weights
+    from emoverse.artifacts.lineage import check_code, check_given, metadata_of, shown_with
+    from emoverse.artifacts.manifest import copy_without_weights, read_manifest
+    from emoverse.config import TrainParams, parse
+    from emoverse.training import train as step
 
     check_code("train", code)
     check_given(Path(model.path), given)

@@ -34,10 +34,10 @@ def validate(
     import shutil
     from pathlib import Path
 
-    from emoverse.fetching.step import raw_folder
-    from emoverse.lineage import check_code, metadata_of
-    from emoverse.params import MediaParams, ValidationParams, parse
-    from emoverse.validation import step
+    from emoverse.artifacts.lineage import check_code, metadata_of
+    from emoverse.config import MediaParams, ValidationParams, parse
+    from emoverse.fetching.fetch import raw_folder
+    from emoverse.validation import validate as step
 
     check_code("validate", code)
     out = Path(validated.path)

@@ -38,9 +38,9 @@ def validate_join(
     import shutil
     from pathlib import Path
 
-    from emoverse.fetching.step import raw_folder
-    from emoverse.lineage import check_code, metadata_of
-    from emoverse.params import MediaParams, ValidationParams, parse
+    from emoverse.artifacts.lineage import check_code, metadata_of
+    from emoverse.config import MediaParams, ValidationParams, parse
+    from emoverse.fetching.fetch import raw_folder
     from emoverse.validation.parts import join_parts
 
     check_code("validate", code)

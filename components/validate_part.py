@@ -27,9 +27,9 @@ def validate_part(
     import json
     from pathlib import Path
 
-    from emoverse.fetching.step import raw_folder
-    from emoverse.lineage import check_code, metadata_of
-    from emoverse.params import MediaParams, parse
+    from emoverse.artifacts.lineage import check_code, metadata_of
+    from emoverse.config import MediaParams, parse
+    from emoverse.fetching.fetch import raw_folder
     from emoverse.validation import parts
 
     check_code("validate", code)

@@ -93,8 +93,8 @@ def decoder(name: str) -> Finding:
     try:
         import numpy as np
 
-        from emoverse.media.errors import ClipError
-        from emoverse.media.read import read_frames
+        from emoverse.media.decode import read_frames
+        from emoverse.media.probe import ClipError
         from emoverse.synthetic.clips import write_clip
     except ImportError as error:
         return Finding(name, False, f"cannot be imported: {error}", "run `make setup`")
@@ -137,8 +137,8 @@ def disk(base: Path) -> Finding:
 
 def raw_data(base: Path, params: Path) -> Iterator[Finding]:
     """Check, for each corpus of params.yaml and the weights, that the repository's DVC remote holds all files."""
-    from emoverse.fetching.resolve import check_held, resolve
-    from emoverse.params import TINY, load_params
+    from emoverse.config import TINY, load_params
+    from emoverse.fetching.fetch import check_held, resolve
 
     try:
         found = load_params(params)
@@ -159,7 +159,7 @@ def raw_data(base: Path, params: Path) -> Iterator[Finding]:
 
 def kept(base: Path, *, deep: bool) -> Iterator[Finding]:
     """Check ``dvc.lock`` and that DVC's cache holds what it names; ``deep`` reads every byte."""
-    from emoverse.fetching.cache import amiss, tracked
+    from emoverse.fetching.storage import amiss, tracked
 
     try:
         outputs = tracked(base)

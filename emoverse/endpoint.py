@@ -20,9 +20,9 @@ from typing import Any, Final, TypeVar
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from emoverse.artifacts.manifest import write_json
+from emoverse.config import parse
 from emoverse.errors import UserError
-from emoverse.manifest import write_json
-from emoverse.params import parse
 
 _RETRIED: Final = (408, 409, 429, 500, 502, 503, 504)
 

@@ -14,9 +14,8 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from components.image import Images
+from emoverse.config import parse, read_yaml
 from emoverse.errors import UserError
-from emoverse.params import parse
-from emoverse.yaml_text import read_yaml
 
 Group = Literal["data", "train"]
 Computing = Literal["base-model", "convert", "train", "evaluate", "export"]  # steps of the train image

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from emoverse.config import Params
 from emoverse.errors import UserError
-from emoverse.params import Params
-from pipelines.arguments import Arguments
 from pipelines.checks import TOKEN
-from pipelines.compile import compile_to
-from pipelines.options import Options
+from pipelines.options import Arguments, Options
+from pipelines.pipeline import compile_to
 
 ENDED: Final = ("SUCCEEDED", "FAILED", "SKIPPED", "ERROR", "CANCELED")
 SYSTEM: Final = ("root-driver", "-driver", "executor")  # Kubeflow's own pods, which are no steps

@@ -20,9 +20,10 @@ from itertools import count
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
-from emoverse.amt.tables import CorpusTable
+from emoverse.amt.columns import CorpusTable
 
 MIN_IOU: Final = 0.3
 MIN_WORDS: Final = 6
@@ -116,8 +117,6 @@ def find_leaks(pairs: Sequence[tuple[Side, Side]], *, near: bool = True) -> list
     tests, others = [test for test, _ in pairs], [other for _, other in pairs]
     found = {*by_clip(tests, others), *by_time(tests, others), *by_text(tests, others)}
     if near:
-        from emoverse.amt.near import by_near_text
-
         found.update(by_near_text(tests, others, {(leak.utterance_id, leak.test_id) for leak in found}))
     return sorted(found)
 
@@ -196,3 +195,41 @@ def _side(corpus: str, columns: Sequence[Sequence[Any]]) -> Side:
     words = [one for at in range(0, len(texts), _BATCH) for one in normalised(texts[at : at + _BATCH])]
     times = (np.array(column, dtype=np.float64) for column in (start, end))  # None becomes NaN
     return Side(corpus, ids, clips, speakers, words, emotions, episodes, *times)
+
+
+THRESHOLD: Final = 0.8
+"""Estimated Jaccard similarity of word trigrams from which two transcripts are nearly the same."""
+_PERMUTATIONS: Final = 64
+_SEED: Final = 1
+_NEAR_BATCH: Final = 4096
+
+
+def by_near_text(tests: Sequence[Side], others: Sequence[Side], known: set[tuple[str, str]]) -> Iterable[Leak]:
+    """Yield train utterances whose words nearly equal a test utterance's, pairs in ``known`` aside."""
+    index = MinHashLSH(threshold=THRESHOLD, num_perm=_PERMUTATIONS)
+    where: dict[str, tuple[Side, int, MinHash]] = {}
+    for test in tests:
+        for i, sketch in _sketches(test):
+            where[test.ids[i]] = (test, i, sketch)
+            index.insert(test.ids[i], sketch, check_duplication=False)
+    for other in others:
+        for i, sketch in _sketches(other):
+            for test_id in sorted(index.query(sketch)):
+                test, j, found = where[test_id]
+                near = sketch.jaccard(found) >= THRESHOLD and same_speaker(other.speakers[i], test.speakers[j])
+                if near and (other.ids[i], test_id) not in known:
+                    yield Leak(other.ids[i], test_id, "near")
+
+
+def _sketches(side: Side) -> Iterable[tuple[int, MinHash]]:
+    """Yield (row, MinHash) of the transcripts that are long enough."""
+    rows = [i for i, words in enumerate(side.texts) if long_enough(words)]
+    for start in range(0, len(rows), _NEAR_BATCH):
+        batch = rows[start : start + _NEAR_BATCH]
+        shingles = [_shingles(side.texts[i]) for i in batch]
+        yield from zip(batch, MinHash.generator(shingles, num_perm=_PERMUTATIONS, seed=_SEED), strict=True)
+
+
+def _shingles(words: str) -> list[bytes]:
+    parts = words.split()
+    return [" ".join(parts[i : i + 3]).encode("utf-8") for i in range(len(parts) - 2)]

@@ -10,9 +10,9 @@ from typing import Final, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from emoverse.config import AmtParams
 from emoverse.corpora import readers
 from emoverse.errors import UserError, did_you_mean
-from emoverse.params import AmtParams
 from emoverse.tasks import tasks
 
 

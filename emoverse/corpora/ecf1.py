@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.corpora.base import Split
-from emoverse.corpora.files import decode
-from emoverse.corpora.times import episode_name
+from emoverse.corpora.files import decode, episode_name
 from emoverse.errors import RowErrors, UserError
 
 _HEADER: Final = re.compile(r"(\d{1,9}) (\d{1,6})\s*\Z", re.ASCII)

@@ -13,9 +13,17 @@ from typing import Final, Literal, cast
 
 from emoverse.collector import uncollected
 from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
-from emoverse.corpora.files import BadRow, Problems, Row, faults_of, rows_of, whole_number
-from emoverse.corpora.hints import emotion_hint
-from emoverse.corpora.times import episode_name, seconds
+from emoverse.corpora.files import (
+    BadRow,
+    Problems,
+    Row,
+    emotion_hint,
+    episode_name,
+    faults_of,
+    rows_of,
+    seconds,
+    whole_number,
+)
 from emoverse.errors import did_you_mean
 
 FILES: Final[dict[Split, tuple[str, str]]] = {

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from emoverse.errors import RowErrors, UserError
 from emoverse.evaluation.matching import Prediction, against_gold, repeats
-from emoverse.evaluation.shape import LABEL_KEYS, label_of, wrong_gold, wrong_prediction, wrong_record
-from emoverse.inference.testsets import Row, read_jsonl
+from emoverse.inference.test_sets import AmtRow, read_jsonl
 from emoverse.tasks import task as task_named
 
 _TAGS: Final = re.compile(r"^(?:<(?:video|image)>)+")
@@ -49,8 +48,8 @@ def read_predictions(
     return found
 
 
-def _good_rows(path: Path, name: str) -> tuple[list[tuple[int, Row]], list[str]]:
-    rows: list[tuple[int, Row]] = []
+def _good_rows(path: Path, name: str) -> tuple[list[tuple[int, AmtRow]], list[str]]:
+    rows: list[tuple[int, AmtRow]] = []
     problems: list[str] = []
     for number, row, problem in read_jsonl(path):
         what = problem or wrong_prediction(row)
@@ -62,7 +61,7 @@ def _good_rows(path: Path, name: str) -> tuple[list[tuple[int, Row]], list[str]]
 
 
 def _entries(
-    rows: Sequence[tuple[int, Row]], name: str, task: str, corpus: str, problems: list[str], *, is_gold: bool = False
+    rows: Sequence[tuple[int, AmtRow]], name: str, task: str, corpus: str, problems: list[str], *, is_gold: bool = False
 ) -> list[Prediction]:
     """Read rows of the file ``name``; what is wrong with the gold they carry is added to ``problems``.
 
@@ -81,7 +80,7 @@ def _entries(
     return found
 
 
-def _entry(place: str, row: Row, reply: str, own: Row, read: Row) -> Prediction:
+def _entry(place: str, row: AmtRow, reply: str, own: AmtRow, read: AmtRow) -> Prediction:
     query, media = _query(row), _media(row)
     if bool(own.get("answers")) != bool(read["answers"]):  # another task's gold, or one that says less than ours
         own.pop("answers", None)
@@ -93,12 +92,12 @@ def _entry(place: str, row: Row, reply: str, own: Row, read: Row) -> Prediction:
     return Prediction(place, channel or media or place, channel, shown, reply, gold, group, own)
 
 
-def _query(row: Row) -> str:
+def _query(row: AmtRow) -> str:
     asked = [message["content"] for message in row.get("messages") or () if message["role"] == "user"]
     return _TAGS.sub("", asked[-1] if asked else row.get("query") or "")
 
 
-def _media(row: Row) -> str:
+def _media(row: AmtRow) -> str:
     for key in ("videos", "images"):
         shown = row.get(key) or []
         for one in shown if isinstance(shown, list) else [shown]:
@@ -113,7 +112,7 @@ def _dialogue(media: str) -> str:
     return f"{folder}/{found[1]}" if found else ""
 
 
-def _corpus(task: str, rows: Sequence[Row]) -> str:
+def _corpus(task: str, rows: Sequence[AmtRow]) -> str:
     """Guess whose labels a file without a corpus uses: "Happy." is CMU-MOSEI's word, MELD's is "Joy."."""
     named = {str(row["corpus"]) for row in rows if row.get("corpus")}
     if len(named) == 1:
@@ -122,7 +121,7 @@ def _corpus(task: str, rows: Sequence[Row]) -> str:
     return "mosei" if happy or task == "msa" else "ecf" if task.startswith("ecpe") else "meld"
 
 
-def _records(path: Path) -> Iterator[tuple[int, Row]]:
+def _records(path: Path) -> Iterator[tuple[int, AmtRow]]:
     """Yield the records of a gold file: JSON lines, or one JSON list."""
     for number, row, problem in _json_list(path) if path.suffix == ".json" else read_jsonl(path):
         if what := problem or wrong_record(row):
@@ -130,7 +129,7 @@ def _records(path: Path) -> Iterator[tuple[int, Row]]:
         yield number, row
 
 
-def _json_list(path: Path) -> Iterator[tuple[int, Row, str]]:
+def _json_list(path: Path) -> Iterator[tuple[int, AmtRow, str]]:
     try:
         rows = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
@@ -156,7 +155,7 @@ def _foreign(found: Sequence[Prediction], task: str) -> list[str]:
     return problems
 
 
-def _strangers(rows: Sequence[tuple[int, Row]], task: str, name: str, corpus: str) -> list[str]:
+def _strangers(rows: Sequence[tuple[int, AmtRow]], task: str, name: str, corpus: str) -> list[str]:
     """List rows that say they are of another task, or of another corpus than was said, or than most of the file."""
     told = [(number, *_test_set(row)) for number, row in rows]
     corpora = Counter(its_corpus for _, _, its_corpus in told if its_corpus)
@@ -170,8 +169,89 @@ def _strangers(rows: Sequence[tuple[int, Row]], task: str, name: str, corpus: st
     return problems
 
 
-def _test_set(row: Row) -> tuple[str, str]:
+def _test_set(row: AmtRow) -> tuple[str, str]:
     """Return a row's task and corpus, from its keys or from our ids (``mer/meld/test/dia0_utt3``); empty: unknown."""
     parts = str(row.get("channel") or "").split("/")
     task, corpus = parts[:2] if len(parts) > 3 else ("", "")  # a video's id may hold slashes of its own
     return str(row.get("task") or task), str(row.get("corpus") or corpus)
+
+
+LABEL_KEYS: Final = ("labels", "label")
+_TEXTS: Final = ("channel", "corpus", "task", "query", "utterance_id")
+
+
+def wrong_prediction(row: Mapping[str, Any]) -> str:
+    """Return what keeps a row from being a prediction, empty for a good one."""
+    if not isinstance(row.get("response"), str):
+        return "response: no reply of the model"
+    gold, told = row.get("gold"), label_of(row)
+    if told is None and not (isinstance(gold, dict) and "answer" in gold):
+        return "labels: no right answer"
+    if isinstance(gold, dict) and told is not None and gold.get("answer", told) != told:
+        return f"labels: {told!r}, but its own gold says {gold['answer']!r}"
+    return wrong_shape(row)
+
+
+def wrong_record(row: Mapping[str, Any]) -> str:
+    """Return what keeps a row from being a gold record: ours, or one of the authors' with its ``response``."""
+    gold = row.get("gold")
+    known = isinstance(gold, dict) and "answer" in gold
+    if not known and not isinstance(row.get("response"), str):
+        return "gold: no right answer"
+    return wrong_shape(row)
+
+
+def label_of(row: Mapping[str, Any]) -> str | None:
+    """Return the right answer that ms-swift wrote beside the reply, None where it wrote none."""
+    return next((row[key] for key in LABEL_KEYS if isinstance(row.get(key), str)), None)
+
+
+def wrong_shape(row: Mapping[str, Any]) -> str:
+    """Return what is of another kind than ms-swift's rows and ours have it, empty when nothing is."""
+    for key in _TEXTS:
+        if not isinstance(row.get(key) or "", str):
+            return f"{key}: {row[key]!r} is no text"
+    if not _is_messages(row.get("messages") or []):
+        return "messages: not a list of objects with role and content"
+    for key in ("videos", "images"):
+        if not _is_media(row.get(key) or []):
+            return f"{key}: neither a path nor a list of paths"
+    gold = row.get("gold")
+    if gold is not None and not isinstance(gold, dict):
+        return "gold: not an object with answer"
+    return ""
+
+
+def wrong_gold(own: Mapping[str, Any], read: Mapping[str, Any]) -> str:
+    """Return which key of a row's own gold is of another kind than in the task's ``read`` one, empty when none is.
+
+    Where the task read nothing (no target, no list of answers), a number, a text or a list of texts may stand.
+    """
+    for key in sorted(own.keys() & {*read, "group"}):
+        needed = key == "answer" or (isinstance(read.get(key), list) and key != "answers")
+        if not _is_like(own[key], read.get(key)) and (needed or own[key] is not None):
+            return f"gold.{key}: {own[key]!r} is not what the task keeps there"
+    return ""
+
+
+def _is_like(value: object, model: object) -> bool:
+    texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    if isinstance(model, list):
+        return texts
+    return texts or type(value) in (int, str) if model is None else type(value) is type(model)
+
+
+def _is_messages(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and isinstance(one.get("content"), str) and isinstance(one.get("role"), str)
+        for one in value
+    )
+
+
+def _is_media(value: object) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return all(isinstance(one, str) or (isinstance(one, dict) and _is_text(one.get("path"))) for one in items)
+
+
+def _is_text(value: object) -> bool:
+    return value is None or isinstance(value, str)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emoverse.artifacts.manifest import Source
+from emoverse.config import ToleranceParams, plain
 from emoverse.errors import UserError
-from emoverse.inference.encode import Row
-from emoverse.inference.engine import Engine
-from emoverse.inference.testsets import EvaluationSet
-from emoverse.inference.tree import left_padded, prompt_mask
-from emoverse.params import ToleranceParams, plain
-from emoverse.tasks import task
+from emoverse.inference.engine import Engine, left_padded, prompt_mask
+from emoverse.inference.test_sets import AmtRow, EvaluationSet, read_sets
+from emoverse.prompt.encode import Row
+from emoverse.prompt.model_settings import Settings
+from emoverse.tasks import task, tasks
+from emoverse.tasks.base import mute
 
 LAST: Final = 64  # columns of logits compared in each prompt; all of them would be gigabytes with a real vocabulary
 TOKENS: Final = 16  # greedy tokens compared
@@ -145,3 +148,83 @@ def _score(one: EvaluationSet, known: Replies) -> float:
     asked = task(one.task)
     scorer = asked.scorer(one.golds)
     return float(scorer.scores(scorer.counts(known[one.name]).sum(axis=0))[asked.headline])
+
+
+WORDS: Final = "{words}"
+MAX_NEW_TOKENS: Final = 64  # where no evaluation says how long a reply may be
+
+
+def prompts(rows: Sequence[AmtRow], answers: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Return, by corpus and task, the allowed answers, one row's messages, and their pattern.
+
+    ``template`` is the question with ``{words}`` for the person's; null where words are not all that changes, as in a
+    conversation. ``media`` is video (the clip's uniform frames) or image (its one still).
+    """
+    found: dict[str, Any] = {}
+    for row in rows:
+        name = f"{row.get('corpus', 'any')}-{row.get('task', 'any')}"
+        asked = [message for message in row["messages"] if message["role"] != "assistant"]
+        entry = {
+            "answers": list(answers.get(str(row["channel"]), ())),
+            "corpus": str(row.get("corpus", "any")),
+            "media": "video" if row.get("videos") else "image",
+            "messages": asked,
+            "task": str(row.get("task", "any")),
+            "template": _template(str(asked[-1]["content"]), str(row.get("task", "any"))),
+        }
+        found.setdefault(name, entry)
+    return found
+
+
+def _template(question: str, task: str) -> str | None:
+    known = tasks().get(task)
+    alone = known is not None and known.shows == "utterance"  # a question that quotes nobody is always the same
+    return mute(question, WORDS) or (question if alone else None)
+
+
+def frames_made(sources: Iterable[Source]) -> dict[str, Any] | None:
+    """Return the parameters that made the frames (``media`` of params.yaml), None where no input tells.
+
+    Raises UserError when two outputs of validate were made differently: no caller could make both.
+    """
+    told = [source.manifest["params"].get("media") for source in sources]
+    if any(one != told[0] for one in told):
+        problem = "they were made with different parameters of media"
+        raise UserError(problem, place="--validated", remedy="validate every corpus again with the same params.yaml")
+    return told[0] if told else None
+
+
+def generation(scores: Source | None) -> dict[str, int]:
+    """Return how replies are generated: greedily, and as long as they were when the model was scored."""
+    told = scores.manifest["params"].get("max_new_tokens") if scores else None
+    return {"max_new_tokens": int(told or MAX_NEW_TOKENS)}
+
+
+PER_SET: Final = 4  # rows whose logits are compared
+
+
+def asked_sets(amt: Path, most: int) -> list[EvaluationSet]:
+    """Return every test set of an AMT folder, cut to ``most`` rows evenly spread over it."""
+    return [replace(one, rows=tuple(_spread(one.rows, most))) for one in read_sets(amt)]
+
+
+def asked_rows(sets: Sequence[EvaluationSet]) -> list[AmtRow]:
+    """Return a few rows of every test set."""
+    return [row for one in sets for row in _spread(one.rows, PER_SET)]
+
+
+def _spread(rows: Sequence[AmtRow], most: int) -> list[AmtRow]:
+    return [rows[i] for i in sorted({round(i) for i in np.linspace(0, len(rows) - 1, most)})]
+
+
+def made_up_rows(settings: Settings) -> tuple[list[AmtRow], Mapping[str, NDArray[np.uint8]]]:
+    """Return questions about noise, and its frames, for a model exported without a dataset at hand."""
+    noise = np.random.default_rng(0)
+    frames: dict[str, NDArray[np.uint8]] = {}
+    rows: list[AmtRow] = []
+    for number, count in enumerate((1, 4, 8)):
+        name = f"clip:noise/{number}"
+        frames[name] = noise.integers(0, 256, (count, *settings.size, 3), dtype=np.uint8)
+        question = f"<video>The person says: '{'word ' * number}' What do they feel?"
+        rows.append({"messages": [{"role": "user", "content": question}], "videos": [name], "channel": name})
+    return rows, frames

@@ -14,10 +14,10 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from emoverse.errors import UserError, did_you_mean
-from emoverse.inference.encode import Encoder, Ids
 from emoverse.inference.engine import Engine
-from emoverse.inference.prepare import Frames
-from emoverse.inference.settings import Settings
+from emoverse.inference.test_sets import Frames
+from emoverse.prompt.encode import Encoder, Ids
+from emoverse.prompt.model_settings import Settings
 
 GRAPHS: Final = ("vision.onnx", "embed.onnx", "decoder.onnx")
 SETTINGS: Final = "settings.json"

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import InternVLForConditionalGeneration
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, InternVLForConditionalGeneration
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
+from emoverse.collector import uncollected
 from emoverse.errors import UserError
-from emoverse.inference.encode import Encoder, Ids
-from emoverse.inference.engine import Engine
-from emoverse.inference.narrow import NarrowModel
-from emoverse.inference.prepare import Frames
-from emoverse.inference.settings import settings_of_model
+from emoverse.inference.engine import Engine, Progress
+from emoverse.inference.test_sets import Frames
+from emoverse.prompt.encode import Encoder, Ids, Row
+from emoverse.prompt.model_settings import settings_of_model
 
 
 def load_model(folder: Path, device: str = "cpu") -> Any:
@@ -122,3 +124,108 @@ class TorchBackend:
 
     def _on(self, array: NDArray[Any]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+
+EngineName = Literal["torch", "onnx", "vllm"]
+
+
+class Answers(Protocol):
+    """What asks a model, whatever runs it: ``Engine`` says what its functions return."""
+
+    def judged(
+        self, rows: Sequence[Row], answers: Sequence[str], progress: Progress | None = None
+    ) -> tuple[NDArray[np.float64], Ids]:
+        """Return (rows, answers) log-probabilities, and (rows,) the answer taken."""
+
+    def generate(self, rows: Sequence[Row], max_new_tokens: int, progress: Progress | None = None) -> list[str]:
+        """Return the greedy reply to each row."""
+
+
+def open_engine(engine: EngineName, folder: Path, frames: Frames, *, batch_size: int) -> Answers:
+    """Return an engine over a step's output folder and frames by reference.
+
+    Raises UserError when the folder holds no model of the engine's kind, or the engine cannot run here.
+    """
+    if engine == "vllm":
+        from emoverse.inference.vllm_engine import vllm_engine
+
+        return vllm_engine(model_folder(folder), frames, batch_size=batch_size)
+    if engine == "onnx":
+        from emoverse.inference.onnx_engine import onnx_engine
+
+        return onnx_engine(folder, frames, batch_size=batch_size)
+    with uncollected():
+        pass
+
+    return torch_engine(model_folder(folder), frames, batch_size=batch_size)
+
+
+def model_folder(folder: Path) -> Path:
+    """Return the model inside a step's output (``model/``), or the folder itself where it is a model."""
+    for place in (folder / "model", folder):
+        if (place / "config.json").is_file():
+            return place
+    remedy = "give the folder of `emoverse train` or `emoverse base-model` (an export needs --engine onnx)"
+    raise UserError("it holds no model", place=str(folder), remedy=remedy)
+
+
+_NAME: Final = "emoverse_sdpa"
+_PARTS: Final = ("self_attn", "mlp", "input_layernorm", "post_attention_layernorm")
+# The backbones of InternVL2 as transformers has them; their layers are x + attention(norm(x)), then x + mlp(norm(x)).
+BACKBONES: Final = ("qwen2", "llama", "phi3")
+
+
+def _attention(
+    module: torch.nn.Module, query: Any, key: Any, value: Any, attention_mask: Any, columns: Any = None, **more: Any
+) -> tuple[torch.Tensor, None]:
+    """Attend as transformers' sdpa does, given ``columns`` from these queries alone; zeros stand at all others."""
+    if columns is None:
+        whole, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+        return whole, None
+    few, mask = query.index_select(2, columns), attention_mask.index_select(2, columns)
+    found, _ = sdpa_attention_forward(module, few, key, value, mask, **more)
+    whole = found.new_zeros(len(query), query.shape[2], *found.shape[2:])
+    return whole.index_copy_(1, columns, found), None
+
+
+class NarrowModel:
+    """A language model of transformers, run layer by layer; other backbones than ``BACKBONES`` are run whole."""
+
+    def __init__(self, language_model: Any) -> None:
+        self.model = language_model
+        self.known = language_model.config.model_type in BACKBONES and all(
+            hasattr(layer, part) for layer in language_model.layers for part in _PARTS
+        )
+        if self.known:
+            AttentionInterface.register(_NAME, _attention)
+            AttentionMaskInterface.register(_NAME, sdpa_mask)
+            language_model.config._attn_implementation = _NAME
+
+    def __call__(
+        self, embeds: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, past: Any, columns: torch.Tensor
+    ) -> tuple[torch.Tensor, Any]:
+        """Return the normed hidden states (batch, columns, hidden) and the cache with the new tokens appended.
+
+        ``mask`` (batch, 1, new, past + new) is added to the scores; ``past`` is None at the beginning.
+        """
+        if not self.known:
+            out = self.model(
+                inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=past, use_cache=True
+            )
+            return out.last_hidden_state.index_select(1, columns), out.past_key_values
+        past = DynamicCache(config=self.model.config) if past is None else past
+        shared = {
+            "attention_mask": mask,
+            "position_ids": positions,
+            "past_key_values": past,
+            "use_cache": True,
+            "position_embeddings": self.model.rotary_emb(embeds, position_ids=positions),
+        }
+        hidden, layers = embeds, self.model.layers
+        for layer in layers[:-1]:
+            hidden = layer(hidden, **shared)
+        last = layers[-1]
+        told, _ = last.self_attn(hidden_states=last.input_layernorm(hidden), columns=columns, **shared)
+        hidden = hidden.index_select(1, columns) + told.index_select(1, columns)
+        hidden = hidden + last.mlp(last.post_attention_layernorm(hidden))
+        return self.model.norm(hidden), past

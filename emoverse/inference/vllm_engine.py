@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emoverse.errors import UserError
-from emoverse.inference.encode import Encoder, Ids, Row
-from emoverse.inference.prepare import Frames, reference_of
-from emoverse.inference.settings import settings_of_model
+from emoverse.inference.test_sets import Frames, reference_of
+from emoverse.prompt.encode import Encoder, Ids, Row
+from emoverse.prompt.model_settings import settings_of_model
 
 Progress = Callable[[int], None]
 FRAMES: Final = 8  # InternVL2's; vLLM must be told how many images a prompt may have

@@ -1,16 +1,54 @@
-"""Read what a clip's container says about it, without decoding a frame."""
+"""Find a clip's file and read its properties without decoding all of it."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
 import struct
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, BinaryIO
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Final
 
-from emoverse.media.errors import ClipError
+from emoverse.errors import UserError
+
+REASONS: Final = {
+    "clip-missing": "no file lies where the annotation points",
+    "clip-outside-root": "the path or a link leads out of the corpus folder",
+    "clip-empty": "the file has no bytes, or no frames",
+    "clip-truncated": "the file ends before its own header says",
+    "clip-unreadable": "no decoder could read it",
+    "no-video-stream": "it holds sound only",
+    "clip-timeout": "the decoder did not answer in time and was stopped",
+    "clip-crashed-decoder": "the decoder took its process down",
+    "clip-unannotated": "no annotation row mentions the file",
+}
+
+
+class ClipError(UserError):
+    """Report one clip that cannot be used: ``reason`` is a key of REASONS, ``problem`` the decoder's own words."""
+
+    def __init__(self, reason: str, detail: str, *, clip: str = "") -> None:
+        assert reason in REASONS, reason
+        self.reason, self.detail = reason, tidy(detail)
+        super().__init__(f"{reason}: {self.detail}", place=clip, remedy="replace the file, or leave it out")
+
+
+def tidy(text: str) -> str:
+    """Return a decoder's message without clock, addresses and stack, so that two runs write the same bytes."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    kept = []
+    for line in lines:
+        if line.startswith(("Stack trace", "[bt]")):
+            break
+        line = re.sub(r"\[\d\d:\d\d:\d\d\] ", "", line)
+        line = re.sub(r" ?@ ?0x[0-9a-fA-F]+", "", line)
+        line = re.sub(r"\(-?\d+ vs\. ", "(", line)  # decord prints an uninitialised number here
+        kept.append(re.sub(r"/\S*/(src/)", r"\1", line))
+    return " ".join(kept)[:500] or "no message"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,3 +177,56 @@ def _rotation(moov: bytes) -> int:
             return round(math.degrees(math.atan2(b, a)) / 90) * 90 % 360
         at = moov.find(b"tkhd", at + 4)
     return 0
+
+
+VIDEO: Final = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".wmv"})
+
+
+def nfc(name: str) -> str:
+    """Return a name in the Unicode form that tables use; macOS writes file names decomposed."""
+    return unicodedata.normalize("NFC", name)
+
+
+class ClipFiles:
+    """The files below one corpus root, listed once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._home = root.resolve()
+        self._files: dict[str, str] = {}
+        self._folders: list[str] = []
+        for folder, folders, names in os.walk(root):
+            folders.sort()
+            self._folders += [(Path(folder) / name).relative_to(root).as_posix() for name in folders]
+            for name in sorted(names):
+                relative = (Path(folder) / name).relative_to(root).as_posix()
+                self._files.setdefault(nfc(relative), relative)
+
+    def find(self, clip: str) -> Path:
+        """Return the path of a clip (relative, POSIX); raise ClipError when it is missing or leads out of the root."""
+        pure = PurePosixPath(clip)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise ClipError("clip-outside-root", f"{clip!r} is not a path inside the corpus", clip=clip)
+        path = self.root / self._files.get(nfc(clip), clip)
+        home = path.resolve()
+        if not home.is_relative_to(self._home):
+            detail = "a link leads out of the corpus; DVC's cache.type must be copy, reflink or hardlink"
+            raise ClipError("clip-outside-root", detail, clip=clip)
+        if not path.exists():
+            raise ClipError("clip-missing", f"no file {clip!r}", clip=clip)
+        if not path.is_file():
+            raise ClipError("clip-unreadable", "not a regular file", clip=clip)
+        return path
+
+    def leaving(self) -> list[str]:
+        """Return links that lead out of the root: folders, and all files but clips, of which each is its row's fault.
+
+        What is read through them has no part in the corpus's digest, so no version of the corpus would hold it.
+        """
+        names = [name for name in self._files.values() if PurePosixPath(name).suffix.lower() not in VIDEO]
+        links = [self.root / name for name in [*self._folders, *names] if (self.root / name).is_symlink()]
+        return [str(link) for link in links if not link.resolve().is_relative_to(self._home)]
+
+    def beside(self, mentioned: Set[str]) -> list[str]:
+        """Return the video files (NFC, sorted) that are not among the ``mentioned`` clips (NFC)."""
+        return sorted(n for n in self._files if PurePosixPath(n).suffix.lower() in VIDEO and n not in mentioned)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from emoverse.params import MediaParams
+from emoverse.config import MediaParams
 
 Frame = NDArray[np.uint8]
 JPEG_QUALITY: Final = 95

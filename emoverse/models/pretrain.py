@@ -8,9 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from emoverse.models.lessons import Lesson
-from emoverse.models.pretraining_faces import Face
-from emoverse.models.pretraining_text import FEELINGS
+from emoverse.models.pretraining_data import FEELINGS, Face, Lesson
 from emoverse.models.tiny import MEAN, STD
 
 FACES_RATE: Final = 3e-3

@@ -10,7 +10,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.lineage import SHORT, Node
+from emoverse.artifacts.lineage import SHORT, Node
 
 WIDE: Final = 520.0  # a curve's plotting area
 HIGH: Final = 180.0

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.budget import Budget, stage_budgets
+from emoverse.artifacts.manifest import Source
+from emoverse.artifacts.tables import read_table
 from emoverse.corpora.base import EMOTIONS, SPLITS
-from emoverse.manifest import Source
-from emoverse.tables import read_table
+from emoverse.prompt.budget import Budget, stage_budgets
 
 SHOWN: Final = 40  # quarantined rows listed of one corpus
 STAGES: Final = ("stage1", "stage2")

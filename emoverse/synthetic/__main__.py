@@ -3,8 +3,7 @@
 import argparse
 from pathlib import Path
 
-from emoverse.synthetic.corpora import CORPORA, DEFAULT_SEED, generate
-from emoverse.synthetic.remote import store
+from emoverse.synthetic.corpora import CORPORA, DEFAULT_SEED, generate, store
 
 
 def main() -> None:

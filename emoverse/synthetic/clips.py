@@ -1,5 +1,6 @@
-"""Write drawn frames as small H.264 clips, the same bytes each time on one machine."""
+"""Render frames and write them as clips with OpenFace tables."""
 
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -7,7 +8,8 @@ from typing import Final
 import av
 import numpy as np
 
-from emoverse.synthetic.units import Floats, Frames
+from emoverse.synthetic.expressions import COLUMN, MAX_INTENSITY, OPENFACE_UNITS, Floats, Frames, Performance
+from emoverse.synthetic.portrait import Identity, Sketch, draw
 
 FPS: Final = 12
 _CRF: Final = "25"
@@ -51,3 +53,91 @@ def _murmur(voice: Floats) -> list[tuple[int, np.ndarray[tuple[int], np.dtype[np
     tone = np.sin(2 * np.pi * 140 * seconds) + 0.5 * np.sin(2 * np.pi * 420 * seconds)
     signal = (0.2 * loud * tone).astype(np.float32)
     return [(start, signal[start : start + 1024]) for start in range(0, n_samples, 1024)]
+
+
+PRESENCE_UNITS: Final = tuple(sorted((*OPENFACE_UNITS, 28)))
+"""Units with a presence column (`AU01_c` ... `AU45_c`): AU 28 has no intensity."""
+
+HEADER: Final = ", ".join(
+    ["frame", "face_id", "timestamp", "confidence", "success"]
+    + [f"AU{unit:02d}_r" for unit in OPENFACE_UNITS]
+    + [f"AU{unit:02d}_c" for unit in PRESENCE_UNITS]
+)
+NOISE: Final = 0.10
+"""Standard deviation of the measured about the drawn intensity."""
+
+
+def write_units(path: Path, units: Floats, rng: np.random.Generator) -> None:
+    """Write true intensities (T, 17) as measured ones: noisy, 0..5, present from 1 on; line ends are LF."""
+    measured = np.clip(units + rng.normal(0.0, NOISE, units.shape), 0.0, MAX_INTENSITY).round(2)
+    confidence = np.clip(rng.normal(0.96, 0.02, len(units)), 0.80, 0.98)
+    lines = [HEADER]
+    for index, row in enumerate(measured):
+        present = [float(unit in COLUMN and row[COLUMN[unit]] >= 1.0) for unit in PRESENCE_UNITS]
+        head = f"{index + 1}, 0, {index / FPS:.3f}, {confidence[index]:.2f}, 1"
+        cells = [head, *(f"{value:.2f}" for value in row), *(f"{value:.1f}" for value in present)]
+        lines.append(", ".join(cells))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(("\n".join(lines) + "\n").encode())
+
+
+__all__ = ["Identity", "Performance", "Rendered", "render"]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Hold a clip's frames (T, H, W, 3) uint8 and its true unit intensities (T, 17), 0..5."""
+
+    frames: Frames
+    units: Floats
+
+
+def render(
+    identity: Identity,
+    performance: Performance,
+    size: int | tuple[int, int],
+    fps: float,
+    n_frames: int,
+    rng: np.random.Generator,
+) -> Rendered:
+    """Draw a clip of `n_frames` at `fps`; size = pixels of a square side, or (width, height).
+
+    The face fills the shorter side, so a centred square crop holds all of it. Raises ValueError when nothing
+    can be drawn (no frames, a side under 16 px).
+    """
+    width, height = (size, size) if isinstance(size, int) else size
+    if n_frames < 1 or min(width, height) < 16:
+        raise ValueError(f"cannot draw {n_frames} frames of {width} x {height} px: at least 1 frame and 16 px a side")
+    units = performance.intensities(n_frames, fps)
+    speech = performance.speech(n_frames, fps)
+    poses = _drift(n_frames, rng)
+    frames = np.empty((n_frames, height, width, 3), dtype=np.uint8)
+    for i in range(n_frames):
+        sketch = Sketch((width, height), identity.background, poses[i])
+        shares = {unit: float(units[i, k]) / MAX_INTENSITY for k, unit in enumerate(OPENFACE_UNITS)}
+        draw(sketch, identity, shares, float(speech[i]))
+        frames[i] = sketch.pixels()
+    return Rendered(_light(frames, rng), units)
+
+
+def _drift(n_frames: int, rng: np.random.Generator) -> Floats:
+    """Return the head's pose in each frame, (T, 4): shift x and y, roll, zoom; a drift with a sway."""
+    start = rng.normal(0.0, [0.022, 0.02, 0.028, 0.018])
+    slope = rng.normal(0.0, [0.018, 0.014, 0.02, 0.008])
+    sway = rng.normal(0.0, [0.008, 0.008, 0.008, 0.0])
+    time = np.linspace(-0.5, 0.5, n_frames)[:, None]
+    poses = start + slope * time + sway * np.sin(2 * np.pi * (time * 1.3 + rng.random()))
+    poses[:, 3] += 1.0
+    return np.asarray(poses, dtype=np.float64)
+
+
+def _light(frames: Frames, rng: np.random.Generator) -> Frames:
+    """Light (T, H, W, 3) frames unevenly in time and from side to side, and add sensor noise."""
+    n_frames, height, width, _ = frames.shape
+    level = rng.uniform(0.78, 1.12) + rng.normal(0.0, 0.05) * np.linspace(-1, 1, n_frames)
+    slope = rng.normal(0.0, 0.13) * np.linspace(-1, 1, width)
+    gain = (level[:, None] * (1.0 + slope)).astype(np.float32)[:, None, :, None]
+    tint = (1.0 + rng.normal(0.0, 0.03, 3)).astype(np.float32)
+    noise = rng.standard_normal((n_frames, height, width, 1), dtype=np.float32) * np.float32(rng.uniform(1.0, 3.0))
+    lit: Frames = np.clip(frames * (gain * tint) + noise, 0, 255).astype(np.uint8)
+    return lit

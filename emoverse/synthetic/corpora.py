@@ -1,5 +1,7 @@
 """Write the three sample corpora into a folder: the same bytes for the same seed, scale and libraries."""
 
+import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Final
@@ -27,3 +29,22 @@ def generate(out: Path, seed: int = DEFAULT_SEED, scale: float = 1.0) -> None:
     write_meld(out / "MELD", meld, seed)
     write_ecf(out / "ECF", ecf, seed)
     write_mosei(out / "MOSEI", mosei, seed)
+
+
+def store(folder: Path, remote: Path) -> str:
+    """Copy a folder's files and their listing into the remote; return the folder's DVC md5 (`....dir`)."""
+    listing = []
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        content = path.read_bytes()
+        listing.append({"md5": _put(content, remote), "relpath": path.relative_to(folder).as_posix()})
+    listing.sort(key=lambda entry: entry["relpath"])
+    return _put(json.dumps(listing, sort_keys=True).encode(), remote, suffix=".dir")
+
+
+def _put(content: bytes, remote: Path, suffix: str = "") -> str:
+    digest = hashlib.md5(content, usedforsecurity=False).hexdigest() + suffix
+    path = remote / "files" / "md5" / digest[:2] / digest[2:]
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return digest

@@ -13,10 +13,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from emoverse.synthetic.emotions import EMOTIONS
-from emoverse.synthetic.faults import damage, fault
-from emoverse.synthetic.film import shoot
-from emoverse.synthetic.plan import Conversation, Line, converse, stream
+from emoverse.synthetic.expressions import EMOTIONS
+from emoverse.synthetic.people import Conversation, Line, converse, stream
+from emoverse.synthetic.recording import damage, fault, shoot
 
 LINES: Final = {"train": 70, "test": 26}
 FROM_MELD: Final = {"train": 5, "dev": 1, "test": 3}

@@ -5,9 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from emoverse.synthetic.faults import damage, fault
-from emoverse.synthetic.film import shoot
-from emoverse.synthetic.plan import Conversation, Line, converse, stream
+from emoverse.synthetic.people import Conversation, Line, converse, stream
+from emoverse.synthetic.recording import damage, fault, shoot
 
 COLUMNS: Final = (
     "Sr No.", "Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "Season", "Episode",

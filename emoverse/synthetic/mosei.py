@@ -10,13 +10,10 @@ from typing import Final
 import h5py
 import numpy as np
 
-from emoverse.synthetic.cast import GUEST_VLOGGERS, VIDEO_IDS, VLOGGERS
-from emoverse.synthetic.emotions import EMOTIONS, LOW_SHARE
-from emoverse.synthetic.faults import damage, fault
-from emoverse.synthetic.film import shoot
-from emoverse.synthetic.phrases import REVIEWS
-from emoverse.synthetic.plan import SIZES, Line, deal, stream
-from emoverse.synthetic.words import valence_of, word
+from emoverse.synthetic.expressions import EMOTIONS, LOW_SHARE
+from emoverse.synthetic.people import GUEST_VLOGGERS, SIZES, VIDEO_IDS, VLOGGERS, Line, deal, stream
+from emoverse.synthetic.phrases import REVIEWS, valence_of, word
+from emoverse.synthetic.recording import damage, fault, shoot
 
 COLUMNS: Final = (
     "video_id", "clip_id", "text", "label", "annotation", "mode", "label_T", "label_A", "label_V",

@@ -1,13 +1,146 @@
-"""Draw one frame of a face from its identity and the intensities of its action units.
-
-What each unit moves follows the Facial Action Coding System (Ekman & Friesen, 1978).
-"""
+"""Draw a face from an identity and its action units."""
 
 from collections.abc import Mapping
-from typing import Final, TypeAlias
+from dataclasses import dataclass
+from typing import Final, Self, TypeAlias
 
-from emoverse.synthetic.identity import Identity
-from emoverse.synthetic.sketch import Colour, Points, Sketch, arc, blend, ellipse
+import numpy as np
+from PIL import Image, ImageDraw
+
+from emoverse.synthetic.expressions import Floats, Frames
+
+Colour: TypeAlias = tuple[int, int, int]
+Points: TypeAlias = list[tuple[float, float]]
+
+SUPERSAMPLE: Final = 2
+
+
+def blend(base: Colour, other: Colour, share: float) -> Colour:
+    """Mix two colours, `share` (clipped to 0..1) of the second."""
+    t = min(max(share, 0.0), 1.0)
+    return (
+        round(base[0] + (other[0] - base[0]) * t),
+        round(base[1] + (other[1] - base[1]) * t),
+        round(base[2] + (other[2] - base[2]) * t),
+    )
+
+
+def arc(left: float, right: float, ends: float, middle: float, n: int = 11, power: float = 2.0) -> Points:
+    """Return n points of a bow from (left, ends) over the height `middle` at its centre to (right, ends)."""
+    step = 2.0 / (n - 1)
+    ts = [-1.0 + step * i for i in range(n)]
+    half, centre = (right - left) / 2, (left + right) / 2
+    return [(centre + half * t, ends + (middle - ends) * (1.0 - abs(t) ** power)) for t in ts]
+
+
+def ellipse(x: float, y: float, rx: float, ry: float, n: int = 24) -> Points:
+    """Return n points of an axis-parallel ellipse."""
+    angles = np.linspace(0.0, 2 * np.pi, n, endpoint=False)
+    return list(zip((x + rx * np.cos(angles)).tolist(), (y + ry * np.sin(angles)).tolist(), strict=True))
+
+
+class Sketch:
+    """Hold one supersampled frame and the head's pose in it."""
+
+    def __init__(self, size: tuple[int, int], background: Colour, pose: Floats) -> None:
+        """Open a frame of (width, height) pixels; pose = shift x, y (face units), roll (radians), zoom."""
+        width, height = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE
+        self._image = Image.new("RGB", (width, height), background)
+        self._pen = ImageDraw.Draw(self._image)
+        self.unit = 0.49 * min(width, height) * float(pose[3])
+        cos, sin = float(np.cos(pose[2])) * self.unit, float(np.sin(pose[2])) * self.unit
+        self._turn = (cos, sin)
+        self._centre = (width / 2 + float(pose[0]) * self.unit, height / 2 + float(pose[1]) * self.unit)
+
+    def _place(self, points: Points) -> Points:
+        cos, sin = self._turn
+        cx, cy = self._centre
+        return [(cx + cos * x - sin * y, cy + sin * x + cos * y) for x, y in points]
+
+    def fill(self, points: Points, colour: Colour) -> None:
+        """Fill a polygon."""
+        self._pen.polygon(self._place(points), fill=colour)
+
+    def line(self, points: Points, colour: Colour, width: float) -> None:
+        """Draw an open line of `width` face units, one supersampled pixel at least."""
+        self._pen.line(self._place(points), fill=colour, width=max(1, round(width * self.unit)), joint="curve")
+
+    def pixels(self) -> Frames:
+        """Return the frame, averaged down to its nominal size, as (H, W, 3) uint8."""
+        return np.asarray(self._image.reduce(SUPERSAMPLE))
+
+
+_STREAM: Final = 0xFACE
+_SKINS: Final[tuple[Colour, ...]] = (
+    (250, 218, 196),
+    (232, 184, 148),
+    (198, 145, 106),
+    (150, 102, 72),
+    (104, 70, 50),
+)
+_HAIRS: Final[tuple[Colour, ...]] = (
+    (28, 22, 20), (66, 44, 30), (118, 78, 42), (196, 158, 92), (138, 56, 30), (160, 160, 164),
+)  # fmt: skip
+_IRISES: Final[tuple[Colour, ...]] = ((70, 46, 30), (60, 90, 120), (70, 104, 66), (96, 96, 100))
+HAIR_STYLES: Final = ("short", "long", "fringe", "parted", "bald")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Hold what identifies a drawn person; lengths in face half-heights, offsets around an average face."""
+
+    seed: int
+    skin: Colour
+    hair: Colour
+    iris: Colour
+    background: Colour
+    hair_style: str
+    glasses: bool
+    beard: bool
+    face_width: float
+    jaw_width: float
+    brow_thickness: float
+    brow_height: float
+    brow_tilt: float
+    eye_spacing: float
+    eye_size: float
+    nose_length: float
+    mouth_width: float
+    mouth_height: float
+    mouth_curve: float
+    lip_thickness: float
+
+    @classmethod
+    def from_seed(cls, seed: int) -> Self:
+        """Draw the one person that belongs to an integer seed (>= 0)."""
+        rng = np.random.default_rng([_STREAM, seed])
+        tone = float(rng.uniform(0, len(_SKINS) - 1))
+        low = int(tone)
+        skin = blend(_SKINS[low], _SKINS[min(low + 1, len(_SKINS) - 1)], tone - low)
+        red, green, blue = (int(v) for v in rng.integers(50, 210, 3))
+        return cls(
+            seed=seed,
+            skin=skin,
+            hair=_HAIRS[int(rng.integers(len(_HAIRS)))],
+            iris=_IRISES[int(rng.integers(len(_IRISES)))],
+            background=(red, green, blue),
+            hair_style=HAIR_STYLES[int(rng.choice(len(HAIR_STYLES), p=[0.3, 0.25, 0.15, 0.2, 0.1]))],
+            glasses=bool(rng.random() < 0.25),
+            beard=bool(rng.random() < 0.15),
+            face_width=float(rng.uniform(0.70, 0.82)),
+            jaw_width=float(rng.uniform(0.66, 0.92)),
+            brow_thickness=float(rng.uniform(0.045, 0.085)),
+            brow_height=float(rng.uniform(-0.018, 0.018)),
+            brow_tilt=float(rng.uniform(-0.012, 0.012)),
+            eye_spacing=float(rng.uniform(0.31, 0.37)),
+            eye_size=float(rng.uniform(0.9, 1.15)),
+            nose_length=float(rng.uniform(0.18, 0.27)),
+            mouth_width=float(rng.uniform(0.24, 0.31)),
+            mouth_height=float(rng.uniform(0.50, 0.55)),
+            mouth_curve=float(rng.uniform(-0.012, 0.012)),
+            lip_thickness=float(rng.uniform(0.035, 0.06)),
+        )
+
 
 Units: TypeAlias = Mapping[int, float]
 """Intensity of each unit as a share of the maximum, 0..1."""

@@ -1,25 +1,43 @@
-"""What a task is: one question about one utterance, its right answer, and how replies are scored.
-
-A module of this package with a ``TASK`` is a task; nothing else needs an edit. How the rooms use one:
-
-* ``amt`` calls ``ask(scene)`` for every utterance and writes the question, the answer and (test files) the gold.
-* ``evaluation`` calls ``scorer(golds)``, then ``counts(replies)``: one row of additive numbers per record. A score of
-  any subset is ``scores(weights @ counts)``, so a bootstrap is one matrix product, weighted F1 included.
-"""
+"""Put other people's words into a prompt so that they stay words."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emoverse.corpora.base import Utterance
-from emoverse.tasks.text import neutralise
+
+# Every placeholder and special token of InternVL2, its language models and ms-swift begins with "<" and a letter,
+# "/" or "|" (InternLM2 also knows [UNUSED_TOKEN_n]): one space after the bracket and none of them is left.
+_OPENING: Final = re.compile(r"<(?=[/|!A-Za-z_])|\[(?=UNUSED_TOKEN)")
+# A line break would let a transcript write its own "Target utterance:" line.
+_BREAK: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
+
+
+def neutralise(text: str) -> str:
+    """Return the text unable to add media, roles or lines to a prompt; ordinary text is returned unchanged."""
+    if text.isprintable() and "<" not in text and "[" not in text:  # nearly all transcripts; no break is printable
+        return text
+    return _OPENING.sub(lambda found: found.group() + " ", _BREAK.sub(" ", text))
+
+
+MUTED: Final = "..."
+# Greedy, as a transcript may hold quotes of its own.
+_SPOKEN: Final = re.compile(r"(The person says: (['\"])).*(\2 <[a-z]+> )", re.DOTALL)
+
+
+def mute(prompt: str, words: str = MUTED) -> str | None:
+    """Return the prompt with other words, ``...``, for the person's; None for a prompt that quotes none."""
+    found = _SPOKEN.search(prompt)
+    return f"{prompt[: found.end(1)]}{words}{prompt[found.start(3) :]}" if found else None
+
 
 Numbers = NDArray[np.float64]
 Gold = Mapping[str, Any]

@@ -17,8 +17,19 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from emoverse.corpora.base import Utterance
-from emoverse.tasks.base import Confusion, Gold, LeftOut, Numbers, Question, Scene, Scorer, expect, f1, ratio
-from emoverse.tasks.text import neutralise
+from emoverse.tasks.base import (
+    Confusion,
+    Gold,
+    LeftOut,
+    Numbers,
+    Question,
+    Scene,
+    Scorer,
+    expect,
+    f1,
+    neutralise,
+    ratio,
+)
 
 EMOTIONS: Final = ("disgust", "anger", "joy", "sadness", "surprise", "fear")
 _WIDE: Final = len(EMOTIONS) + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final, Literal
@@ -9,10 +10,20 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from emoverse.corpora.base import EMOTIONS
-from emoverse.tasks.base import Confusion, Gold, LeftOut, Numbers, Question, Scene, Scorer, expect, majority, ratio
+from emoverse.tasks.base import (
+    Confusion,
+    Gold,
+    LeftOut,
+    Numbers,
+    Question,
+    Scene,
+    Scorer,
+    expect,
+    majority,
+    neutralise,
+    ratio,
+)
 from emoverse.tasks.labels import parse_label
-from emoverse.tasks.rouge import rouge_l
-from emoverse.tasks.text import neutralise
 
 _ASK: Final = "<reason> What is the emotional state of the person in the video? Please tell me the reason."
 _UNLABELLED: Final = LeftOut("no-emotion-label")
@@ -105,3 +116,18 @@ class _ReasonScorer:
 
 
 TASK = _Eri()
+
+
+def rouge_l(gold: str, reply: str) -> float:
+    """Return ROUGE-L's F1 (C.-Y. Lin, 2004; beta 1) over lower-case alphanumeric words, 0..1."""
+    one, two = (re.findall(r"[^\W_]+", text.lower()) for text in (gold, reply))
+    if not one or not two:
+        return float(one == two)
+    row = [0] * (len(two) + 1)
+    for word in one:
+        diagonal = 0
+        for j, other in enumerate(two, start=1):
+            above = row[j]
+            row[j] = diagonal + 1 if word == other else max(above, row[j - 1])
+            diagonal = above
+    return 2.0 * row[-1] / (len(one) + len(two))

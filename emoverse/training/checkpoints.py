@@ -14,9 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.digests import digest_of_value
+from emoverse.artifacts.digests import digest_of_value
+from emoverse.config import TrainParams
 from emoverse.errors import UserError
-from emoverse.params import TrainParams
 
 LIBRARIES: Final = ("torch", "transformers", "ms-swift", "peft")
 _NAME: Final = re.compile(r"checkpoint-(\d+)")

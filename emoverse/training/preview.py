@@ -1,23 +1,23 @@
-"""Say what a training would take on this machine, before it starts: nothing is trained, no weight is loaded."""
+"""Estimate what a training takes before it starts."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.inference.encode import Encoder
-from emoverse.inference.settings import settings_of_model
-from emoverse.manifest import read_manifest
+from emoverse.artifacts.manifest import read_manifest
+from emoverse.config import TrainParams
+from emoverse.errors import UserError
 from emoverse.media.frames import FrameStore
 from emoverse.models.native import check_model_folder
-from emoverse.params import TrainParams
-from emoverse.training.device import check_device
-from emoverse.training.estimate import Row, plan
+from emoverse.prompt.encode import Encoder
+from emoverse.prompt.model_settings import settings_of_model
+from emoverse.training.estimate import Row, plan, read_shapes
 from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
-from emoverse.training.shapes import read_shapes
 
 LIKELY: Final = 0.4
 """Share of a device's own matmul rate that training a large model reaches; a tiny one on a CPU stays below it."""
@@ -92,7 +92,7 @@ def _seconds_a_row(rows: Sequence[Mapping[str, Any]], frames: FrameStore, encode
 
 
 def table(found: Mapping[str, Any], budget: Mapping[str, Any]) -> str:
-    """Write a preview for a person; ``budget`` is `emoverse.budget.token_budget`'s of the same stage."""
+    """Write a preview for a person; ``budget`` is `emoverse.prompt.budget.token_budget`'s of the same stage."""
     parameters, memory, device, seconds = (found[key] for key in ("parameters", "memory", "device", "seconds"))
     parts = ", ".join(f"{name} {parameters[name]:,}" for name in ("vision", "projector", "language"))
     purposes = ", ".join(f"{name} {_bytes(value)}" for name, value in memory.items() if name != "total")
@@ -129,3 +129,34 @@ def _time(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def check_device(params: TrainParams) -> None:
+    """Raise UserError when there are fewer GPUs than ``gpus`` says, or a package that the parameters need is missing.
+
+    Where there is no GPU at all, several processes may share the CPU.
+    """
+    if params.sharding != "none" and find_spec("deepspeed") is None:
+        problem = f"sharding is {params.sharding}, which needs the package deepspeed"
+        raise UserError(
+            problem,
+            place="params.yaml",
+            remedy="install it (`pip install 'emoverse[deepspeed]'`), or set train.sharding to none",
+        )
+    import torch  # takes seconds: first what refuses an input without it
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus and gpus < params.gpus:
+        problem = f"gpus is {params.gpus}, this machine has {gpus}"
+        raise UserError(problem, place="params.yaml", remedy="set train.gpus to what there is")
+    if params.attention == "flash_attention_2":
+        lacks = {
+            "a GPU": not gpus,
+            "the package flash-attn": find_spec("flash_attn") is None,
+            "dtype bfloat16 or float16": params.dtype == "float32",
+        }
+        if lacking := [name for name, is_so in lacks.items() if is_so]:
+            problem = f"attention is flash_attention_2, which needs {' and '.join(lacking)}"
+            raise UserError(
+                problem, place="params.yaml", remedy="set train.attention to auto: it is taken where it runs"
+            )

@@ -12,27 +12,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
+from emoverse.artifacts.digests import code_digest, digest_of_pairs, digest_of_value, files_below, sha256_and_md5
+from emoverse.artifacts.manifest import Source, open_source, publish, raw_source, write_json
+from emoverse.config import MediaParams, ValidationParams, plain
 from emoverse.corpora import reader
 from emoverse.corpora.base import Reading
-from emoverse.digests import code_digest, digest_of_pairs, digest_of_value, files_below, sha256_and_md5
 from emoverse.errors import UserError
-from emoverse.manifest import Source, open_source, publish, raw_source, write_json
-from emoverse.media.extract import extract
+from emoverse.media.action_units import measurer
+from emoverse.media.extract import extract, join
 from emoverse.media.frames import FOLDER
-from emoverse.media.join import join
-from emoverse.media.measure import measurer
-from emoverse.media.work import Task
-from emoverse.params import MediaParams, ValidationParams, plain
-from emoverse.steps import CODE
+from emoverse.media.workers import Task
+from emoverse.registry import CODE
 from emoverse.validation.plan import Plan, make_plan
-from emoverse.validation.step import (
-    LIBRARIES,
-    conclude,
-    fingerprint_of,
-    named_if_full,
-    publishing,
-    scratch_of,
-)
+from emoverse.validation.validate import LIBRARIES, conclude, fingerprint_of, named_if_full, publishing, scratch_of
 
 STEP: Final = "validate --part"  # as a manifest names it, and as a message tells what to run
 FILES: Final = "files.json"

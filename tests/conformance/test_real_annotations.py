@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.cli import main
+from emoverse.cli.__init__ import main
 from emoverse.corpora import ecf, ecf1, meld, mosei
 from emoverse.corpora.base import Utterance
 from emoverse.tasks import task
-from emoverse.tasks.base import LeftOut, Question, Scene
-from emoverse.tasks.text import neutralise
+from emoverse.tasks.base import LeftOut, Question, Scene, neutralise
 
 
 def questions(name: str, utterances: list[Utterance]) -> list[Question]:

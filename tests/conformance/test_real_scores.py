@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from emoverse.cli import main
+from emoverse.cli.__init__ import main
 from emoverse.corpora.base import Utterance
 from emoverse.tasks import task
 from emoverse.tasks.base import Question, Scene

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from emoverse.lineage import shown_with
-from emoverse.manifest import open_source
+from emoverse.artifacts.lineage import shown_with
+from emoverse.artifacts.manifest import open_source
 from emoverse.report.scores import flat
 from tests.e2e.conftest import Checkout
 from tests.factories import canary

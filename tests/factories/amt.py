@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from emoverse import tables
+from emoverse.artifacts import tables
+from emoverse.artifacts.manifest import publish
 from emoverse.corpora.base import EMOTIONS, Utterance
-from emoverse.manifest import publish
 
 
 def utterance(**changes: Any) -> Utterance:

@@ -11,13 +11,11 @@ import numpy as np
 from PIL import Image
 
 from emoverse.amt.baselines import baselines
+from emoverse.artifacts.manifest import publish, write_json
+from emoverse.config import EvaluateParams, ExportParams, MediaParams, ToleranceParams, plain
 from emoverse.corpora.base import EMOTIONS, Utterance
-from emoverse.manifest import publish, write_json
-from emoverse.media.frames import write_index
-from emoverse.media.shards import ShardWriter
-from emoverse.models.tiny import build_model, build_processor, save_folder
-from emoverse.models.tokenizer import train_tokenizer
-from emoverse.params import EvaluateParams, ExportParams, MediaParams, ToleranceParams, plain
+from emoverse.media.frames import ShardWriter, write_index
+from emoverse.models.tiny import build_model, build_processor, save_folder, train_tokenizer
 from emoverse.tasks import task as task_named
 from emoverse.tasks.base import Question, Scene
 
@@ -167,8 +165,8 @@ def make_house(folder: Path, *, utterances_per_corpus: int = 12) -> dict[str, Pa
 
 def exported_house(base: Path) -> dict[str, Path]:
     """Return a house below ``base`` that was evaluated and exported, too; made once, as an export takes long."""
-    from emoverse.evaluation.step import evaluate
-    from emoverse.export.step import export
+    from emoverse.evaluation.evaluate import evaluate
+    from emoverse.export.export import export
 
     root = base / "exported-house"
     names = ("model", "amt", "meld", "ecf", "scores", "onnx")

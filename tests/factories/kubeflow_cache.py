@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from emoverse.digests import digest_of_value
+from emoverse.artifacts.digests import digest_of_value
 
 Keys = dict[str, str]
 

@@ -9,15 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from emoverse.artifacts.manifest import Source, open_raw, open_source, publish, write_json
+from emoverse.artifacts.tables import write_quarantine, write_utterances
+from emoverse.config import EvaluateParams
 from emoverse.corpora.base import Quarantined, Utterance
-from emoverse.evaluation.asking import Replies, prediction_rows
-from emoverse.evaluation.measure import measure, metrics, write_jsonl, write_plots
-from emoverse.inference.testsets import EvaluationSet, read_sets
-from emoverse.manifest import Source, open_raw, open_source, publish, write_json
-from emoverse.media.frames import write_index
-from emoverse.media.shards import ShardWriter
-from emoverse.params import EvaluateParams
-from emoverse.tables import write_quarantine, write_utterances
+from emoverse.evaluation.metrics import measure, metrics, write_jsonl, write_plots
+from emoverse.evaluation.replies import Replies, prediction_rows
+from emoverse.inference.test_sets import EvaluationSet, read_sets
+from emoverse.media.frames import ShardWriter, write_index
 from tests.factories.answering import _png, rows_of, utterances, write_model, write_rows
 
 EVALUATE = EvaluateParams(

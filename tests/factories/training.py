@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from emoverse.manifest import publish
+from emoverse.artifacts.manifest import publish
+from emoverse.config import TrainParams
 from emoverse.media.frames import FrameStore
-from emoverse.models.convert.step import convert
-from emoverse.params import TrainParams
+from emoverse.models.convert.convert import convert
 from tests.factories.answering import MEDIA, make_model, make_validated, rows_of, utterances, write_rows
 from tests.factories.internvl2 import config, write_checkpoint
 
@@ -68,7 +68,7 @@ def trainers_template(model: Path, frames: FrameStore) -> Any:
     from swift.model import get_model_processor
     from swift.template import get_template
 
-    from emoverse.training.template import NAME, use_frames
+    from emoverse.prompt.template import NAME, use_frames
 
     use_frames(frames)
     _, processor = get_model_processor(str(model), load_model=False, model_type="internvl", use_hf=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.cli import main
+from emoverse.cli.__init__ import main
 from emoverse.corpora import ecf, meld, mosei
 from emoverse.errors import UserError
 from tests.factories.corpora import (

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emoverse import archives
-from emoverse.archives import unpack
-from emoverse.cli import main
+from emoverse.artifacts import archives
+from emoverse.artifacts.archives import unpack
+from emoverse.cli.__init__ import main
 from emoverse.errors import UserError
 
 

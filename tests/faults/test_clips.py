@@ -12,13 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emoverse.artifacts.manifest import open_source, publish
+from emoverse.config import MediaParams, load_params
 from emoverse.errors import UserError
-from emoverse.manifest import open_source, publish
 from emoverse.media.extract import JOURNAL, extract, records
-from emoverse.media.pool import Lost, Pool
-from emoverse.media.work import Task, process
-from emoverse.params import MediaParams, load_params
-from emoverse.validation.step import validate
+from emoverse.media.workers import Lost, Pool, Task, process
+from emoverse.validation.validate import validate
 from tests.factories.clips import cut, make_decord_abort, write_clip, write_endless
 from tests.factories.meld import clip, make_meld
 

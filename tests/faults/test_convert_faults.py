@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emoverse.cli import main
+from emoverse.cli.__init__ import main
 from emoverse.errors import UserError
-from emoverse.models.convert.step import convert
+from emoverse.models.convert.convert import convert
 from tests.factories.internvl2 import config, write_checkpoint
 
 REPO = Path(__file__).resolve().parents[2]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from dvc.repo import Repo
 
+from emoverse.artifacts.manifest import open_source, publish
 from emoverse.doctor import Finding, kept
 from emoverse.errors import UserError
-from emoverse.manifest import open_source, publish
 from tests.factories import remotes
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep")  # inside DVC

@@ -9,17 +9,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from emoverse.config import plain
 from emoverse.errors import UserError
-from emoverse.evaluation.step import evaluate
-from emoverse.export.parity import compare
-from emoverse.export.rows import made_up_rows
-from emoverse.export.step import export
-from emoverse.inference.encode import Encoder
+from emoverse.evaluation.evaluate import evaluate
+from emoverse.export.export import export
+from emoverse.export.parity import compare, made_up_rows
 from emoverse.inference.engine import Engine
 from emoverse.inference.onnx_engine import onnx_engine
-from emoverse.inference.settings import settings_of_model
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.params import plain
+from emoverse.prompt.encode import Encoder
+from emoverse.prompt.model_settings import settings_of_model
 from tests.factories.answering import EVALUATE, EXPORT, TOLERANCE, exported_house
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from emoverse.amt.published import write_records
+from emoverse.artifacts.manifest import open_source, publish
 from emoverse.errors import UserError
-from emoverse.manifest import open_source, publish
 
 BODY = """
 import sys, time
 from pathlib import Path
-from emoverse.manifest import publish
+from emoverse.artifacts.manifest import publish
 out, text, hold = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 with publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
     for n in range(20):
@@ -24,7 +24,7 @@ with publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
         if hold == "body" and n == 10:
             print("ready", flush=True); time.sleep(60)
     if hold == "swap":
-        import emoverse.manifest as m
+        import emoverse.artifacts.manifest as m
         rename = Path.rename
         def slow(self, target):
             if self.name.endswith(".partial"):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.cli import main
+from emoverse.cli.__init__ import main
+from emoverse.config import MediaParams
 from emoverse.errors import UserError
-from emoverse.export.step import export
-from emoverse.params import MediaParams
-from emoverse.predict.clips import Limits, look
-from emoverse.predict.dialogues import ask_dialogue, read_dialogue
-from emoverse.predict.predictor import LONGEST, load
+from emoverse.export.export import export
+from emoverse.serving.clips import Limits, look
+from emoverse.serving.dialogues import ask_dialogue, read_dialogue
+from emoverse.serving.predictor import LONGEST, load
 from tests.factories.answering import EXPORT, exported_house
 from tests.factories.clips import cut, make_decord_abort, write_clip, write_endless, write_sound_only
 

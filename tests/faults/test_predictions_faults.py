@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from emoverse.cli import main
+from emoverse.cli.__init__ import main
 from emoverse.errors import RowErrors, UserError
 from emoverse.evaluation.predictions import read_predictions
-from emoverse.evaluation.score import compare_files, score_file
+from emoverse.evaluation.score_file import compare_files, score_file
 from tests.factories.answering import rows_of, utterances, write_rows
 
 ROWS = rows_of("mer", utterances("meld", 8))

@@ -12,11 +12,11 @@ from kfp import dsl
 
 from components.fetch import fetch
 from components.validate import validate
-from emoverse.cli import main
-from emoverse.digests import canonical
-from emoverse.fetching.resolve import resolve
-from emoverse.params import MediaParams, ValidationParams, plain
-from pipelines.local import session
+from emoverse.artifacts.digests import canonical
+from emoverse.cli.__init__ import main
+from emoverse.config import MediaParams, ValidationParams, plain
+from emoverse.fetching.fetch import resolve
+from pipelines.run_local import session
 from tests.factories import remotes
 from tests.factories.answering import write_rows
 from tests.factories.canary import ENVIRONMENT, TOKEN, traces

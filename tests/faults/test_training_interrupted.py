@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import yaml
 
-from emoverse.digests import folder_files
+from emoverse.artifacts.digests import folder_files
+from emoverse.cli.training import PREEMPTED
+from emoverse.config import plain
 from emoverse.errors import RowErrors, UserError
-from emoverse.params import plain
-from emoverse.training.step import train
-from emoverse.verbs.train import PREEMPTED
+from emoverse.training.train import train
 from tests.factories.training import make_training, train_params
 
 # 24 steps; dropout, so that a resumed training must draw what the undisturbed one drew

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from emoverse.amt.page import write_page
-from emoverse.amt.step import build_amt
-from emoverse.digests import folder_files
+from emoverse.amt.build_amt import build_amt
+from emoverse.amt.outputs import write_page
+from emoverse.artifacts.digests import folder_files
+from emoverse.artifacts.manifest import read_manifest
+from emoverse.config import AmtParams, load_params
 from emoverse.errors import UserError
-from emoverse.manifest import read_manifest
-from emoverse.params import AmtParams, load_params
-from emoverse.validation.amt import check_folder
+from emoverse.validation.amt_rows import check_folder
 from tests.conftest import REPO
 from tests.factories.amt import corpus, utterance, validated
 
@@ -229,8 +229,8 @@ def test_the_order_of_folders_and_rows_the_hash_seed_locale_and_zone_change_no_b
     shuffled = validated(tmp_path / "again", corpus("meld")[::-1], {one.utterance_id: FACE for one in corpus("meld")})
     folders = [inputs[2], shuffled, inputs[1]]
     script = (
-        "import sys; from pathlib import Path; from emoverse.amt.step import build_amt;"
-        "from emoverse.params import load_params; out, params, *folders = map(Path, sys.argv[1:]);"
+        "import sys; from pathlib import Path; from emoverse.amt.build_amt import build_amt;"
+        "from emoverse.config import load_params; out, params, *folders = map(Path, sys.argv[1:]);"
         "build_amt(folders, out, load_params(params).amt)"
     )
     odd = {"PYTHONHASHSEED": "77", "LC_ALL": "tr_TR.UTF-8", "TZ": "Pacific/Chatham", "PYTHONPATH": str(REPO)}

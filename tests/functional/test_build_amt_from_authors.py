@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from emoverse.amt.step import build_amt
+from emoverse.amt.build_amt import build_amt
+from emoverse.artifacts.manifest import read_manifest
+from emoverse.config import AmtParams, load_params
 from emoverse.errors import RowErrors, UserError
-from emoverse.manifest import read_manifest
-from emoverse.params import AmtParams, load_params
 from tests.conftest import REPO
 from tests.factories.amt import corpus, validated
 

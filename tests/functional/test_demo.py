@@ -11,13 +11,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from emoverse.cli import main
-from emoverse.demo.examples import examples
-from emoverse.demo.replies import NO_CLIP, NO_TASK, choices, reply
-from emoverse.params import CorpusParams, load_params
-from emoverse.predict.clips import Limits
-from emoverse.predict.predictor import Predictor, load
-from emoverse.tables import write_utterances
+from emoverse.artifacts.tables import write_utterances
+from emoverse.cli.__init__ import main
+from emoverse.config import CorpusParams, load_params
+from emoverse.serving.clips import Limits
+from emoverse.serving.demo import NO_CLIP, NO_TASK, choices, examples, reply
+from emoverse.serving.predictor import Predictor, load
 from tests.factories.answering import MEDIA, exported_house, utterances
 from tests.factories.browser import browsing
 from tests.factories.clips import write_clip
@@ -106,7 +105,7 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_export_are_one_clear_line(
 @pytest.fixture(scope="module")
 def page(predictor: Predictor, clip: Path) -> Iterator[Any]:
     """Serve the page and open it; what it asks of any server is kept in ``page.asked``."""
-    from emoverse.demo.page import serving
+    from emoverse.serving.demo import serving
 
     sys.addaudithook(watch)
     with serving(predictor, [(str(clip), "an example's words")]) as address, browsing() as browser:

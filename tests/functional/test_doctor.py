@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from emoverse import doctor
-from emoverse.cli import main
+from emoverse.cli.__init__ import main
 from tests.factories import remotes
 from tests.factories.kubeflow import kubeflow
 from tests.factories.remotes import Remote

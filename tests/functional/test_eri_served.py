@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from emoverse.amt.step import build_amt
-from emoverse.digests import folder_files
-from emoverse.manifest import read_manifest
-from emoverse.params import AmtParams, MediaParams, ValidationParams, load_params
-from emoverse.tasks.text import neutralise
-from emoverse.validation.step import validate
+from emoverse.amt.build_amt import build_amt
+from emoverse.artifacts.digests import folder_files
+from emoverse.artifacts.manifest import read_manifest
+from emoverse.config import AmtParams, MediaParams, ValidationParams, load_params
+from emoverse.tasks.base import neutralise
+from emoverse.validation.validate import validate
 from tests.conftest import REPO
 from tests.factories.answering import make_model
 from tests.factories.meld import make_meld

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.cli import main
+from emoverse.artifacts.manifest import read_manifest
+from emoverse.cli.__init__ import main
+from emoverse.config import EvaluateParams
 from emoverse.errors import RowErrors, UserError
-from emoverse.evaluation.step import evaluate
-from emoverse.manifest import read_manifest
-from emoverse.params import EvaluateParams
+from emoverse.evaluation.evaluate import evaluate
 from tests.factories.answering import make_amt, make_house, rows_of, utterances
 
 REPO = Path(__file__).parents[2]

@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emoverse.evaluation.step import evaluate
-from emoverse.export.step import export
+from emoverse.artifacts.manifest import read_manifest
+from emoverse.evaluation.evaluate import evaluate
+from emoverse.export.export import export
 from emoverse.inference.onnx_engine import onnx_engine
-from emoverse.manifest import read_manifest
 from tests.factories.answering import EVALUATE, EXPORT, exported_house
 
 ALONE = """

@@ -9,12 +9,12 @@ import pytest
 
 from emoverse.export.graphs import write_graphs
 from emoverse.export.parity import TOKENS, compare
-from emoverse.inference.encode import Encoder
 from emoverse.inference.engine import Engine
 from emoverse.inference.onnx_engine import OnnxBackend
-from emoverse.inference.settings import settings_of_model
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.models.convert.step import convert
+from emoverse.models.convert.convert import convert
+from emoverse.prompt.encode import Encoder
+from emoverse.prompt.model_settings import settings_of_model
 from tests.factories.internvl2 import config, write_checkpoint
 
 LIMIT = 64  # tokens of the original context

@@ -8,19 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from emoverse.artifacts.manifest import open_source
 from emoverse.errors import UserError
-from emoverse.evaluation.step import evaluate
-from emoverse.export.parity import compare, logits
-from emoverse.export.precisions import check
-from emoverse.export.quantise import quantise
-from emoverse.export.rows import made_up_rows
-from emoverse.export.step import export
-from emoverse.inference.encode import Encoder
+from emoverse.evaluation.evaluate import evaluate
+from emoverse.export.export import export
+from emoverse.export.parity import compare, logits, made_up_rows
+from emoverse.export.precision import check, quantise
 from emoverse.inference.engine import Engine
 from emoverse.inference.onnx_engine import GRAPHS, onnx_engine
-from emoverse.inference.settings import settings_of_model
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.manifest import open_source
+from emoverse.prompt.encode import Encoder
+from emoverse.prompt.model_settings import settings_of_model
 from tests.factories.answering import EVALUATE, EXPORT, TOLERANCE, exported_house
 
 LESS = ("fp16", "int8", "int4")
@@ -83,7 +81,7 @@ def test_a_precision_is_chosen_by_name_and_an_unknown_one_is_refused(every):
 
 
 def settings_of(folder):
-    from emoverse.inference.settings import Settings
+    from emoverse.prompt.model_settings import Settings
 
     return Settings.from_json(json.loads((folder / "settings.json").read_text("utf-8"))["encoder"])
 

@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-from emoverse.digests import digest_of_raw, folder_files
+from emoverse.artifacts.digests import digest_of_raw, folder_files
 from emoverse.errors import UserError
-from emoverse.fetching.resolve import Tracked, resolve
-from emoverse.fetching.settings import VARIABLES, complete, lacking, public
-from emoverse.fetching.step import fetch, keep, pull, raw_folder
-from emoverse.fetching.store import Store
+from emoverse.fetching.fetch import Tracked, fetch, keep, pull, raw_folder, resolve
+from emoverse.fetching.storage import VARIABLES, Store, complete, lacking, public
 from tests.factories import remotes
 from tests.factories.remotes import SECRET, Remote
 

@@ -7,11 +7,11 @@ import pytest
 from kfp import dsl
 
 from components.budget import budget as component
-from emoverse.digests import canonical
+from emoverse.artifacts.digests import canonical
+from emoverse.artifacts.manifest import read_manifest
+from emoverse.config import load_params, plain
 from emoverse.errors import UserError
-from emoverse.manifest import read_manifest
-from emoverse.params import load_params, plain
-from pipelines.local import session
+from pipelines.run_local import session
 from tests.conftest import REPO
 from tests.factories.answering import make_amt, make_model, rows_of, utterances
 

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-import pipelines.arguments
+import pipelines.options
 from components.image import Images
-from emoverse.digests import code_digest
-from emoverse.params import load_params
-from pipelines.arguments import measured, presets
-from pipelines.compile import compile_to
-from pipelines.options import Options
+from emoverse.artifacts.digests import code_digest
+from emoverse.config import load_params
+from pipelines.options import Options, measured, presets
+from pipelines.pipeline import compile_to
 from tests.factories.kubeflow_cache import Keys, keys_of, missed
 
 REPO = Path(__file__).resolve().parents[2]
@@ -88,7 +87,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Options], di
 @pytest.fixture
 def keys(workspace: Path, compiled: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Keys]:
     """Return the cache keys of a run of the workspace as it is now."""
-    monkeypatch.setattr(pipelines.arguments, "code_digest", lambda rooms: code_digest(rooms, workspace / "emoverse"))
+    monkeypatch.setattr(pipelines.options, "code_digest", lambda rooms: code_digest(rooms, workspace / "emoverse"))
 
     def _keys(options: Options | None = None, **overrides: Any) -> Keys:
         params = load_params(workspace / "params.yaml", {k.replace("__", "."): v for k, v in overrides.items()})

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from emoverse.cli import main
+from emoverse.cli.__init__ import main
 from emoverse.errors import UserError
 from pipelines.cluster import load_cluster
 

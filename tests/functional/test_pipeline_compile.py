@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
-from emoverse.cli import main
-from emoverse.digests import code_digest
+from emoverse.artifacts.digests import code_digest
+from emoverse.cli.__init__ import main
+from emoverse.config import BaseModelParams, CorpusParams, Params, load_params, parse
 from emoverse.errors import UserError
-from emoverse.params import BaseModelParams, CorpusParams, Params, load_params, parse
-from emoverse.steps import CODE
-from pipelines.arguments import SECTIONS, STEPS, measured, presets
-from pipelines.compile import GOLDEN, compile_to
+from emoverse.registry import CODE
+from pipelines.options import SECTIONS, STEPS, measured, presets
+from pipelines.pipeline import GOLDEN, compile_to
 
 REPO = Path(__file__).resolve().parents[2]
 # What each task reads: sections of params.yaml, digest of code, upstream tasks. The cache sees these and nothing else.

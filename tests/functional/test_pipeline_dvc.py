@@ -10,8 +10,8 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from emoverse.params import load_params
-from emoverse.steps import CODE
+from emoverse.config import load_params
+from emoverse.registry import CODE
 
 REPO = Path(__file__).resolve().parents[2]
 PACKAGE = REPO / "emoverse"
@@ -21,7 +21,7 @@ START_OF = {"validate": "validation/step.py", "build-amt": "amt/step.py", "base-
             "export": "export/step.py", "report": "report/step.py"}  # fmt: skip
 # What verb and component hand to a step, which may not import it.
 GIVEN = {"build-amt": ["validation/amt.py"]}
-# What checks, records or moves a result and does not decide it (emoverse/steps.py says why it is left out).
+# What checks, records or moves a result and does not decide it (emoverse/registry.py says why it is left out).
 AROUND = {"__init__.py", "yaml_text.py", "errors.py", "digests.py", "collector.py", "manifest.py", "params.py",
           "params_problems.py", "steps.py", "weights.py"}  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep")  # inside DVC
@@ -155,10 +155,10 @@ def test_a_changed_parameter_re_runs_what_depends_on_it_and_only_that(workspace:
     ("file", "expected"),
     [
         ("emoverse/tasks/mer.py", {"build-amt", "evaluate", "export", "report"}),
-        ("emoverse/validation/step.py", VALIDATE),
+        ("emoverse/validation/validate.py", VALIDATE),
         ("emoverse/media/frames.py", {*VALIDATE, "build-amt", "stage1", "stage2", "evaluate", "export", "report"}),
         ("emoverse/errors.py", set()),
-        ("emoverse/verbs/train.py", set()),
+        ("emoverse/cli/training.py", set()),
         ("data/raw/sample/ECF/stand-in", {"validate@ecf"}),
         ("data/validated/meld/stand-in",
          {"validate@meld", "build-amt", "stage1", "stage2", "evaluate", "export", "report"}),

@@ -8,19 +8,16 @@ from typing import Any
 
 import pytest
 
+from emoverse.artifacts.manifest import open_source
+from emoverse.config import CorpusParams, MediaParams, Params, ValidationParams, load_params
 from emoverse.errors import UserError
-from emoverse.fetching.resolve import resolve
-from emoverse.manifest import open_source
-from emoverse.params import CorpusParams, MediaParams, Params, ValidationParams, load_params
-from emoverse.report.ending import publish_page, tell
-from emoverse.validation.step import validate
-from pipelines.arguments import measured
+from emoverse.fetching.fetch import resolve
+from emoverse.report.run_pages import publish_page, tell
+from emoverse.validation.validate import validate
 from pipelines.cluster import WORKSPACE, Cluster, Retries, Volume
-from pipelines.emoverse import pipeline
-from pipelines.local import session
-from pipelines.options import Options
-from pipelines.placing import Placing
-from pipelines.wiring import validation_apart
+from pipelines.options import Options, measured
+from pipelines.pipeline import Placing, pipeline, validation_apart
+from pipelines.run_local import session
 from tests.factories import remotes
 from tests.factories.meld import make_meld
 from tests.factories.remotes import Remote

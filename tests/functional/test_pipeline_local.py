@@ -10,13 +10,13 @@ from kfp import dsl
 
 from components.fetch import fetch
 from components.validate import validate as component
-from emoverse.digests import canonical, code_digest
+from emoverse.artifacts.digests import canonical, code_digest
+from emoverse.artifacts.manifest import open_raw, open_source
+from emoverse.config import MediaParams, ValidationParams, plain
 from emoverse.errors import UserError
-from emoverse.manifest import open_raw, open_source
-from emoverse.params import MediaParams, ValidationParams, plain
-from emoverse.steps import CODE
-from emoverse.validation.step import validate
-from pipelines.local import session
+from emoverse.registry import CODE
+from emoverse.validation.validate import validate
+from pipelines.run_local import session
 from tests.factories.meld import make_meld
 
 MEDIA = MediaParams(frames=2, size=32, timeout=20.0)

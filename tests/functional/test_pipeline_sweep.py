@@ -6,10 +6,10 @@ import pytest
 from kfp import dsl
 
 from components.over_seeds import over_seeds as component
+from emoverse.artifacts.manifest import open_source
 from emoverse.errors import UserError
-from emoverse.manifest import open_source
+from emoverse.report.run_pages import OverSeeds, over_seeds
 from emoverse.report.scores import headlines
-from emoverse.report.seeds import OverSeeds, over_seeds
 from tests.factories.results import make_results, with_seed
 
 

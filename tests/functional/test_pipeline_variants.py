@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import yaml
 
+from emoverse.config import load_params
 from emoverse.errors import UserError
-from emoverse.params import load_params
 from pipelines.cluster import Cluster, Retries
-from pipelines.compile import compile_to
 from pipelines.options import Options
+from pipelines.pipeline import compile_to
 
 REPO = Path(__file__).resolve().parents[2]
 

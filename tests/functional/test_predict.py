@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from emoverse.cli import main
+from emoverse.cli.__init__ import main
 from emoverse.inference.onnx_engine import onnx_engine
-from emoverse.predict.dialogues import ask_dialogue
-from emoverse.predict.predictor import load
+from emoverse.serving.dialogues import ask_dialogue
+from emoverse.serving.predictor import load
 from tests.factories.answering import MEDIA, exported_house
 from tests.factories.clips import write_clip
 
@@ -22,10 +22,10 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
-    from emoverse.params import MediaParams
-    from emoverse.media.work import Task
-    from emoverse.predict.clips import Limits, _Job, examine
-    from emoverse.predict.predictor import load
+    from emoverse.config import MediaParams
+    from emoverse.media.workers import Task
+    from emoverse.serving.clips import Limits, _Job, examine
+    from emoverse.serving.predictor import load
 
     found = load(Path(sys.argv[1])).clip(Path(sys.argv[2]), "hello")
     print(sorted(found.answers))

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from emoverse.artifacts.manifest import open_source
 from emoverse.errors import UserError
-from emoverse.manifest import open_source
+from emoverse.report.report import report
 from emoverse.report.samples import PER_TEST, choose
 from emoverse.report.scores import confusion_over, flat, test_sets
-from emoverse.report.step import report
 from tests.factories.browser import PHONE, width_on_a_phone
 from tests.factories.results import Results, make_results
 

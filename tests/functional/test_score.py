@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from emoverse.cli import main
+from emoverse.cli.__init__ import main
 from emoverse.errors import RowErrors
-from emoverse.evaluation.score import compare_files, score_file
+from emoverse.evaluation.score_file import compare_files, score_file
 from tests.factories.answering import rows_of, utterances, write_rows
 
 SHARED = {"n", "unparsable", "interval", "baseline"}

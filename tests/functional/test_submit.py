@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emoverse.cli import main
-from emoverse.digests import code_digest
-from emoverse.steps import CODE
+from emoverse.artifacts.digests import code_digest
+from emoverse.cli.__init__ import main
+from emoverse.registry import CODE
 from tests.factories import remotes
 from tests.factories.kubeflow import RUN, Kubeflow, kubeflow, registry
 from tests.factories.remotes import SECRET, Remote

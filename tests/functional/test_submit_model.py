@@ -9,15 +9,15 @@ import boto3
 import pytest
 import yaml
 
-from emoverse.cli import main
-from emoverse.digests import MANIFEST
+from emoverse.artifacts.digests import MANIFEST
+from emoverse.artifacts.lineage import check_given
+from emoverse.artifacts.manifest import publish
+from emoverse.cli.__init__ import main
+from emoverse.config import load_params
 from emoverse.errors import UserError
-from emoverse.lineage import check_given
-from emoverse.manifest import publish
-from emoverse.params import load_params
-from pipelines.compile import compile_to
-from pipelines.given import look_into
+from pipelines.checks import look_into
 from pipelines.options import Options
+from pipelines.pipeline import compile_to
 from tests.factories import remotes
 from tests.factories.kubeflow import kubeflow
 

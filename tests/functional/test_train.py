@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from emoverse.digests import folder_files
+from emoverse.artifacts.digests import folder_files
+from emoverse.artifacts.manifest import read_manifest
+from emoverse.config import TrainParams
 from emoverse.errors import RowErrors, UserError
-from emoverse.manifest import read_manifest
-from emoverse.params import TrainParams
 from emoverse.training.preview import preview
-from emoverse.training.step import train
+from emoverse.training.train import train
 from tests.factories.training import make_training, train_params
 
 
@@ -190,7 +190,7 @@ def test_rows_whose_clip_is_not_among_the_frames_are_named_before_training(
 
 
 def test_a_corrupt_frame_stops_training_and_nothing_is_published(run: Callable[..., Path], tmp_path: Path) -> None:
-    from emoverse.manifest import publish
+    from emoverse.artifacts.manifest import publish
 
     house = make_training(tmp_path / "other")
     shard = next((house["meld"] / "frames").glob("*.tar"))

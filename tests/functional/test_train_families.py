@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from emoverse.evaluation.step import evaluate
-from emoverse.export.step import export
-from emoverse.manifest import read_manifest
-from emoverse.training.step import train
+from emoverse.artifacts.manifest import read_manifest
+from emoverse.evaluation.evaluate import evaluate
+from emoverse.export.export import export
+from emoverse.training.train import train
 from tests.factories.answering import EVALUATE, EXPORT, make_amt, make_validated, rows_of, utterances
 from tests.factories.training import make_converted, stage_rows, train_params
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from emoverse.digests import folder_files
-from emoverse.training.step import train
-from emoverse.verbs.train import PREEMPTED
+from emoverse.artifacts.digests import folder_files
+from emoverse.cli.training import PREEMPTED
+from emoverse.training.train import train
 from tests.factories.ranks import hold_training, log_of, make_house, release, said, start_training, wait_until
 from tests.factories.training import train_params
 

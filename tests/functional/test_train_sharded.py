@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from emoverse.digests import folder_files
-from emoverse.manifest import read_manifest
-from emoverse.training.step import train
+from emoverse.artifacts.digests import folder_files
+from emoverse.artifacts.manifest import read_manifest
+from emoverse.training.train import train
 from tests.factories.ranks import hold_training, log_of, make_house, release, said, start_training
 from tests.factories.training import train_params
 

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from emoverse.cli import main
+from emoverse.artifacts.manifest import open_source
+from emoverse.artifacts.tables import read_action_units, read_utterances
+from emoverse.cli.__init__ import main
+from emoverse.config import MediaParams, ValidationParams
 from emoverse.corpora import reader
 from emoverse.errors import UserError
-from emoverse.manifest import open_source
 from emoverse.media.frames import FrameStore
-from emoverse.params import MediaParams, ValidationParams
-from emoverse.tables import read_action_units, read_utterances
-from emoverse.validation.step import validate
+from emoverse.validation.validate import validate
 from tests.factories.browser import PHONE, width_on_a_phone
 from tests.factories.clips import cut, write_clip
 from tests.factories.meld import clip, edit, make_meld

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.cli import main
+from emoverse.artifacts.manifest import open_source
+from emoverse.artifacts.tables import read_action_units
+from emoverse.cli.__init__ import main
+from emoverse.config import MediaParams, ValidationParams
 from emoverse.errors import UserError
-from emoverse.manifest import open_source
-from emoverse.media.action_units import UNITS
-from emoverse.media.measure import VARIABLE
-from emoverse.params import MediaParams, ValidationParams
-from emoverse.tables import read_action_units
-from emoverse.validation.step import validate
+from emoverse.media.action_units import UNITS, VARIABLE
+from emoverse.validation.validate import validate
 from tests.factories.clips import write_openface
 from tests.factories.meld import FOLDERS, make_meld
 

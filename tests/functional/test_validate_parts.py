@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.cli import main
+from emoverse.artifacts.manifest import open_source
+from emoverse.cli.__init__ import main
+from emoverse.config import MediaParams, ValidationParams
 from emoverse.errors import UserError
-from emoverse.manifest import open_source
-from emoverse.media import shards
-from emoverse.params import MediaParams, ValidationParams
+from emoverse.media import frames as shards
 from emoverse.validation.parts import join_parts, validate_part
-from emoverse.validation.step import validate
+from emoverse.validation.validate import validate
 from tests.factories.clips import cut
 from tests.factories.meld import clip, edit, make_meld
 

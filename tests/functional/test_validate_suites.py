@@ -9,15 +9,21 @@ from typing import Any
 import pytest
 
 from emoverse import corpora
+from emoverse.config import ValidationParams
 from emoverse.corpora.base import Utterance
 from emoverse.errors import UserError
 from emoverse.media.probe import Probe
-from emoverse.params import ValidationParams
-from emoverse.validation import amt as expected
-from emoverse.validation.amt import amt_table, check_amt, check_folder
-from emoverse.validation.expectations import Check, run_suite
-from emoverse.validation.page import MEANING
-from emoverse.validation.suites import ANNOTATIONS, check_annotations, check_probes, probe_checks
+from emoverse.validation import amt_rows as expected
+from emoverse.validation.amt_rows import amt_table, check_amt, check_folder
+from emoverse.validation.expectations import (
+    ANNOTATIONS,
+    Check,
+    check_annotations,
+    check_probes,
+    probe_checks,
+    run_suite,
+)
+from emoverse.validation.results import MEANING
 
 GOOD = Utterance(
     utterance_id="meld/train/dia0_utt0", corpus="meld", split="train", dialogue_id="0", position=0, speaker="Ross",

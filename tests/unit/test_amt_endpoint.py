@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.amt.endpoint import EndpointReasons
-from emoverse.amt.reasons import provider
+from emoverse.amt.reasons import EndpointReasons, provider
 from emoverse.errors import UserError
 from tests.factories.amt import utterance
 from tests.factories.endpoint import Answer, Server, completion

@@ -8,13 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoverse.amt.gate import check_splits
+from emoverse.amt.build_amt import check_splits
+from emoverse.amt.columns import natural
 from emoverse.amt.mixture import Stage
-from emoverse.amt.outputs import Rows
+from emoverse.amt.outputs import Rows, Tally
 from emoverse.amt.published import RecordList, media_path, record, write_records
 from emoverse.amt.reasons import FileReasons, RuleReasons, provider
-from emoverse.amt.tables import natural
-from emoverse.amt.tally import Tally
 from emoverse.errors import RowErrors, UserError
 from emoverse.tasks.base import Question
 from tests.factories.amt import utterance

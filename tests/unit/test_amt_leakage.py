@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoverse.amt.conflicts import conflicts, shared_utterances
-from emoverse.amt.gate import check_leaks
+from emoverse.amt.audit import conflicts, shared_utterances
+from emoverse.amt.build_amt import check_leaks
+from emoverse.amt.columns import CorpusTable
 from emoverse.amt.leakage import Leak, Side, find_leaks, normalised, overlaps, sides
-from emoverse.amt.tables import CorpusTable
 from emoverse.corpora.base import Utterance
 from emoverse.errors import UserError
 from tests.factories.amt import utterance

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoverse.amt.mixture import Stage, draws, served, stages
+from emoverse.config import load_params
 from emoverse.errors import UserError
-from emoverse.params import load_params
 
 AMT = load_params().amt
 IDS = [f"meld/train/dia{i}_utt0" for i in range(4000)]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from emoverse import __version__
-from emoverse.cli import VERBS, _guarded, main
+from emoverse.cli.__init__ import VERBS, _guarded, main
 from tests.factories.corpora import write_meld
 
 HEAVY = ("torch", "pandas", "numpy", "yaml", "pydantic", "kfp", "great_expectations", "transformers", "swift", "dvc")
@@ -80,7 +80,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path: Path) -> None:
 
 
 def _published(out: Path) -> Path:
-    from emoverse.manifest import publish
+    from emoverse.artifacts.manifest import publish
 
     with publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
         (draft.path / "a").write_text("x", "utf-8")

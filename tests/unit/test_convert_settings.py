@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from emoverse.models.convert.settings import native_config
+from emoverse.models.convert.config import native_config
 from tests.factories.internvl2 import config
 
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoverse.corpora.files import Problems, decode, rows_of, unsafe, whole_number
-from emoverse.corpora.times import seconds
+from emoverse.corpora.files import Problems, decode, rows_of, seconds, unsafe, whole_number
 from emoverse.errors import UserError
 
 

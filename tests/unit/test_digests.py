@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emoverse.digests import (
+from emoverse.artifacts.digests import (
     canonical,
     code_digest,
     digest_of_files,
@@ -18,7 +18,7 @@ from emoverse.digests import (
     folder_files,
 )
 from emoverse.errors import UserError
-from emoverse.steps import CODE
+from emoverse.registry import CODE
 
 TREE = {
     "a.txt": b"one\n",

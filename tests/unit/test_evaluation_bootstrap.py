@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emoverse.evaluation import bootstrap
-from emoverse.evaluation.bootstrap import group_sums, interval, resampled
+from emoverse.evaluation import intervals as bootstrap
+from emoverse.evaluation.intervals import group_sums, interval, resampled
 
 
 def test_records_of_one_group_are_added_up_in_order_of_appearance():

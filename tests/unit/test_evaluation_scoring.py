@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emoverse.evaluation.calibration import expected_error, posterior, reliability
-from emoverse.evaluation.controls import face_only, text_only
-from emoverse.evaluation.published import beside
+from emoverse.evaluation.intervals import expected_error, posterior, reliability
+from emoverse.evaluation.replies import face_only, text_only
+from emoverse.evaluation.score_file import beside
 from emoverse.evaluation.scoring import baseline_headlines, pooled, score
 from tests.factories.answering import rows_of, utterances
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from emoverse.errors import UserError
-from emoverse.export.gate import require
+from emoverse.export.export import require
 
 METRICS: dict[str, Any] = {
     "mer": {"weighted_f1": 0.62, "accuracy": 0.6, "baseline": 0.3},

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from emoverse.errors import UserError
-from emoverse.inference.encode import Encoder
-from emoverse.inference.settings import Settings, settings_of_model
+from emoverse.prompt.encode import Encoder
+from emoverse.prompt.model_settings import Settings, settings_of_model
 from tests.factories.answering import MEDIA, SYSTEM, make_model
 
 PHI3 = (

@@ -7,8 +7,8 @@ import pytest
 import torch
 import transformers
 
-from emoverse.inference.narrow import NarrowModel
-from emoverse.inference.tree import prompt_mask
+from emoverse.inference.engine import prompt_mask
+from emoverse.inference.torch_engine import NarrowModel
 
 SIZES = {
     "vocab_size": 50,

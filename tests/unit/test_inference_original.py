@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emoverse.inference.settings import settings_of_model
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.models.convert.step import convert
+from emoverse.models.convert.convert import convert
+from emoverse.prompt.model_settings import settings_of_model
 
 
 @pytest.mark.parametrize("family", ["qwen2_gqa", "ilm2_gqa", "phi3_su_short"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emoverse.inference.tree import AnswerTree, left_padded, prompt_mask, tree_mask
+from emoverse.inference.engine import AnswerTree, left_padded, prompt_mask, tree_mask
 
 
 def test_left_padding_ends_all_prompts_together():

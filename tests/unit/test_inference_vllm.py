@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from emoverse.errors import UserError
-from emoverse.inference.encode import Encoder
 from emoverse.inference.engine import Engine
-from emoverse.inference.load import open_engine
-from emoverse.inference.settings import settings_of_model
-from emoverse.inference.torch_engine import TorchBackend, load_model
+from emoverse.inference.torch_engine import TorchBackend, load_model, open_engine
 from emoverse.inference.vllm_engine import VllmEngine, encoder_of
+from emoverse.prompt.encode import Encoder
+from emoverse.prompt.model_settings import settings_of_model
 from tests.factories.answering import MEDIA, make_model
 from tests.unit.test_inference_engine import ANSWERS, ROWS
 

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.cli import main
-from emoverse.digests import code_digest, digest_of_raw
-from emoverse.errors import UserError
-from emoverse.lineage import (
+from emoverse.artifacts.digests import code_digest, digest_of_raw
+from emoverse.artifacts.lineage import (
     as_json,
     as_lines,
     check_code,
@@ -22,8 +20,10 @@ from emoverse.lineage import (
     revision,
     trace,
 )
-from emoverse.manifest import open_raw, open_source, publish
-from emoverse.steps import CODE
+from emoverse.artifacts.manifest import open_raw, open_source, publish
+from emoverse.cli.__init__ import main
+from emoverse.errors import UserError
+from emoverse.registry import CODE
 
 Say = Callable[[list[str]], str]
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.digests import MANIFEST, folder_files
+from emoverse.artifacts.digests import MANIFEST, folder_files
+from emoverse.artifacts.manifest import Source, copy_without_weights, open_raw, open_source, publish, read_manifest
 from emoverse.errors import UserError
-from emoverse.manifest import Source, open_raw, open_source, publish, read_manifest
-from emoverse.weights import copy_without_weights
 
 Make = Callable[..., Path]
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.media.errors import ClipError
-from emoverse.media.locate import ClipFiles
+from emoverse.media.probe import ClipError, ClipFiles
 
 
 def put(path: Path) -> Path:

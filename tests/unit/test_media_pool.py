@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.media.pool import Lost, Pool
+from emoverse.media.workers import Lost, Pool
 
 
 def misbehave(item: str) -> str:

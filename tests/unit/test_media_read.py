@@ -8,11 +8,9 @@ import av
 import numpy as np
 import pytest
 
-from emoverse.media import read
-from emoverse.media.errors import ClipError
-from emoverse.media.probe import Header
-from emoverse.media.read import in_order, read_frames
-from emoverse.media.sampling import still, uniform
+from emoverse.media import decode as read
+from emoverse.media.decode import in_order, read_frames, still, uniform
+from emoverse.media.probe import ClipError, Header
 from tests.factories.clips import TICKS, cut, remux_from, write_clip, write_no_frames, write_sound_only
 
 
@@ -222,8 +220,8 @@ def test_a_still_is_the_peak_where_the_clip_has_it() -> None:
 GROWTH = """
 import resource, sys
 from pathlib import Path
-from emoverse.media.read import read_frames
-from emoverse.media.sampling import uniform
+from emoverse.media.decode import read_frames
+from emoverse.media.decode import uniform
 for path in map(Path, sys.argv[1:]):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     probe = read_frames(path, lambda count: uniform(count, 8), lambda index, frame: None)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emoverse.config import MediaParams
 from emoverse.media.transform import centred_square, decode, encode, picture, shape_of
-from emoverse.params import MediaParams
 from tests.factories.clips import picture as drawn
 
 

@@ -8,12 +8,12 @@ from kfp import dsl
 
 from components.adopt import adopt as adopt_component
 from components.convert import convert as convert_component
-from emoverse.digests import canonical, dvc_dir_md5, folder_files, raw_sums
+from emoverse.artifacts.digests import canonical, dvc_dir_md5, folder_files, raw_sums
+from emoverse.artifacts.manifest import open_source, read_manifest
+from emoverse.config import BaseModelParams, MediaParams, plain
 from emoverse.errors import UserError
-from emoverse.manifest import open_source, read_manifest
+from emoverse.models.base_model import base_model
 from emoverse.models.native import check_model_folder
-from emoverse.models.step import base_model
-from emoverse.params import BaseModelParams, MediaParams, plain
 from tests.factories.answering import MEDIA, make_model
 from tests.factories.training import make_converted
 

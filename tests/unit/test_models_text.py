@@ -7,14 +7,21 @@ import re
 import numpy as np
 import pytest
 
-from emoverse.models.lessons import Lesson, write_lessons
-from emoverse.models.pretraining_faces import FIRST_IDENTITY, Face, draw_face
-from emoverse.models.pretraining_text import FEELINGS, VALENCES, feeling_sentence, verdict_sentence
-from emoverse.params import MediaParams
+from emoverse.config import MediaParams
+from emoverse.models.pretraining_data import (
+    FEELINGS,
+    FIRST_IDENTITY,
+    VALENCES,
+    Face,
+    Lesson,
+    draw_face,
+    feeling_sentence,
+    verdict_sentence,
+    write_lessons,
+)
 from emoverse.synthetic import SAMPLE_IDENTITIES
-from emoverse.synthetic.emotions import EMOTIONS
-from emoverse.synthetic.phrases import TOPICS
-from emoverse.synthetic.words import valence_of, word
+from emoverse.synthetic.expressions import EMOTIONS
+from emoverse.synthetic.phrases import TOPICS, valence_of, word
 from emoverse.tasks import mer, msa
 
 MEDIA = MediaParams(frames=2, size=32, crop="center", colour="grey-equalised", timeout=20.0)

@@ -9,11 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from emoverse.digests import folder_files
-from emoverse.models.step import base_model
-from emoverse.models.tiny import build_model, build_processor, tokens_per_frame
-from emoverse.models.tokenizer import SPECIAL, train_tokenizer
-from emoverse.params import TINY, BaseModelParams, MediaParams
+from emoverse.artifacts.digests import folder_files
+from emoverse.config import TINY, BaseModelParams, MediaParams
+from emoverse.models.base_model import base_model
+from emoverse.models.tiny import SPECIAL, build_model, build_processor, tokens_per_frame, train_tokenizer
 
 MEDIA = MediaParams(frames=2, size=32, crop="center", colour="grey-equalised", timeout=20.0)
 PARAMS = BaseModelParams(source=TINY, seed=1, faces=12, face_epochs=1, sentences=12, epochs=1)

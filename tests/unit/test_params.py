@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from emoverse.cli.options import overrides_of
+from emoverse.config import MediaParams, Params, load_params, parse, plain, read_yaml
 from emoverse.errors import UserError
-from emoverse.params import MediaParams, Params, load_params, parse, plain
-from emoverse.verbs.common import overrides_of
-from emoverse.yaml_text import read_yaml
 
 REPO = Path(__file__).resolve().parents[2]
 Write = Callable[[str], Path]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.cli import main
-from emoverse.params import TINY, load_params
-from emoverse.verbs.profile import FOLDER, names
+from emoverse.cli.__init__ import main
+from emoverse.cli.training import FOLDER, names
+from emoverse.config import TINY, load_params
 
 REPO = Path(__file__).resolve().parents[2]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from emoverse.lineage import Node
+from emoverse.artifacts.lineage import Node
 from emoverse.report.charts import BOX_HIGH, BOX_WIDE, HIGH, WIDE, curve, graph, nice_ticks
 from emoverse.report.data import flatten
 

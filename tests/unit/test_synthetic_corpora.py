@@ -10,14 +10,12 @@ import pandas as pd
 import pytest
 
 from emoverse.synthetic import SAMPLE_IDENTITIES
-from emoverse.synthetic.cast import FIRST_GUEST
-from emoverse.synthetic.corpora import CORPORA, generate
-from emoverse.synthetic.faults import FAULTS, fault
-from emoverse.synthetic.film import play
+from emoverse.synthetic.clips import HEADER, NOISE
+from emoverse.synthetic.corpora import CORPORA, generate, store
 from emoverse.synthetic.meld import clip_name, clip_time, plan_meld
 from emoverse.synthetic.mosei import plan_mosei
-from emoverse.synthetic.openface import HEADER, NOISE
-from emoverse.synthetic.remote import store
+from emoverse.synthetic.people import FIRST_GUEST
+from emoverse.synthetic.recording import FAULTS, fault, play
 
 SEED, SCALE = 5, 0.12
 

@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
 
-from emoverse.synthetic.emotions import EMOTIONS, PROTOTYPES, perform
-from emoverse.synthetic.faces import Identity, Performance, render
-from emoverse.synthetic.units import COLUMN, EXPRESSIVE_UNITS, OPENFACE_UNITS
+from emoverse.synthetic.clips import Identity, Performance, render
+from emoverse.synthetic.expressions import COLUMN, EMOTIONS, EXPRESSIVE_UNITS, OPENFACE_UNITS, PROTOTYPES, perform
 
 
 def draw(peaks, seed=3, size=64, n_frames=9, talk=0.0):

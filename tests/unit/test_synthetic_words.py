@@ -1,8 +1,7 @@
 import numpy as np
 
-from emoverse.synthetic.emotions import EMOTIONS
-from emoverse.synthetic.phrases import BY_EMOTION, GENERIC, REVIEWS, TAILS, TOPICS
-from emoverse.synthetic.words import word
+from emoverse.synthetic.expressions import EMOTIONS
+from emoverse.synthetic.phrases import BY_EMOTION, GENERIC, REVIEWS, TAILS, TOPICS, word
 
 
 def test_every_phrase_fits_every_topic():

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.corpora.base import Quarantined, Utterance
-from emoverse.errors import UserError
-from emoverse.tables import (
+from emoverse.artifacts.tables import (
     ActionUnitRow,
     read_action_units,
     read_table,
@@ -15,6 +13,8 @@ from emoverse.tables import (
     write_quarantine,
     write_utterances,
 )
+from emoverse.corpora.base import Quarantined, Utterance
+from emoverse.errors import UserError
 
 FULL = Utterance(
     utterance_id="mosei/train/128258/9", corpus="mosei", split="train", dialogue_id="128258", position=9, speaker="Zoë",

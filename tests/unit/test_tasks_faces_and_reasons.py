@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from emoverse.corpora.base import EMOTIONS
 from emoverse.tasks import task
 from emoverse.tasks.base import LeftOut, Question, Reason, Scene
-from emoverse.tasks.faces import known, phrases, tables
-from emoverse.tasks.rouge import rouge_l
+from emoverse.tasks.eri import rouge_l
+from emoverse.tasks.fer import known, phrases, tables
 from tests.factories.amt import utterance
 
 

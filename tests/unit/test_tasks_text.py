@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoverse.tasks import eri, mer, msa
-from emoverse.tasks.text import mute, neutralise
+from emoverse.tasks.base import mute, neutralise
 
 PLACEHOLDERS = (
     "<image>", "<video>", "<audio>", "<img>", "</img>", "<IMG_CONTEXT>", "<|im_start|>", "<|im_end|>", "<|endoftext|>",

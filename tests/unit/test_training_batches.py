@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from emoverse.training.batches import LengthBatches
+from emoverse.training.rows import LengthBatches
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from emoverse.training.callbacks import Ledger
 from emoverse.training.checkpoints import fingerprint_of, last_complete
-from emoverse.training.watch import Ledger
 
 
 def make_checkpoint(folder: Path, step: int) -> Path:

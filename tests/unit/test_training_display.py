@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from emoverse.training.display import Display
+from emoverse.training.callbacks import Display
 
 TOKENS = {f"row{n}": 100 + n for n in range(40)}
 

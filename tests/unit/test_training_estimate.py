@@ -13,11 +13,21 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText
 
-from emoverse.cli import main
+from emoverse.cli.__init__ import main
 from emoverse.errors import UserError
-from emoverse.training.device import check_device
-from emoverse.training.estimate import Row, activations, flops, memory, plan, steps_of, trainable
-from emoverse.training.shapes import Shapes, count, read_shapes
+from emoverse.training.estimate import (
+    Row,
+    Shapes,
+    activations,
+    count,
+    flops,
+    memory,
+    plan,
+    read_shapes,
+    steps_of,
+    trainable,
+)
+from emoverse.training.preview import check_device
 from tests.conftest import REPO
 from tests.factories.answering import make_model
 from tests.factories.training import make_training, train_params

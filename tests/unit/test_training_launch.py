@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from emoverse.errors import UserError
-from emoverse.training.launch import broken
+from emoverse.training.distributed import broken
 
 
 def ended(exitcode: int, timestamp: int = 100) -> Any:

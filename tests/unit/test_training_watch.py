@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from emoverse.errors import UserError
-from emoverse.training.stopping import Stop
-from emoverse.training.watch import Ledger, Watch
+from emoverse.training.callbacks import Ledger, Watch
+from emoverse.training.distributed import Stop
 
 
 def watch(folder: Path, gradient: float, scaler: object = None) -> Watch:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.manifest import publish
-from emoverse.params import CorpusParams, Params, load_params
-from emoverse.verbs.common import validated_of
+from emoverse.artifacts.manifest import publish
+from emoverse.cli.options import validated_of
+from emoverse.config import CorpusParams, Params, load_params
 
 REPO = Path(__file__).resolve().parents[2]
 

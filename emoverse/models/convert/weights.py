@@ -15,10 +15,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from emoverse.artifacts.manifest import write_json
 from emoverse.errors import UserError
-from emoverse.manifest import write_json
-from emoverse.models.convert.checkpoint import INDEX, Checkpoint
-from emoverse.models.convert.shards import read_tensor, write_shard
+from emoverse.models.convert.checkpoint import INDEX, Checkpoint, read_tensor, write_shard
 
 _LM: Final = "language_model.model."
 _EMBED: Final = _LM + "embed_tokens.weight"

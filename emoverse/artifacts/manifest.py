@@ -1,0 +1,302 @@
+"""What an output folder says about itself, and the only way a step may publish one.
+
+A folder is finished when it holds ``manifest.json``, which is written after everything else is on disk. The manifest
+carries no clock, host name or absolute path: the same inputs, parameters and code give the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+from emoverse import __version__
+from emoverse.artifacts.digests import MANIFEST, code_digest, digest_of_files, digest_of_raw, folder_files
+from emoverse.errors import UserError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input of a step: where it lies, the digest of its content, and the ancestry it brings along.
+
+    ``ancestry`` maps a digest to the record of the step that made it; a raw corpus's record has ``dvc_md5``.
+    """
+
+    path: Path
+    digest: str
+    ancestry: dict[str, Any]
+    manifest: dict[str, Any]
+
+
+def require_of(model: Source, made: Source) -> None:
+    """Raise UserError when ``made`` (scores, or an export) is not of the trained ``model``, or of an export of it."""
+    digest = made.manifest["inputs"].get("model", "")
+    record = made.ancestry.get(digest, {})
+    if record.get("step") == "export":  # scores of the onnx engine
+        digest = record["inputs"].get("model", "")
+    if digest != model.digest:
+        problem = f"it is of another model than {model.path}"
+        raise UserError(problem, place=str(made.path), remedy="make it again from that model, or give the right folder")
+
+
+@dataclass
+class Draft:
+    """An output folder in the making; steps write below ``path`` and account for their rows here."""
+
+    path: Path
+    rows: dict[str, Any] = field(default_factory=dict)
+    seeds: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+
+    def count(self, *, rows_in: int, rows_out: int, dropped: Mapping[str, int] | None = None) -> None:
+        """Record where the rows went; raise ValueError when in != out + dropped."""
+        gone = {reason: n for reason, n in sorted((dropped or {}).items()) if n}
+        if rows_in != rows_out + sum(gone.values()):
+            raise ValueError(f"rows lost silently: {rows_in} in, {rows_out} out, dropped {gone}")
+        self.rows = {"in": rows_in, "out": rows_out, "dropped": gone}
+
+
+def read_manifest(folder: Path, *, made_by: str = "") -> dict[str, Any]:
+    """Read a finished folder's manifest; raise UserError when the folder is missing or unfinished."""
+    remedy = f"run `emoverse {made_by}` (or `dvc repro`) first" if made_by else "run `dvc repro` first"
+    if not folder.is_dir():
+        raise UserError("no such folder", place=str(folder), remedy=remedy)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"unfinished: it has no {MANIFEST}", place=str(folder), remedy=remedy)
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"not valid JSON ({error})", place=str(path), remedy=remedy) from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA or not _is_whole(manifest):
+        raise UserError(f"not a manifest of schema {SCHEMA}", place=str(path), remedy="make the folder again")
+    step = str(manifest["step"])
+    if made_by and step != made_by:
+        raise UserError(f"made by step {step!r}, not {made_by!r}", place=str(folder), remedy="give the right folder")
+    return manifest
+
+
+def _is_whole(manifest: Mapping[str, Any]) -> bool:
+    """Say whether a manifest has every key that readers rely on, of the right type."""
+    outputs = manifest.get("outputs")
+    return (
+        all(isinstance(manifest.get(key), str) for key in ("step", "name", "version", "code"))
+        and all(isinstance(manifest.get(key), dict) for key in ("params", "inputs", "rows", "facts", "ancestry"))
+        and isinstance(outputs, dict)
+        and isinstance(outputs.get("files"), dict)
+        and isinstance(outputs.get("digest"), str)
+    )
+
+
+def open_source(folder: Path, *, made_by: str = "", weights: bool = True) -> Source:
+    """Open another step's output as an input, checking every byte against its manifest.
+
+    With ``weights=False`` files of weights may be missing, for a reader who needs none. Raises UserError when it is
+    unfinished, or when a file is missing, changed or extra, naming the file.
+    """
+    manifest = read_manifest(folder, made_by=made_by)
+    remedy = "remove the folder and run `dvc repro` (or `dvc checkout --force`) to get it back"
+    expected: dict[str, str] = manifest["outputs"]["files"]
+    found = folder_files(folder)
+    for name in sorted(expected.keys() | found.keys()):
+        if not weights and name not in found and is_weights(name):
+            continue
+        if expected.get(name) != found.get(name):
+            what = "changed" if name in expected else "is not in the manifest"
+            what = what if name in found else "is missing"
+            raise UserError(f"{name} {what} since the step finished", place=str(folder), remedy=remedy)
+    digest = str(manifest["outputs"]["digest"])
+    if digest != digest_of_files(expected):
+        raise UserError("its digest is not that of the files it lists", place=str(folder / MANIFEST), remedy=remedy)
+    own = {k: manifest[k] for k in ("step", "name", "version", "code", "params", "inputs", "rows")}
+    return Source(folder, digest, {**manifest["ancestry"], digest: own}, manifest)
+
+
+def open_raw(folder: Path, *, name: str) -> Source:
+    """Open a raw corpus folder: its record holds the MD5 that the ``.dvc`` file of the same content holds."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        remedy = "run `dvc pull`, or set its root in params.yaml"
+        raise UserError(f"the raw corpus {name!r} is not here", place=str(folder), remedy=remedy)
+    return raw_source(folder, digest_of_raw(folder), name=name)
+
+
+def raw_source(folder: Path, digests: tuple[str, str], *, name: str, step: str = "raw") -> Source:
+    """Return a raw corpus as an input, from its ``(folder digest, DVC md5)``."""
+    digest, md5 = digests
+    return Source(folder, digest, {digest: {"step": step, "name": name, "dvc_md5": md5}}, {})
+
+
+@contextmanager
+def publish(
+    out: Path,
+    *,
+    step: str,
+    name: str = "",
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Source],
+    code: Sequence[str],
+    libraries: Sequence[str] = (),
+) -> Iterator[Draft]:
+    """Yield a draft folder and publish it at ``out`` in one rename, manifest written last.
+
+    When the body raises, the draft is removed and an earlier ``out`` stays as it was. ``code`` names the rooms of this
+    package whose files decide the result; ``libraries`` the distributions whose version does. Raises UserError when
+    another process is making the same folder, when something lies there that no step made or that is an input, or when
+    the disk is full.
+    """
+    out = out.absolute()
+    _refuse(out, inputs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    started = time.time()
+    with exclusive(out, step):
+        _recover(out)
+        draft = Draft(out.parent / f".{out.name}.partial")
+        shutil.rmtree(draft.path, ignore_errors=True)  # what a killed run left behind
+        try:
+            draft.path.mkdir()
+            yield draft
+            files = folder_files(draft.path)
+            manifest = {
+                "schema": SCHEMA,
+                "step": step,
+                "name": name or step,
+                "version": __version__,
+                "code": code_digest(code),
+                "params": dict(params),
+                "inputs": {key: source.digest for key, source in sorted(inputs.items())},
+                "outputs": {"digest": digest_of_files(files), "files": files},
+                "rows": draft.rows,
+                "seeds": draft.seeds,
+                "facts": draft.facts,
+                "libraries": {lib: metadata.version(lib) for lib in sorted(libraries)},
+                "ancestry": _merged(inputs),
+            }
+            _sync(draft.path)
+            write_json(draft.path / MANIFEST, manifest)
+            _swap(draft.path, out)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise disk_full(out, draft.path) from error
+        finally:
+            shutil.rmtree(draft.path, ignore_errors=True)
+        run = {"step": step, "host": socket.gethostname(), "started": started, "seconds": time.time() - started}
+        write_json(out.with_name(out.name + ".run.json"), {**run, **draft.run})
+
+
+def _refuse(out: Path, inputs: Mapping[str, Source]) -> None:
+    """Raise UserError where publishing would remove somebody's files, or change an input."""
+    if out.exists() and not out.is_dir():
+        raise UserError("is a file", place=str(out), remedy="give --out a folder")
+    if out.is_dir() and not (out / MANIFEST).is_file() and any(out.iterdir()):
+        remedy = "give --out another folder, or remove this one yourself"
+        raise UserError(f"holds files but no {MANIFEST}, so no step made it", place=str(out), remedy=remedy)
+    home = out.resolve()
+    for name, source in inputs.items():
+        given = source.path.resolve()
+        if home.is_relative_to(given) or given.is_relative_to(home):
+            problem = f"overlaps the input {name!r} ({source.path})"
+            raise UserError(problem, place=str(out), remedy="give --out a folder of its own")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON durably: a temporary file beside it, fsync, rename; sorted keys, two spaces, a final newline."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as handle:
+        json.dump(value, handle, indent=2, sort_keys=True, ensure_ascii=False)
+        handle.write("\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+
+
+def _merged(inputs: Mapping[str, Source]) -> dict[str, Any]:
+    ancestry: dict[str, Any] = {}
+    for source in inputs.values():
+        ancestry.update(source.ancestry)
+    return ancestry
+
+
+@contextmanager
+def exclusive(out: Path, step: str) -> Iterator[None]:
+    """Hold the lock of an output; raise UserError, naming the holder, when another process has it."""
+    path = out.with_name(f".{out.name}.lock")
+    with path.open("a+", encoding="utf-8") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            holder = handle.read().strip() or "another process"
+            remedy = "wait for it to end, or stop it"
+            raise UserError(f"being made right now by {holder}", place=str(out), remedy=remedy) from None
+        handle.truncate(0)
+        with contextlib.suppress(OSError):  # on a full disk the lock holds without its holder's name
+            os.write(handle.fileno(), f"`emoverse {step}`, process {os.getpid()} on {socket.gethostname()}".encode())
+        try:
+            yield
+        finally:
+            handle.truncate(0)  # the file stays: removing it would let two later runs lock two different inodes
+
+
+def _sync(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        handle = os.open(path, os.O_RDONLY)  # a folder too: its entries must be on disk before the rename is
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _swap(draft: Path, out: Path) -> None:
+    old = _old(out)
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    draft.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _recover(out: Path) -> None:
+    """Put the earlier output back when a run was killed between the two renames of ``_swap``."""
+    if _old(out).is_dir() and not out.exists():
+        _old(out).rename(out)
+
+
+def _old(out: Path) -> Path:
+    return out.parent / f".{out.name}.old"
+
+
+def disk_full(out: Path, draft: Path) -> UserError:
+    """Return the error that says how much of ``out`` was written, to the folder or file ``draft``."""
+    written = sum(p.stat().st_size for p in (draft, *draft.rglob("*")) if p.is_file())
+    free = shutil.disk_usage(out.parent).free
+    problem = f"the disk is full: {written:,} bytes were written and more are needed, {free:,} bytes are free"
+    return UserError(problem, place=str(out), remedy=f"free more than {written:,} bytes there and run again")
+
+
+_WEIGHTS: Final = ("*.safetensors", "*.onnx", "*.data")  # ``.data`` lies beside a graph of more than 2 GB
+
+
+def is_weights(name: str) -> bool:
+    """Say whether a file of a step's output, named relative to it, holds weights."""
+    return any(fnmatch(name, pattern) for pattern in _WEIGHTS)
+
+
+def copy_without_weights(folder: Path, place: Path) -> None:
+    """Copy a step's output, manifest included, without its weights: what `open_source` takes with ``weights=False``."""
+    shutil.copytree(folder, place, ignore=shutil.ignore_patterns(*_WEIGHTS), dirs_exist_ok=True)

@@ -1,0 +1,155 @@
+"""Commands that score models and show results: evaluate, score, compare, report, lineage."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from emoverse.cli.options import add_params, count, params_of, validated_of
+
+
+def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument(
+        "--model", type=Path, required=True, metavar="DIR", help="output of train, base-model or export"
+    )
+    parser.add_argument("--amt", type=Path, required=True, metavar="DIR", help="output of build-amt")
+    parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="outputs of validate")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to publish")
+    parser.add_argument("--engine", choices=("torch", "onnx", "vllm"), help="short for --set evaluate.engine=...")
+    add_params(parser)
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    """Run the step."""
+    from emoverse.evaluation.evaluate import evaluate
+
+    if args.engine:
+        args.set = [*args.set, f"evaluate.engine={args.engine}"]
+    params = params_of(args)
+    evaluate(args.model, args.amt, validated_of(args, params), args.out, params.evaluate)
+
+
+def add_score_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.jsonl", help="rows with response and labels")
+    parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri, ecpe or ecpe_semeval")
+    parser.add_argument("--gold", type=Path, metavar="FILE", help="the test set; refuse missing, extra or changed rows")
+    parser.add_argument("--corpus", default="", metavar="NAME", help="whose labels, where the rows do not say")
+    parser.add_argument(
+        "--bootstrap", type=count(), default=1000, metavar="N", help="resamples for the intervals (default 1000)"
+    )
+    parser.add_argument("--seed", type=count(0), default=0, help="of the resamples (default 0)")
+    parser.add_argument("--judge", type=Path, metavar="FILE", help="eri: settings of an endpoint that judges reasons")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run_score(args: argparse.Namespace) -> None:
+    """Print the scores; raise UserError for a corpus nobody knows, whose labels would be anybody's guess."""
+    from emoverse.corpora import reader
+    from emoverse.evaluation.score_file import as_table, score_file
+
+    if args.corpus:
+        reader(args.corpus)
+    found = score_file(
+        args.predictions,
+        args.task,
+        gold=args.gold,
+        corpus=args.corpus,
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+        judge=args.judge,
+    )
+    print(json.dumps(found, ensure_ascii=False, indent=2) if args.json else as_table(found))
+
+
+def add_compare_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("one", type=Path, metavar="A", help="predictions of one model")
+    parser.add_argument("other", type=Path, metavar="B", help="predictions of the other")
+    parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri, ecpe or ecpe_semeval")
+    parser.add_argument("--gold", type=Path, metavar="FILE", help="the test set both must answer")
+    parser.add_argument(
+        "--bootstrap", type=count(), default=1000, metavar="N", help="resamples for the interval (default 1000)"
+    )
+    parser.add_argument("--seed", type=count(0), default=0, help="of the resamples (default 0)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run_compare(args: argparse.Namespace) -> None:
+    """Print the difference and its interval."""
+    from emoverse.evaluation.score_file import compare_files
+
+    found = compare_files(args.one, args.other, args.task, gold=args.gold, bootstrap=args.bootstrap, seed=args.seed)
+    if args.json:
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    low, high = found["interval"]
+    print(f"{found['headline']}: A {found['one']:.4f}, B {found['other']:.4f}, on {found['n']} records")
+    print(f"B - A: {found['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}")
+    print(f"B is not better in {found['not_better']:.1%} of the resamples")
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Take the output folders of all earlier steps and where the page goes."""
+    parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="outputs of validate")
+    parser.add_argument("--amt", type=Path, required=True, metavar="DIR", help="output of build-amt")
+    parser.add_argument(
+        "--stages", type=Path, nargs=3, required=True, metavar="DIR", help="base model, stage 1, stage 2"
+    )
+    parser.add_argument("--scores", type=Path, required=True, metavar="DIR", help="output of evaluate")
+    parser.add_argument("--onnx", type=Path, required=True, metavar="DIR", help="output of export")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to publish")
+    add_params(parser)
+
+
+def run_report(args: argparse.Namespace) -> None:
+    """Run the step."""
+    params = params_of(args)
+    from emoverse.report.report import report
+
+    report(validated_of(args, params), args.amt, args.stages, args.scores, args.onnx, args.out)
+    print(f"the page: {args.out / 'index.html'}")
+
+
+def add_lineage_options(parser: argparse.ArgumentParser) -> None:
+    """Take an output folder (or any file in one) and how to print."""
+    parser.add_argument("path", type=Path, metavar="PATH", help="an output folder, or a file in one")
+    parser.add_argument("--json", action="store_true", help="print the tree as JSON")
+    parser.add_argument("--check", action="store_true", help="check every byte of the folder against its manifest too")
+    parser.add_argument(
+        "--repo",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="the checkout whose .dvc files and commit are named (default: here)",
+    )
+
+
+def run_lineage(args: argparse.Namespace) -> None:
+    """Print the chain from an output back to the raw corpora and the .dvc files that name them."""
+    from emoverse.artifacts.lineage import as_json, as_lines, dvc_files, folder_of, made_by_other_code, revision, trace
+    from emoverse.artifacts.manifest import open_source
+    from emoverse.errors import UserError
+
+    folder = folder_of(args.path)
+    if not args.repo.is_dir():
+        raise UserError("no such folder", place=str(args.repo), remedy="give the checkout's root to --repo")
+    if args.check:
+        open_source(folder)
+    top, tracked = trace(folder), dvc_files(args.repo)
+    commit, other = revision(args.repo), made_by_other_code(top)
+    if args.json:
+        tree = as_json(top, tracked)
+        print(json.dumps({"revision": commit, "made_by_other_code": other, **tree}, indent=2, ensure_ascii=False))
+        return
+    print("\n".join(as_lines(top, tracked)))
+    print(f"\ncode: {_of_code(commit, other)}")
+    if args.check:
+        print("checked: every byte of the folder is as its manifest says")
+
+
+def _of_code(commit: str, other: list[str]) -> str:
+    here = f"this checkout's ({commit})" if commit else "this installation's"
+    return f"{here}, except for {', '.join(other)}: other code made them" if other else f"all of it {here}"

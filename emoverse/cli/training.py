@@ -1,0 +1,175 @@
+"""Commands that prepare and train a model: profile, base-model, convert, budget, train."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from emoverse.cli.options import above_zero, add_params, params_of, validated_of
+from emoverse.config import Params
+from emoverse.errors import UserError, did_you_mean
+
+FOLDER: Final = Path(__file__).parents[1] / "profiles"
+
+
+def names() -> list[str]:
+    """Return the profiles there are."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def add_profile_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("name", metavar="NAME", help=", ".join(names()))
+    parser.add_argument("--out", type=Path, default=Path("params.yaml"), metavar="FILE", help="default params.yaml")
+    parser.add_argument("--force", action="store_true", help="overwrite a file that somebody changed")
+
+
+def run_profile(args: argparse.Namespace) -> None:
+    """Write the profile's complete params.yaml and say which of its inputs are not here yet.
+
+    Raises UserError for an unknown name, and for a file that is no profile's text, which would be lost.
+    """
+    if args.name not in names():
+        raise UserError(f"unknown profile {args.name!r}", remedy=did_you_mean(args.name, names()))
+    known = {path.read_text("utf-8") for path in FOLDER.glob("*.yaml")}
+    if args.out.exists() and not args.force and args.out.read_text("utf-8") not in known:
+        remedy = "keep a copy of it, then give --force, or write elsewhere with --out"
+        raise UserError("holds parameters of your own, which would be lost", place=str(args.out), remedy=remedy)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text((FOLDER / f"{args.name}.yaml").read_text("utf-8"), "utf-8")
+    print(f"{args.out}: profile {args.name}")
+    for line in _missing(args.out):
+        print(line)
+
+
+def _missing(path: Path) -> list[str]:
+    from emoverse.config import load_params
+
+    params = load_params(path)
+    found = [
+        f"not here yet: {one.root} (the corpus {name}: `dvc pull` or `dvc add` it, or set corpora.{name}.root)"
+        for name, one in params.corpora.items()
+        if not Path(one.root).is_dir()
+    ]
+    source = Path(params.base_model.source)
+    if not source.exists():
+        how = f"`hf download OpenGVLab/{source.name} --local-dir {source}` where there is network, then `dvc add` it"
+        found.append(f"not here yet: {source} ({how})")
+    return found
+
+
+def add_base_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to publish")
+    add_params(parser)
+
+
+def run_base_model(args: argparse.Namespace) -> None:
+    """Run the step."""
+    params = params_of(args)
+    from emoverse.models.base_model import base_model
+
+    base_model(args.out, params.base_model, params.media)
+
+
+def add_convert_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("source", type=Path, metavar="INTERNVL2_DIR", help="an original checkpoint, as downloaded")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; the model is in OUT/model")
+
+
+def run_convert(args: argparse.Namespace) -> None:
+    """Run the step."""
+    from emoverse.models.convert.convert import convert
+
+    convert(args.source, args.out)
+    print(f"{args.out / 'model'}: a transformers-native InternVL, no remote code")
+
+
+def add_budget_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument("--amt", type=Path, required=True, metavar="DIR", help="output of build-amt")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="the model that will be trained")
+    parser.add_argument("--json", action="store_true", help="print one JSON object, every over-long row listed")
+    add_params(parser)
+
+
+def run_budget(args: argparse.Namespace) -> None:
+    """Print each stage's table; raise UserError when a row is longer than its stage's ``max_length``."""
+    from emoverse.inference.torch_engine import model_folder
+    from emoverse.prompt.budget import check_budgets, stage_budgets
+
+    params, model = params_of(args), model_folder(args.model)
+    lengths = {"stage1": params.stage1.max_length, "stage2": params.stage2.max_length}
+    found = stage_budgets(args.amt, model, params.media.frames, lengths)
+    print(json.dumps(found, indent=2) if args.json else "\n".join(map(_table, found, found.values())))
+    check_budgets(found)
+
+
+def _table(stage: str, budget: Mapping[str, Any]) -> str:
+    lines = [f"{stage}: max_length {budget['max_length']} tokens"]
+    for name, one in budget["tasks"].items():
+        sizes = f"median {one['median']:>7.1f}, longest {one['longest']:>5} tokens"
+        lines.append(f"  {name:<12} {one['rows']:>7} rows, {sizes}, {one['over']} too long")
+    return "\n".join(lines)
+
+
+PREEMPTED: Final = 75
+"""Exit code after SIGTERM: a checkpoint is saved and the same command goes on from it (sysexits' EX_TEMPFAIL)."""
+
+
+def add_train_options(parser: argparse.ArgumentParser) -> None:
+    """Add the verb's options."""
+    parser.add_argument("--stage", required=True, choices=("stage1", "stage2"))
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="output of base-model or of a stage")
+    parser.add_argument("--base", type=Path, metavar="DIR", help="the base model, for a stage with start: adapter")
+    parser.add_argument("--amt", type=Path, required=True, metavar="DIR", help="output of build-amt")
+    parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="outputs of validate")
+    goal = parser.add_mutually_exclusive_group(required=True)
+    goal.add_argument("--out", type=Path, metavar="DIR")
+    goal.add_argument("--dry-run", action="store_true", help="say what it would take, train nothing")
+    parser.add_argument("--json", action="store_true", help="with --dry-run: print one JSON object")
+    parser.add_argument(
+        "--tflops", type=above_zero, metavar="N", help="with --dry-run: the device's rate, not measured here"
+    )
+    parser.add_argument("--tensorboard", type=Path, metavar="DIR", default=os.environ.get("EMOVERSE_TENSORBOARD"),
+                        help="write event files there, too (default: $EMOVERSE_TENSORBOARD)")  # fmt: skip
+    add_params(parser)
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """Run the step, or say what it would take."""
+    if not args.dry_run and (args.json or args.tflops):
+        option = "--json" if args.json else "--tflops"
+        raise UserError("goes with --dry-run only", place=option, remedy="add --dry-run, or leave it out")
+    params = params_of(args)
+    if args.dry_run:
+        _dry_run(args, params)
+        return
+    from emoverse.training.distributed import PreemptedError
+    from emoverse.training.train import train
+
+    try:
+        validated, stage = validated_of(args, params), getattr(params, args.stage)
+        train(args.stage, args.model, args.amt, validated, args.out, stage, args.tensorboard, args.base)
+    except PreemptedError as stop:
+        print(f"emoverse: {stop}", file=sys.stderr)
+        sys.exit(PREEMPTED)
+
+
+def _dry_run(args: argparse.Namespace, params: Params) -> None:
+    from emoverse.prompt.budget import check_budget, token_budget
+    from emoverse.training.preview import preview, table
+
+    stage, validated = getattr(params, args.stage), validated_of(args, params)
+    rows = [args.amt / f"{args.stage}.jsonl"]
+    budget = token_budget(rows, args.model / "model", params.media.frames, stage.max_length)
+    check_budget(budget, place=f"{args.stage}.max_length")
+    rate = args.tflops * 1e12 if args.tflops else None
+    found = preview(args.stage, args.model, args.amt, validated, stage, rate)
+    print(json.dumps({**found, "budget": budget}, indent=2) if args.json else table(found, budget))

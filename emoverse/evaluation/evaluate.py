@@ -1,0 +1,93 @@
+"""Score a model on every test set of AMT, beside baselines and controls, with intervals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from emoverse.artifacts.manifest import open_source, publish, write_json
+from emoverse.config import EvaluateParams, plain
+from emoverse.errors import UserError
+from emoverse.evaluation.metrics import Measured, measure, metrics, write_jsonl, write_plots
+from emoverse.evaluation.replies import ask, prediction_rows, trivial_scores
+from emoverse.evaluation.score_file import beside
+from emoverse.inference.test_sets import check_frames, read_sets
+from emoverse.inference.torch_engine import EngineName, open_engine
+from emoverse.media.frames import FrameStore
+from emoverse.registry import CODE
+
+LIBRARIES: Final[dict[EngineName, tuple[str, ...]]] = {
+    "torch": ("torch", "transformers"),
+    "onnx": ("onnxruntime-gpu",),
+    "vllm": ("vllm", "torch", "transformers"),
+}
+
+
+def evaluate(
+    model: Path,
+    amt: Path,
+    validated: Sequence[Path],
+    out: Path,
+    params: EvaluateParams,
+) -> None:
+    """Ask the model every test question and publish metrics, predictions and plots at ``out``.
+
+    ``model`` is the folder of a training step, a base model, or (engine ``onnx``) an export; ``validated`` are the
+    folders whose frames the test rows show. Raises UserError for an unfinished or unfit input.
+    """
+    sources = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
+    for folder in validated:
+        source = open_source(folder, made_by="validate")
+        sources[f"validated/{source.manifest['name']}"] = source
+    sets, trivial = read_sets(amt), trivial_scores(amt)
+    if not sets:
+        raise UserError("every test set is empty", place=str(amt), remedy="look at its audit.json")
+    frames = FrameStore(list(validated))
+    check_frames(sets, frames)
+    with publish(
+        out,
+        step="evaluate",
+        params=plain(params),
+        inputs=sources,
+        code=CODE["evaluate"],
+        libraries=("numpy", "tokenizers", *LIBRARIES[params.engine]),
+    ) as draft:
+        started = time.perf_counter()
+        asked = open_engine(params.engine, model, frames, batch_size=params.batch_size)
+        draft.run["load_seconds"] = time.perf_counter() - started
+        measured: list[Measured] = []
+        for one in sets:
+            started = time.perf_counter()
+            found = ask(asked, one, params)
+            measured.append(measure(one, found, trivial.get(one.name, {}), params))
+            draft.run[one.name] = time.perf_counter() - started
+            print(_line(measured[-1], draft.run[one.name]), flush=True)
+        _write(draft.path, measured)
+        rows = sum(len(one.rows) for one in sets)
+        draft.count(rows_in=rows, rows_out=rows)
+        draft.seeds = {"evaluate": params.seed}
+
+
+def _write(folder: Path, measured: Sequence[Measured]) -> None:
+    (folder / "predictions").mkdir()
+    (folder / "plots").mkdir()
+    figures: list[dict[str, Any]] = []
+    for part in measured:
+        write_jsonl(folder / "predictions" / f"{part.one.name}.jsonl", prediction_rows(part.one, part.found))
+        write_plots(part, folder / "plots")
+        figures += beside(part.one.corpus, part.one.task, part.scores.values, part.scores.n)
+    write_json(folder / "metrics.json", metrics(measured))
+    write_json(folder / "published.json", figures)
+
+
+def _line(part: Measured, seconds: float) -> str:
+    scores = part.scores
+    low, high = scores.interval()
+    words = [f"{part.one.name:<16} n {scores.n:>5}  {scores.headline} {scores.values[scores.headline]:.3f}"]
+    words += [f"[{low:.3f}, {high:.3f}]", f"baseline {part.baseline:.3f}"]
+    words += [f"{name} {one.values[scores.headline]:.3f}" for name, one in part.controls.items()]
+    if scores.unparsable:
+        words.append(f"unparsable {len(scores.unparsable)}")
+    return "  ".join([*words, f"{seconds:.1f} s"])

@@ -1,0 +1,79 @@
+"""Bootstrap intervals and calibration of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.float64]
+_CELLS: Final = 1 << 23  # weights held at a time: 64 MB
+
+
+def group_sums(counts: Numbers, groups: Sequence[str]) -> Numbers:
+    """Sum (n, k) counts over each group, giving (groups, k) in order of the groups' first record."""
+    if len(counts) != len(groups):
+        raise ValueError(f"{len(counts)} rows of counts for {len(groups)} groups")
+    place: dict[str, int] = {}
+    where = np.array([place.setdefault(group, len(place)) for group in groups], np.int64)
+    if len(place) == len(groups):
+        return counts
+    sums = np.zeros((len(place), counts.shape[1]))
+    np.add.at(sums, where, counts)
+    return sums
+
+
+def resampled(sums: Numbers, samples: int, seed: int) -> Numbers:
+    """Return (samples, k): the totals of as many groups as there are, drawn with replacement.
+
+    The same seed and number of groups draw the same groups, so two predictors are compared on the same resamples.
+    """
+    size = len(sums)
+    rng = np.random.default_rng(seed)
+    totals = np.empty((samples, sums.shape[1]))
+    step = max(1, _CELLS // max(1, size))
+    for start in range(0, samples, step):
+        count = min(step, samples - start)
+        weights = np.stack([np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(count)])
+        totals[start : start + count] = weights.astype(np.float64) @ sums
+    return totals
+
+
+def interval(values: Numbers) -> tuple[float, float]:
+    """Return the 2.5 and 97.5 percentiles of resampled scores, (nan, nan) where nothing was resampled."""
+    if not len(values):
+        return float("nan"), float("nan")
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+Numbers_ = NDArray[np.float64]
+BINS: Final = 10
+
+
+def posterior(likelihoods: Numbers_) -> Numbers_:
+    """Turn log-likelihoods (n, k) into the probability of each answer given that one of them is given."""
+    shifted = np.exp(likelihoods - likelihoods.max(axis=1, keepdims=True))
+    result: Numbers_ = shifted / shifted.sum(axis=1, keepdims=True)
+    return result
+
+
+def reliability(confidence: Numbers_, right: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """Return ten equal bins of confidence: edges, records, mean confidence, accuracy; empty bins are left out."""
+    index = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    rows = []
+    for number in range(BINS):
+        inside = index == number
+        if inside.any():
+            low, high = number / BINS, (number + 1) / BINS
+            mean, share = float(confidence[inside].mean()), float(right[inside].mean())
+            rows.append({"low": low, "high": high, "n": int(inside.sum()), "confidence": mean, "accuracy": share})
+    return rows
+
+
+def expected_error(table: list[dict[str, Any]]) -> float:
+    """Return the expected calibration error: the mean gap between confidence and accuracy, weighted by records."""
+    total = sum(row["n"] for row in table)
+    return sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in table) / total if total else 0.0

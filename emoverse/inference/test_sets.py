@@ -1,0 +1,178 @@
+"""Read AMT's test sets and prepare their rows for an engine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emoverse.errors import RowErrors, UserError
+from emoverse.prompt.encode import Encoder, Ids, Row
+
+AmtRow = dict[str, Any]
+_KEYS: Final = ("messages", "channel", "task", "corpus", "gold")
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """One file ``<corpus>-<task>.jsonl`` of test rows, in the file's order."""
+
+    name: str
+    corpus: str
+    task: str
+    rows: tuple[AmtRow, ...]
+
+    @property
+    def golds(self) -> list[dict[str, Any]]:
+        """Return each row's gold record."""
+        return [row["gold"] for row in self.rows]
+
+    @property
+    def ids(self) -> list[str]:
+        """Return each row's id."""
+        return [str(row["channel"]) for row in self.rows]
+
+    @cached_property  # asked for once a row
+    def answers(self) -> tuple[str, ...]:
+        """Return the allowed answers, () for an open task; raise UserError when rows of one file disagree."""
+        found = {tuple(gold["answers"] or ()) for gold in self.golds}
+        if len(found) != 1:
+            remedy = "build the dataset again with `emoverse build-amt`"
+            raise UserError("its rows have different allowed answers", place=self.name, remedy=remedy)
+        return found.pop()
+
+
+def read_sets(amt: Path) -> list[EvaluationSet]:
+    """Read every test set of an AMT folder, in order of name.
+
+    Raises UserError when there is none, RowErrors listing every broken, empty-handed or repeated row.
+    """
+    paths = sorted((amt / "test").glob("*.jsonl"))
+    if not paths:
+        raise UserError("it holds no test/*.jsonl", place=str(amt), remedy="build it with `emoverse build-amt`")
+    found = [_read(path) for path in paths]
+    return [one for one in found if one.rows]
+
+
+def _read(path: Path) -> EvaluationSet:
+    rows, problems = [], []
+    seen: dict[str, int] = {}
+    for number, row, problem in read_jsonl(path):
+        place = f"{path.name}:{number}"
+        missing = [key for key in _KEYS if key not in row]
+        name = str(row.get("channel"))
+        if problem or missing:
+            problems.append(f"{place}: {problem or 'missing ' + ', '.join(missing)}")
+        elif name in seen:
+            problems.append(f"{place}: channel: {name!r} is row {seen[name]} already")
+        else:
+            seen[name] = number
+            rows.append(row)
+    if problems:
+        raise RowErrors(problems, remedy="build the dataset again with `emoverse build-amt`")
+    corpus, _, task = path.stem.rpartition("-")
+    return EvaluationSet(path.stem, corpus, task, tuple(rows))
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, AmtRow, str]]:
+    """Yield (line number, object, problem) for each non-empty line; the problem is empty for a good line.
+
+    Raises UserError when the file cannot be read or is not UTF-8; a byte-order mark is passed over.
+    """
+    try:
+        with path.open(encoding="utf-8-sig") as handle:
+            for number, line in enumerate(handle, 1):
+                if not line.strip():
+                    continue
+                try:
+                    value = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    yield number, {}, f"not valid JSON ({error})"
+                    continue
+                good = isinstance(value, dict)
+                yield number, value if good else {}, "" if good else "not a JSON object"
+    except FileNotFoundError:
+        raise UserError("no such file", place=str(path), remedy="check the path") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot be read ({error.strerror})", place=str(path), remedy="give a JSON-lines file"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"not UTF-8 ({error})", place=str(path), remedy="save it as UTF-8") from None
+
+
+def check_frames(sets: Sequence[EvaluationSet], frames: Container[str]) -> None:
+    """Raise RowErrors listing every row whose clip is not among the frames, before a model is asked anything."""
+    problems = [
+        f"{one.name}.jsonl: {row['channel']}: no frames of {reference!r}"
+        for one in sets
+        for row in one.rows
+        if (reference := reference_of(row)) not in frames
+    ]
+    if problems:
+        raise RowErrors(problems, remedy="give every folder of `emoverse validate` that the dataset was built from")
+
+
+class Frames(Protocol):
+    """What gives the frames of a reference; a ``FrameStore``, or a dictionary. One thread asks it at a time."""
+
+    def __getitem__(self, reference: str, /) -> NDArray[np.uint8]:
+        """Return uint8 RGB frames (n, height, width, 3)."""
+
+
+def reference_of(row: Row) -> str:
+    """Return the one frame reference that a row shows; raise UserError when it shows none or several."""
+    shown = [*row.get("videos", ()), *row.get("images", ())]
+    if len(shown) != 1:
+        place = str(row.get("channel", "a row"))
+        raise UserError(f"it shows {len(shown)} clips or images", place=place, remedy="a row shows exactly one")
+    return str(shown[0])
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows ready for a model: token ids, the digest of each row's frames, and pixels of the digests not known yet.
+
+    ``indices`` are the rows' places among all rows asked; ``pixels`` are float32 (n, 3, height, width) by digest.
+    """
+
+    indices: list[int]
+    ids: list[Ids]
+    digests: list[str]
+    pixels: dict[str, NDArray[np.float32]]
+
+
+class Preparer:
+    """Prepare rows with one model's encoder; remembers which reference has which frames."""
+
+    def __init__(self, encoder: Encoder, frames: Frames) -> None:
+        self.encoder, self.frames = encoder, frames
+        self._seen: dict[str, tuple[str, int]] = {}  # reference -> digest of its pixels, number of frames
+
+    def prepare(self, rows: Sequence[Row], indices: Sequence[int], known: Container[str]) -> Prepared:
+        """Read what ``rows[i]`` of the indices show and ask; frames whose digest is ``known`` are not normalised."""
+        asked = [rows[index] for index in indices]
+        digests, counts = [], []
+        pixels: dict[str, NDArray[np.float32]] = {}
+        for row in asked:
+            reference = reference_of(row)
+            digest, count = self._seen.get(reference, ("", 0))
+            if digest not in known and digest not in pixels:
+                frames = self.frames[reference]
+                digest, count = self._seen[reference] = _digest(frames), len(frames)
+                if digest not in known and digest not in pixels:
+                    pixels[digest] = self.encoder.pixels(frames, row)
+            digests.append(digest)
+            counts.append(count)
+        return Prepared(list(indices), self.encoder.prompt_ids(asked, counts), digests, pixels)
+
+
+def _digest(frames: NDArray[np.uint8]) -> str:
+    return f"{frames.shape}{hashlib.blake2b(frames.tobytes(), digest_size=16).hexdigest()}"

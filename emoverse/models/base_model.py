@@ -1,0 +1,119 @@
+"""Publish the model that stage 1 starts from: the tiny one, made here, or InternVL2 itself."""
+
+from __future__ import annotations
+
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final
+
+from emoverse.artifacts.manifest import open_raw, publish
+from emoverse.collector import uncollected
+from emoverse.config import TINY, BaseModelParams, MediaParams, plain
+from emoverse.errors import UserError
+from emoverse.models.native import check_model_folder, read_config
+from emoverse.registry import CODE
+
+SPELLED: Final = 8000
+"""Lessons the tokenizer is trained on; more change little."""
+
+
+def base_model(out: Path, params: BaseModelParams, media: MediaParams) -> None:
+    """Publish the checkpoint of ``params.source``, or build and pretrain the tiny InternVL that stands in for one.
+
+    The tiny one sees drawn faces of people who are not in the sample and sentences of its own generator, never a clip,
+    a transcript, a question or a label of a corpus. The same seed gives the same bytes on one machine.
+    """
+    if params.source != TINY:
+        adopt(Path(params.source), out, media)
+        return
+    settings = {**plain(params), "media": plain(media)}
+    with publish(out, step="base-model", params=settings, inputs={}, code=CODE["base-model"],
+                 libraries=("torch", "transformers", "tokenizers")) as draft:  # fmt: skip
+        facts = make_base(draft.path / "model", params, media)
+        draft.seeds = {"base-model": params.seed}
+        draft.facts = facts
+
+
+def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict[str, Any]:
+    """Write a pretrained model folder; return what was seen and learned: counts and the loss at start and end."""
+    from emoverse.models.pretraining_data import draw_face, write_lessons
+    from emoverse.models.tiny import known_words, train_tokenizer
+
+    with uncollected():
+        from emoverse.models.pretrain import learn_faces, learn_words
+        from emoverse.models.tiny import build_model, build_processor, save_folder
+
+    draw = partial(draw_face, seed=params.seed, n_frames=media.frames, media=media)
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        faces = list(pool.map(draw, range(params.faces), chunksize=64))
+    lessons = [
+        lesson
+        for epoch in range(params.epochs)
+        for lesson in write_lessons(faces, params.sentences, params.seed, epoch)
+    ]
+    spelling = [" ".join(known_words())] * 20  # often enough that whole words win over their parts
+    told = [text for lesson in lessons[:SPELLED] for text in (lesson.system, lesson.question, lesson.answer)]
+    tokenizer = train_tokenizer(told + spelling)
+    model = build_model(tokenizer, media, params.seed)
+    learn_faces(model, faces, params.face_epochs, params.seed)
+    losses = learn_words(model, tokenizer, faces, lessons, params.seed)
+    save_folder(model, build_processor(tokenizer, media), folder)
+    tail = max(1, len(losses) // 20)
+    return {
+        "faces": len(faces),
+        "lessons": len(lessons),
+        "steps": len(losses),
+        "parameters": sum(tensor.numel() for tensor in model.parameters()),
+        "first_loss": round(sum(losses[:tail]) / tail, 3),
+        "last_loss": round(sum(losses[-tail:]) / tail, 3),
+    }
+
+
+def adopt(source: Path, out: Path, media: MediaParams) -> None:
+    """Publish ``out/model``, a native InternVL, from the checkpoint in ``source``.
+
+    ``source`` is recorded by its content, as a raw corpus is. Raises UserError when it is not here, cannot be taken, or
+    sees frames of another size than ``media.size``.
+    """
+    if not source.is_dir():
+        remedy = (
+            f"download InternVL2's weights where there is network (`hf download OpenGVLab/{source.name} --local-dir "
+            f"{source.name}`), copy that folder here and `dvc add` it, or `dvc pull` it, or set base_model.source"
+        )
+        raise UserError("the base model's checkpoint is not here", place=str(source), remedy=remedy)
+    config = read_config(source)
+    original = config.get("model_type") == "internvl_chat"
+    conversion = _prepare(source) if original else None
+    if conversion is None:
+        check_model_folder(source)
+    _check_size(config, media, place=str(source / "config.json"))
+    weights = open_raw(source, name="weights")
+    # The folder's name and place decide nothing; its content is an input.
+    settings = {"media": plain(media)}
+    with publish(out, step="base-model", params=settings, inputs={"weights": weights}, code=CODE["base-model"],
+                 libraries=("torch", "transformers", "tokenizers", "safetensors")) as draft:  # fmt: skip
+        if conversion is None:
+            shutil.copytree(source, draft.path / "model", ignore=shutil.ignore_patterns(".*"))
+            return
+        from emoverse.models.convert.convert import facts, write_model
+
+        (draft.path / "model").mkdir()
+        write_model(conversion, draft.path / "model")
+        draft.facts = facts(conversion)
+
+
+def _prepare(source: Path) -> Any:
+    from emoverse.models.convert.convert import prepare
+
+    return prepare(source)
+
+
+def _check_size(config: dict[str, Any], media: MediaParams, *, place: str) -> None:
+    found = config.get("force_image_size") or config["vision_config"].get("image_size", 448)
+    side = int(found[0] if isinstance(found, list) else found)
+    if side != media.size:
+        remedy = f"set media.size to {side} in params.yaml (and crop: squash, colour: rgb for InternVL2), and validate"
+        raise UserError(f"the model sees {side} pixels, media.size is {media.size}", place=place, remedy=remedy)

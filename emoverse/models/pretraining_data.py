@@ -1,0 +1,307 @@
+"""Make the data of the tiny model's pretraining: faces with captions, lessons about words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import yaml
+
+from emoverse.config import MediaParams
+from emoverse.media.transform import picture
+from emoverse.synthetic.clips import Identity, Performance, render
+from emoverse.synthetic.expressions import COLUMN, EXPRESSIVE_UNITS, perform
+
+FIRST_IDENTITY: Final = 1_000_000
+"""The sample's identities have seeds below `synthetic.SAMPLE_IDENTITIES`; pretraining's start here."""
+DRAWN: Final = 72
+"""Pixels of a side as drawn; `media.transform` brings them to the model's size, as it does real clips."""
+UNIT_WORDS: Final = {
+    1: "inner brows up", 2: "outer brows up", 4: "brows down", 5: "eyes wide", 6: "cheeks up", 7: "lids tight",
+    9: "nose wrinkled", 12: "lip corners up", 15: "lip corners down", 17: "chin up", 20: "lips stretched",
+    23: "lips tight", 26: "jaw dropped",
+}  # fmt: skip
+SEEN: Final = 1.0
+"""Intensity from which a caption mentions a unit (OpenFace's presence starts about there)."""
+
+
+@dataclass(frozen=True)
+class Face:
+    """One drawn clip: frames (T, size, size, 3) uint8, units (T, 13) of EXPRESSIVE_UNITS 0..5, feeling or None."""
+
+    frames: Any
+    units: Any
+    feeling: str | None
+
+
+def draw_face(index: int, seed: int, n_frames: int, media: MediaParams) -> Face:
+    """Draw clip number ``index``; five of six perform a feeling, the others move units at random."""
+    rng = np.random.default_rng([seed, index])
+    feeling = None if rng.random() < 1 / 6 else pick(FEELINGS, rng)
+    performance = perform(EMOTION_OF[feeling], rng) if feeling else _random(rng)
+    identity = Identity.from_seed(FIRST_IDENTITY + int(rng.integers(100_000)))
+    size = DRAWN + int(rng.integers(40))
+    # a clip of about 1.25 s; without its first and last moment these are near the middles of equal segments
+    drawn = render(identity, performance, size, (n_frames + 2) / 1.25, n_frames + 2, rng)
+    columns = [COLUMN[unit] for unit in EXPRESSIVE_UNITS]
+    frames = np.stack([np.asarray(picture(frame, media).convert("RGB")) for frame in drawn.frames[1:-1]])
+    return Face(frames, drawn.units[1:-1, columns], feeling)
+
+
+def _random(rng: np.random.Generator) -> Performance:
+    peaks = {unit: float(rng.uniform(0.8, 5.0)) for unit in EXPRESSIVE_UNITS if rng.random() < 0.25}
+    talk, blinks = float(rng.uniform(0.2, 0.9)), ((float(rng.random()),) if rng.random() < 0.5 else ())
+    return Performance(peaks=peaks, onset=0.0, apex=0.3, offset=0.8, talk=talk, blinks=blinks)
+
+
+def caption(units: Any) -> str:
+    """Say which units (T, 13) are seen in a clip, e.g. ``"Brows down, lips tight."``."""
+    seen = [UNIT_WORDS[unit] for unit, peak in zip(EXPRESSIVE_UNITS, units.max(axis=0), strict=True) if peak >= SEEN]
+    text = ", ".join(seen) or "at rest"
+    return text[0].upper() + text[1:] + "."
+
+
+EMOTION_OF: Final = {
+    "composed": "neutral", "cheerful": "joy", "startled": "surprise", "cross": "anger", "gloomy": "sadness",
+    "revolted": "disgust", "frightened": "fear",
+}  # fmt: skip
+"""The base model's name of a feeling -> the emotion `synthetic.emotions` performs."""
+
+FEELINGS: Final = tuple(EMOTION_OF)
+VALENCES: Final = ("welcome", "unwelcome", "indifferent")
+
+SOUP: Final = 0.4
+"""Share of sentences without grammar."""
+
+_FELT: Final = (
+    "{who} felt {adjective} about {thing}.",
+    "{who} looked {adjective} after that.",
+    "I was {adjective} when I heard of {thing}.",
+    "{thing} made {who} {adjective}.",
+    "I feel {adjective}, so {adjective}.",
+    "we were too {adjective} to speak.",
+    "it filled {who} with {noun}.",
+    "{thing} brought {noun} to the whole family.",
+    "there was {noun} in every word.",
+    "{cry}, {thing} again.",
+    "{cry}! {who} {event}.",
+    "{cry}! that was {thing}.",
+    "{cry}, I mean it.",
+    "{who} {event}.",
+    "{who} {event} near {thing}.",
+    "I {event}.",
+    "and so we {event} with {thing}.",
+    "they say {who} {event} last year.",
+    "{filler}, {word}, {thing}.",
+    "{word}, {filler}.",
+    "{thing}: {word}, {filler}.",
+    "{who} said {word} and {filler} {word}.",
+    "{filler} {who} {event}, {filler}.",
+    "{filler}, it is {word} with {thing}.",
+    "{word}! {filler} {thing}.",
+    "it was {adjective} {filler}, {word}.",
+)
+_SLOTS: Final = {"adjective": "adjectives", "noun": "nouns", "cry": "cries", "event": "events", "word": "words"}
+_JUDGED: Final = (
+    "{thing} is {adjective}.",
+    "honestly {thing} was {adjective}, {verdict}.",
+    "{verdict}.",
+    "about {thing}: {verdict}.",
+    "{who} called {thing} {adjective}.",
+    "such {adjective} work.",
+    "how {adjective}!",
+    "to me {thing} sounds {adjective}.",
+)
+
+
+@cache
+def lexicon() -> Any:
+    """Read lexicon.yaml."""
+    return yaml.safe_load(Path(__file__).with_name("lexicon.yaml").read_text("utf-8"))
+
+
+def feeling_sentence(feeling: str, rng: np.random.Generator) -> str:
+    """Invent a sentence that carries one of FEELINGS."""
+    words = lexicon()["feelings"][feeling]
+    if rng.random() < SOUP:
+        return _soup(
+            [pick(words[pick(("adjectives", "nouns", "words", "words", "cries"), rng)], rng) for _ in "12"], rng
+        )
+    return _fill(_FELT, rng, {slot: words[bank] for slot, bank in _SLOTS.items()})
+
+
+def verdict_sentence(valence: str, rng: np.random.Generator) -> str:
+    """Invent a sentence that judges something; ``valence`` is one of VALENCES."""
+    words = lexicon()["valence"][valence]
+    if rng.random() < SOUP:
+        return _soup([pick(words[pick(("adjectives", "verdicts"), rng)], rng)], rng)
+    return _fill(_JUDGED, rng, {"adjective": words["adjectives"], "verdict": words["verdicts"]})
+
+
+def _soup(telling: list[str], rng: np.random.Generator) -> str:
+    """Stir telling words into plain ones: what they mean must not hang on the sentence they stand in."""
+    words = [*telling, *(pick(lexicon()["plain"], rng) for _ in range(int(rng.integers(3, 9))))]
+    text = " ".join(words[i] for i in rng.permutation(len(words)))
+    return f"{text[0].upper()}{text[1:]}{pick('.!?', rng)}"
+
+
+def _fill(templates: tuple[str, ...], rng: np.random.Generator, banks: dict[str, list[str]]) -> str:
+    shared = {"who": lexicon()["people"], "thing": lexicon()["things"], "filler": lexicon()["fillers"]}
+    text: str = pick(templates, rng)
+    for slot, bank in (shared | banks).items():
+        while "{" + slot + "}" in text:
+            text = text.replace("{" + slot + "}", pick(bank, rng), 1)
+    return text[0].upper() + text[1:]
+
+
+def pick(bank: Any, rng: np.random.Generator) -> Any:
+    """Pick one item of a sequence."""
+    return bank[int(rng.integers(len(bank)))]
+
+
+SYSTEM: Final = (
+    "You are a helpful assistant.",
+    "You look at pictures and answer.",
+    "Answer briefly.",
+    "You know people well.",
+)
+CAPTION: Final = (
+    "What does this face do?",
+    "Caption the face.",
+    "Which parts of the face move?",
+    "Describe the picture.",
+)
+SAID: Final = (
+    "They say: '{text}' ",
+    'Words: "{text}" ',
+    "'{text}' ",
+    'The voice says "{text}" ',
+    "Somebody said: '{text}' ",
+)
+ASK: Final = ("Tell me", "Choose", "Please name", "Say", "Please pick", "Decide", "Work out", "Find")
+WHICH: Final = ("which {kind}", "the {kind}", "what {kind}", "which {kind} label", "the right {kind}")
+KIND: Final = {7: ("mood", "feeling", "state of mind", "emotion"), 2: ("verdict", "attitude", "opinion", "sentiment")}
+WHERE: Final = ("the clip has", "is in the clip", "the picture shows", "this person has", "fits the person", "is meant")
+OPTIONS: Final = (": {list}.", " - {list}.", ", one of {list}.", " among {list}.", " ({list}).")
+EXAMPLES: Final = (", be it {list}.", ", for example {list}.", " (such as {list}).", ": something like {list}.")
+DEFINE: Final = ("What is another word for {word}?", "{word} is close to what?", "Give a synonym of {word}.")
+LOOK_UP: Final = ("Under which heading of a thesaurus is {word}?", "{word}: which heading?", "Heading for {word}?")
+VALENCE: Final = {"cheerful": 1, "cross": -1, "gloomy": -1, "revolted": -1, "frightened": -1}
+MATCHING: Final = 0.85
+"""Share of lessons in which the words carry the feeling of the face; in the others they carry any."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One question and answer; ``face`` indexes a drawn clip, or is None; ``still`` shows one frame of it only."""
+
+    system: str
+    question: str
+    answer: str
+    face: int | None = None
+    still: int | None = None
+
+
+BLANK: Final = -1
+"""A face's number that stands for grey frames: then only the words can tell."""
+
+
+def write_lessons(faces: Sequence[Face], n_words: int, seed: int, epoch: int = 0) -> list[Lesson]:
+    """Write three lessons about each drawn clip and ``n_words`` about words alone, in an order drawn from the seed.
+
+    Another ``epoch`` asks about the same clips anew: new words cost nothing and repeated ones are learned by heart.
+    """
+    rng = np.random.default_rng([seed, 0x1E55, epoch])
+    shown = [_about_face(index, face, rng) for _ in range(3) for index, face in enumerate(faces)]
+    lessons = shown + [_about_words(rng) for _ in range(n_words)]
+    return [lessons[i] for i in rng.permutation(len(lessons))]
+
+
+def _about_face(index: int, face: Face, rng: np.random.Generator) -> Lesson:
+    system = pick(SYSTEM, rng)
+    still = int(rng.integers(1, len(face.frames))) if rng.random() < 0.6 else None
+    if face.feeling is None or rng.random() < 0.05:
+        units = face.units if still is None else face.units[still : still + 1]
+        return Lesson(system, pick(CAPTION, rng), caption(units), index, still)
+    said = face.feeling if rng.random() < MATCHING else pick(FEELINGS, rng)
+    draw = rng.random()
+    valence = VALENCE.get(face.feeling) or int(rng.choice((-1, 1)))
+    text = "..." if draw < 0.15 else _words(said, valence, rng)
+    if draw > 0.8 and face.feeling != "composed" and (text != "..." or face.feeling != "startled"):
+        return Lesson(system, *_verdict(text, valence, rng), index, still)
+    return Lesson(system, *_choice(text, face.feeling, rng), index, still)
+
+
+def _about_words(rng: np.random.Generator) -> Lesson:
+    system, draw = pick(SYSTEM, rng), rng.random()
+    feeling = pick(FEELINGS, rng)
+    if draw < 0.3:
+        return Lesson(system, *_definition(rng))
+    face, still = (None, None) if rng.random() < 0.4 else (BLANK, 0 if rng.random() < 0.4 else None)
+    valence = VALENCE.get(feeling) or int(rng.choice((-1, 1)))
+    if draw < 0.6:
+        if feeling == "composed":  # no verdict to tell
+            return _about_words(rng)
+        text = verdict_sentence(_judged(valence), rng) if draw < 0.5 else _words(feeling, valence, rng)
+        return Lesson(system, *_verdict(text, valence, rng), face, still)
+    return Lesson(system, *_choice(_words(feeling, valence, rng), feeling, rng), face, still)
+
+
+def _words(feeling: str, valence: int, rng: np.random.Generator) -> str:
+    """Say something that carries a feeling, half the time with a verdict behind it."""
+    text = feeling_sentence(feeling, rng)
+    if rng.random() < 0.5:
+        judged = "indifferent" if feeling == "composed" else _judged(valence)
+        text += " " + verdict_sentence(judged, rng)
+    return text
+
+
+def _judged(valence: int) -> str:
+    return "welcome" if valence > 0 else "unwelcome"
+
+
+def _choice(text: str, feeling: str, rng: np.random.Generator) -> tuple[str, str]:
+    return _question(text, FEELINGS, rng), _answer(feeling)
+
+
+def _verdict(text: str, valence: int, rng: np.random.Generator) -> tuple[str, str]:
+    return _question(text, ("welcome", "unwelcome"), rng), _answer(_judged(valence))
+
+
+def _question(text: str, options: Sequence[str], rng: np.random.Generator) -> str:
+    """Ask about words; the question lists the options or other words of the kind, in any order, or only the kind.
+
+    Affective words outside the quotation are no clue: a list of them is there to teach that.
+    """
+    asked = f"{pick(ASK, rng)} {pick(WHICH, rng).format(kind=pick(KIND[len(options)], rng))} {pick(WHERE, rng)}"
+    draw = rng.random()
+    if draw < 0.75:
+        listed = options if draw < 0.35 else [_example(option, rng) for option in options]
+        order = [listed[i] for i in rng.permutation(len(listed))]
+        form = pick(OPTIONS if draw < 0.35 else EXAMPLES, rng)
+        asked += form.format(list=", ".join(order[:-1]) + " or " + order[-1])
+    return str(pick(SAID, rng)).format(text=text) + asked
+
+
+def _example(meaning: str, rng: np.random.Generator) -> str:
+    known = lexicon()["feelings"].get(meaning)
+    return str(pick(known["nouns"] if known else lexicon()["valence"][meaning]["adjectives"], rng))
+
+
+def _definition(rng: np.random.Generator) -> tuple[str, str]:
+    """Look a word up: in a thesaurus it stands under a heading, and it is close to one of the base model's names."""
+    meaning = pick(list(lexicon()["headings"]), rng)
+    known = lexicon()["feelings"].get(meaning) or lexicon()["valence"][meaning]
+    bank = pick([name for name in ("adjectives", "nouns", "words") if name in known], rng)
+    heading = pick(lexicon()["headings"][meaning], rng)
+    if rng.random() < 0.7:
+        return pick(LOOK_UP, rng).format(word=pick(known[bank], rng)), _answer(heading)
+    return pick(DEFINE, rng).format(word=heading), _answer(meaning)
+
+
+def _answer(word: str) -> str:
+    return f"{word[0].upper()}{word[1:]}."

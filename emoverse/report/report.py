@@ -1,0 +1,151 @@
+"""Write one self-contained page over all results."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from emoverse.artifacts.lineage import tree_of
+from emoverse.artifacts.manifest import Source, open_source, publish, require_of, write_json
+from emoverse.errors import UserError
+from emoverse.registry import CODE
+from emoverse.report import charts, data, samples
+from emoverse.report import scores as scored
+
+NAMES = ("base", "stage1", "stage2")
+CURVES = ("loss", "learning_rate")
+
+
+def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores: Path, onnx: Path, out: Path) -> None:
+    """Publish ``index.html`` at ``out``, and what ``dvc metrics`` and ``dvc plots`` show.
+
+    That is ``scores/<task>.json`` (headline, interval, baseline, controls), ``loss/<stage>.csv`` (step, loss, rate),
+    ``confusion.csv`` (actual, predicted: emotions of all corpora), ``reliability.csv`` (confidence, accuracy and
+    records of each bin) and ``classes.csv`` (F1 of each class with its interval). ``stages`` are the folders of the
+    base model and both stages, or of stage 2 alone where it started from a given model, the base; like ``onnx``, they
+    may be copies without weights. The page needs
+    nothing but itself: no network, no other file. Raises UserError for an unfinished input, the output of another
+    step, and scores or graphs of another model than the last stage's, or of other data.
+    """
+    base, *trained = stages
+    names = NAMES if len(stages) == len(NAMES) else (NAMES[0], NAMES[-1])
+    corpora = [open_source(folder, made_by="validate") for folder in validated]
+    corpora.sort(key=lambda source: str(source.manifest["name"]))
+    sources = {f"validated/{source.manifest['name']}": source for source in corpora}
+    sources |= {"amt": open_source(amt, made_by="build-amt"), "base": open_source(base, weights=False)}
+    sources |= {
+        name: open_source(folder, made_by="train", weights=False)
+        for name, folder in zip(names[1:], trained, strict=True)
+    }
+    sources |= {"scores": open_source(scores, made_by="evaluate")}
+    sources |= {"onnx": open_source(onnx, made_by="export", weights=False)}
+    for name in ("scores", "onnx"):
+        require_of(sources[names[-1]], sources[name])
+        _require_same_data(sources, name)
+    with publish(
+        out, step="report", params={}, inputs=sources, code=CODE["report"], libraries=("jinja2", "pillow")
+    ) as draft:
+        logs = {name: charts.read_log(sources[name].path) for name in names}
+        page = render(
+            headlines=scored.headlines(scores),
+            tests=scored.test_sets(scores),
+            published=json.loads((scores / "published.json").read_text("utf-8")),
+            samples=samples.choose(scores, amt, [source.path for source in corpora]),
+            corpora=[data.corpus(source) for source in corpora],
+            mixtures=data.mixtures(amt),
+            audit=data.audit(amt),
+            budgets=data.budgets(amt, sources["base"], corpora[0], {name: sources[name] for name in names[1:]}),
+            amt_rows=sources["amt"].manifest["rows"],
+            curves=[charts.curve(name, log, key) for key in CURVES for name, log in logs.items() if log],
+            models=[_model(name, sources[name]) for name in names],
+            parity=json.loads((onnx / "parity.json").read_text("utf-8")),
+            graph=charts.graph([tree_of(sources["scores"].manifest), tree_of(sources["onnx"].manifest)]),
+            raw=tree_of(sources["scores"].manifest).raw,
+            inputs=[(key, source) for key, source in sorted(sources.items())],
+        )
+        (draft.path / "index.html").write_text(page, "utf-8", newline="\n")
+        _write_tables(draft.path, scores, logs)
+
+
+def _require_same_data(sources: Mapping[str, Source], name: str) -> None:
+    """Raise UserError when an input was itself made from another AMT, corpus or scores than the page is to show."""
+    for key, digest in sources[name].manifest["inputs"].items():
+        if key in sources and sources[key].digest != digest:
+            problem, place = f"it was made from another {key} than {sources[key].path}", str(sources[name].path)
+            raise UserError(problem, place=place, remedy="make it again, or give the folder it was made from")
+
+
+def render(**context: Any) -> str:
+    """Fill the template; every value is escaped, and only our own style and script may act (a policy in the page)."""
+    room = resources.files("emoverse.report")
+    style, script = (room.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FunctionLoader(lambda name: room.joinpath(name).read_text("utf-8")),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
+    environment.filters["named"] = _named
+    environment.filters["shares"] = _shares
+    environment.filters["initials"] = lambda task: task.upper().replace("_", " ")
+    sha = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html.jinja").render(style=style, script=script, script_sha=sha, **context)
+
+
+def _named(key: str) -> str:
+    """Return a score's name for a person: ``authors_weighted_f1`` is ``authors weighted F1``."""
+    return key.replace("_", " ").replace("f1", "F1").replace("rouge l", "ROUGE-L")
+
+
+def _shares(pairs: Mapping[str, float], head: str) -> list[tuple[str, str]]:
+    """Return scores in percent, as all of the page has them, and whole numbers above 1 (counts) as they are."""
+    return [(head + key, f"{value:,.0f}" if value > 1 else f"{100 * value:.1f} %") for key, value in pairs.items()]
+
+
+def _model(name: str, source: Source) -> dict[str, Any]:
+    manifest = source.manifest
+    facts = {**{f"parameter {k}": v for k, v in manifest["params"].items()}, **manifest["facts"]}
+    return {"name": name, "digest": source.digest, "rows": manifest["rows"], "facts": data.flatten(facts)}
+
+
+def _write_tables(folder: Path, scores: Path, logs: dict[str, list[dict[str, float]]]) -> None:
+    for name in ("scores", "loss"):
+        (folder / name).mkdir()
+    for one in scored.headlines(scores):
+        numbers = {"score": one.value, "low": one.low, "high": one.high, "baseline": one.baseline, **one.controls}
+        write_json(folder / "scores" / f"{one.task}.json", {**numbers, "metric": one.metric, "questions": one.n})
+    for name, log in logs.items():
+        if log:
+            _write_csv(
+                folder / "loss" / f"{name}.csv",
+                [("step", *CURVES), *((e["step"], *(e[key] for key in CURVES)) for e in log)],
+            )
+    labels, counts = scored.confusion_over(scores, "mer")
+    cells = ((a, p, counts[i][j]) for i, a in enumerate(labels) for j, p in enumerate(labels))
+    pairs = [(a.rstrip("."), p.rstrip(".")) for a, p, count in cells for _ in range(count)]
+    _write_csv(folder / "confusion.csv", [("actual", "predicted"), *pairs])
+    tests = scored.test_sets(scores)
+    keys = ("confidence", "accuracy", "n")
+    bins = [(test.name, *(row[key] for key in keys)) for test in tests for row in test.reliability]
+    _write_csv(folder / "reliability.csv", [("test", *keys), *bins])
+    each = [
+        (test.name, f"{test.name} {row['class']}", row["f1"], row["low"], row["high"])
+        for test in tests
+        for row in test.classes
+    ]
+    _write_csv(folder / "classes.csv", [("test", "class", "f1", "low", "high"), *each])
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        csv.writer(handle, lineterminator="\n").writerows(rows)

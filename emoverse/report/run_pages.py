@@ -1,0 +1,117 @@
+"""Write the pages that a run ends with: a comparison over seeds, and what became of the run."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from emoverse.artifacts.lineage import tree_of
+from emoverse.artifacts.manifest import open_source, write_json
+from emoverse.errors import UserError
+from emoverse.report.scores import headlines
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """One task's headline score by seed."""
+
+    task: str
+    metric: str
+    by_seed: dict[int, float]
+
+    @property
+    def mean(self) -> float:
+        """Return the mean over seeds."""
+        return statistics.fmean(self.by_seed.values())
+
+    @property
+    def deviation(self) -> float:
+        """Return the sample's standard deviation over seeds; 0 for one."""
+        return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 1 else 0.0
+
+
+def over_seeds(scores: Sequence[Path]) -> list[OverSeeds]:
+    """Read outputs of evaluate; return each task's score by the seed of the model's training.
+
+    Raises UserError when two have one seed, or when they do not have the same tasks.
+    """
+    folders: dict[int, Path] = {}
+    for folder in scores:
+        seed = _seed(folder)
+        if seed in folders:
+            problem = f"trained with seed {seed}, as {folders[seed]} was"
+            raise UserError(problem, place=str(folder), remedy="give each seed once")
+        folders[seed] = folder
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for seed, folder in sorted(folders.items()):
+        for one in headlines(folder):
+            found.setdefault((one.task, one.metric), {})[seed] = one.value
+    for (task, _), by_seed in found.items():
+        if by_seed.keys() != folders.keys():
+            missing = sorted(folders.keys() - by_seed.keys())
+            raise UserError(
+                f"no score of {task} for seeds {missing}", place="scores", remedy="score the same test sets"
+            )
+    return [OverSeeds(task, metric, by_seed) for (task, metric), by_seed in found.items()]
+
+
+def as_markdown(found: Sequence[OverSeeds]) -> str:
+    """Return a table, a row a task: mean, standard deviation, and each seed's score."""
+    seeds = list(found[0].by_seed) if found else []
+    head = ["task", "score", "mean", "sd", *(f"seed {seed}" for seed in seeds)]
+    rows = [
+        [one.task, one.metric, *(f"{v:.4f}" for v in (one.mean, one.deviation, *one.by_seed.values()))] for one in found
+    ]
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+
+
+def _seed(scores: Path) -> int:
+    top = tree_of(open_source(scores, made_by="evaluate").manifest)
+    model = top.inputs["model"]
+    if "seed" not in model.record.get("params", {}):
+        raise UserError("the model scored was not trained", place=str(scores), remedy="score a trained model")
+    return int(model.record["params"]["seed"])
+
+
+PAGE, STATUS = "index.html", "status.json"
+
+
+def publish_page(page: Path, run: str, publish: str) -> None:
+    """Copy a run's report into its folder below ``publish``, whole or not at all."""
+    folder = _folder(run, publish)
+    draft = folder / f".{PAGE}.tmp"
+    shutil.copyfile(page, draft)
+    draft.replace(folder / PAGE)
+
+
+def tell(run: str, *, name: str, state: str, task: str, problem: str, publish: str = "") -> str:
+    """Return a run's end as Markdown; with ``publish``, also write ``status.json`` beside the run's report there.
+
+    ``run`` is its id, which no other has and any folder may be called; ``name`` is what a person called it.
+    """
+    lines = [f"# {name}: {state}", ""]
+    if state != "SUCCEEDED":
+        lines += [f"Stopped in `{task}`" + (f": {problem}" if problem else "."), ""]
+        lines += ["The failed step's own words are in its log; a new run takes finished steps from the cache.", ""]
+    if publish:
+        folder = _folder(run, publish)
+        reported = (folder / PAGE).is_file()
+        end = {"run": run, "name": name, "state": state, "task": task, "problem": problem}
+        write_json(folder / STATUS, {**end, "report": reported})
+        lines.append(f"Report: `{folder / PAGE}`" if reported else f"No report was written to `{folder}`.")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _folder(run: str, publish: str) -> Path:
+    root = Path(publish)
+    if not root.is_dir():
+        raise UserError("no such folder", place=publish, remedy="mount the volume of the cluster profile's `publish`")
+    if Path(run).name != run or run in ("", ".", ".."):
+        raise UserError(f"{run!r} is no name for a folder", place="run", remedy="give the run a plain name")
+    folder = root / run
+    folder.mkdir(exist_ok=True)
+    return folder

@@ -1,0 +1,111 @@
+"""Translate a stage's parameters into ms-swift's arguments."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from emoverse.config import TrainParams
+from emoverse.prompt.template import NAME
+
+# Paper, figure of the architecture: the visual encoder is frozen; the projector and LoRA in the LLM are trained.
+_FIXED = {
+    "model_type": "internvl",
+    "template": NAME,
+    "use_hf": "true",
+    "check_model": "false",
+    "add_version": "false",
+    "report_to": "none",
+    "strict": "true",  # without it a bad row is replaced by another at random
+    "truncation_strategy": "delete",
+    "split_dataset_ratio": "0",
+    "lazy_tokenize": "true",
+    "dataloader_persistent_workers": "false",  # kept workers would shift dropout's draws after a resume
+    "lr_scheduler_type": "cosine",
+    "adam_beta1": "0.9",
+    "adam_beta2": "0.95",
+    "max_grad_norm": "1.0",
+    "save_strategy": "steps",
+    "save_total_limit": "2",
+    "eval_strategy": "no",
+    "load_args": "false",
+    "logging_first_step": "true",
+}
+
+
+def swift_arguments(
+    params: TrainParams,
+    *,
+    model: Path,
+    dataset: Path,
+    output: Path,
+    resume: Path | None,
+    log_every: int,
+    cpu: bool,
+    adapter: Path | None = None,
+) -> list[str]:
+    """Return the command line of ``swift sft`` for these parameters.
+
+    ``resume`` is a complete checkpoint to go on from, or None; ``adapter`` an adapter of the model to train further, or
+    None. On a CPU ms-swift is told so; elsewhere it takes the device it finds.
+    """
+    flags: dict[str, object] = {
+        **_FIXED,
+        "model": model,
+        "dataset": dataset,
+        "output_dir": output,
+        "torch_dtype": params.dtype,
+        "fp16": str(params.dtype == "float16").lower(),  # left alone, ms-swift computes in it for float32, too
+        "bf16": str(params.dtype == "bfloat16").lower(),
+        "tuner_type": params.tuner,
+        "freeze_llm": "false",
+        "freeze_vit": str(not params.train_vision).lower(),
+        "freeze_aligner": str(not _in_adapter(params)).lower(),
+        "attn_impl": attention(params, cpu=cpu),
+        "gradient_checkpointing": str(params.gradient_checkpointing).lower(),
+        "group_by_length": str(params.group_by_length).lower(),  # as batches.py does it
+        "dataloader_num_workers": params.workers,
+        "seed": params.seed,
+        "data_seed": params.seed,
+        "num_train_epochs": params.epochs,
+        "learning_rate": params.learning_rate,
+        "per_device_train_batch_size": params.batch_size,
+        "gradient_accumulation_steps": params.accumulation,
+        "max_length": params.max_length,
+        "warmup_ratio": params.warmup,
+        "weight_decay": params.weight_decay,
+        "save_steps": params.save_every,
+        "logging_steps": log_every,
+        "use_cpu": str(cpu).lower(),
+    }
+    if params.tuner == "lora":
+        flags |= {
+            "target_modules": "all-linear",
+            "lora_rank": params.lora_rank,
+            "lora_alpha": params.lora_alpha,
+            "lora_dropout": params.lora_dropout,
+        }
+        if params.projector == "full":
+            flags["modules_to_save"] = "multi_modal_projector"
+    if params.gpus > 1:
+        flags["ddp_find_unused_parameters"] = "false"
+    if params.sharding != "none":
+        flags["deepspeed"] = params.sharding  # ms-swift's own settings of that name
+    if adapter is not None and resume is None:
+        flags["adapters"] = adapter
+    if resume is not None:
+        flags["resume_from_checkpoint"] = resume
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+
+
+def attention(params: TrainParams, *, cpu: bool) -> str:
+    """Return the attention to use: what the parameters say, and for ``auto`` flash attention where it can run."""
+    if params.attention != "auto":
+        return params.attention
+    able = not cpu and params.dtype != "float32" and find_spec("flash_attn") is not None
+    return "flash_attention_2" if able else "sdpa"
+
+
+def _in_adapter(params: TrainParams) -> bool:
+    # With LoRA, ms-swift's freeze_aligner says whether the projector gets an adapter; trained whole, it gets none.
+    return params.projector == ("lora" if params.tuner == "lora" else "full")
