@@ -28,6 +28,14 @@ CODE: Final[dict[str, tuple[str, ...]]] = {
     "train": ("training", "models/native.py", "prompt", *FRAMES),
     "evaluate": ("corpora/base.py", "tasks", "inference", "prompt", "evaluation", *FRAMES),
     "export": ("corpora/base.py", "tasks", "export", "inference", "prompt", *FRAMES),
-    "report": ("corpora/base.py", "tasks", "evaluation", "report", "artifacts/lineage.py", "artifacts/tables.py",
-               *TOKENS, *FRAMES),
+    "report": (
+        "corpora/base.py",
+        "tasks",
+        "evaluation",
+        "report",
+        "artifacts/lineage.py",
+        "artifacts/tables.py",
+        *TOKENS,
+        *FRAMES,
+    ),
 }

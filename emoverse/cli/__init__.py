@@ -12,7 +12,9 @@ from typing import Any, Final
 
 from emoverse import __version__
 
-# verb -> (module, one-line help). The module has ``arguments(parser)`` and ``main(args)`` and is imported when used.
+# command -> (module, one-line help). The module is imported when the command runs and defines
+# ``add_NAME_options(parser)``
+# and ``run_NAME(args)``.
 VERBS: Final[dict[str, tuple[str, str]]] = {
     "unpack": ("emoverse.cli.data", "unpack a corpus archive, and the archives in it, safely"),
     "profile": ("emoverse.cli.training", "choose all parameters by one word: the sample, InternVL2-4B, ..."),
@@ -54,13 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown verb {verb!r}; {did_you_mean(verb, VERBS)}")
     if verb in VERBS:
         module = importlib.import_module(VERBS[verb][0])
-        module.arguments(parser.verbs[verb])
+        getattr(module, f"add_{verb.replace('-', '_')}_options")(parser.verbs[verb])
     args = parser.parse_args(words)
     if module is None:
         parser.print_help()
         return 0
     os.environ.setdefault("DVC_NO_ANALYTICS", "1")
-    return _guarded(module.main, args)
+    return _guarded(getattr(module, f"run_{verb.replace('-', '_')}"), args)
 
 
 def _guarded(run: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> int:
@@ -123,7 +125,3 @@ def _parser() -> _Parser:
         sub.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         parser.verbs[name] = sub
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
