@@ -21,7 +21,7 @@ TOKENS: Final = ("prompt/budget.py", "prompt/encode.py", "prompt/model_settings.
 # their like) decides no result and is left out; so a clearer error message trains no model anew.
 CODE: Final[dict[str, tuple[str, ...]]] = {
     "validate": ("corpora", "media", "validation", "artifacts/tables.py"),
-    "build-amt": ("corpora", "tasks", "amt", "endpoint.py", *EXPECTATIONS, *FRAMES),
+    "build-amt": ("corpora", "tasks", "amt", "chat_client.py", *EXPECTATIONS, *FRAMES),
     "base-model": ("models", "synthetic", "media/transform.py"),
     "convert": ("models/convert",),
     "budget": TOKENS,  # a gate of its own on a cluster; on one machine train begins with it
