@@ -25,7 +25,7 @@ CODE: Final[dict[str, tuple[str, ...]]] = {
     "base-model": ("models", "synthetic", "media/transform.py"),
     "convert": ("models/convert",),
     "budget": TOKENS,  # a gate of its own on a cluster; on one machine train begins with it
-    "train": ("training", "models/native.py", "prompt", *FRAMES),
+    "train": ("training", "models/model_folder.py", "prompt", *FRAMES),
     "evaluate": ("corpora/base.py", "tasks", "inference", "prompt", "evaluation", *FRAMES),
     "export": ("corpora/base.py", "tasks", "export", "inference", "prompt", *FRAMES),
     "report": (

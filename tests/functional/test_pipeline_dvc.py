@@ -22,7 +22,7 @@ START_OF = {"validate": "validation/step.py", "build-amt": "amt/step.py", "base-
 # What verb and component hand to a step, which may not import it.
 GIVEN = {"build-amt": ["validation/amt.py"]}
 # What checks, records or moves a result and does not decide it (emoverse/registry.py says why it is left out).
-AROUND = {"__init__.py", "yaml_text.py", "errors.py", "digests.py", "collector.py", "manifest.py", "params.py",
+AROUND = {"__init__.py", "yaml_text.py", "errors.py", "digests.py", "manifest.py", "params.py",
           "params_problems.py", "steps.py", "weights.py"}  # fmt: skip
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep")  # inside DVC
 CORPORA = ("meld", "ecf", "mosei")
