@@ -21,6 +21,7 @@ from emoverse.cli.options import (
     options_of,
     params_of,
 )
+from emoverse.config import plain
 from emoverse.errors import UserError
 
 
@@ -190,3 +191,19 @@ def run_doctor(args: argparse.Namespace) -> None:
     amiss = [one.check for one in found if one.state == "mend"]
     if amiss:
         raise UserError(f"{len(amiss)} of {len(found)} checks to mend: {', '.join(amiss)}", remedy="see above")
+
+
+def add_fingerprints_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    add_params(parser)
+
+
+def run_fingerprints(args: argparse.Namespace) -> None:
+    """Write what decides each step's result besides data and parameters; the stages of dvc.yaml depend on it."""
+    from emoverse.artifacts.manifest import write_json
+    from emoverse.artifacts.source_digest import fingerprints
+
+    values = plain(params_of(args))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.out, fingerprints(values, args.params.parent))

@@ -31,7 +31,6 @@ from emoverse.inference.torch_engine import model_folder
 from emoverse.media.frames import FrameStore
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import Settings, settings_of_model
-from emoverse.registry import CODE
 
 with uncollected():
     from emoverse.export.precision import check, folders, write_all
@@ -72,10 +71,7 @@ def export(
     folder = model_folder(model)
     settings = settings_of_model(folder)
     media, limits = frames_made(seen), generation(sources.get("scores"))
-    libraries = ("onnx", "onnxruntime-gpu", "onnxscript", "tokenizers", "torch", "transformers")
-    with publish(
-        out, step="export", params=plain(params), inputs=sources, code=CODE["export"], libraries=libraries
-    ) as draft:
+    with publish(out, step="export", params=plain(params), inputs=sources) as draft:
         known = write_all(folder, draft.path, params)
         told = {"encoder": settings.as_json(), "decoder": known, "precision": list(params.precision)}
         write_json(draft.path / SETTINGS, {**told, "media": media, "generation": limits})

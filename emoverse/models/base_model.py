@@ -14,7 +14,6 @@ from emoverse.collector import uncollected
 from emoverse.config import TINY, BaseModelParams, MediaParams, plain
 from emoverse.errors import UserError
 from emoverse.models.native import check_model_folder, read_config
-from emoverse.registry import CODE
 
 SPELLED: Final = 8000
 """Lessons the tokenizer is trained on; more change little."""
@@ -30,8 +29,7 @@ def base_model(out: Path, params: BaseModelParams, media: MediaParams) -> None:
         adopt(Path(params.source), out, media)
         return
     settings = {**plain(params), "media": plain(media)}
-    with publish(out, step="base-model", params=settings, inputs={}, code=CODE["base-model"],
-                 libraries=("torch", "transformers", "tokenizers")) as draft:  # fmt: skip
+    with publish(out, step="base-model", params=settings, inputs={}) as draft:  # fmt: skip
         facts = make_base(draft.path / "model", params, media)
         draft.seeds = {"base-model": params.seed}
         draft.facts = facts
@@ -93,8 +91,7 @@ def adopt(source: Path, out: Path, media: MediaParams) -> None:
     weights = open_raw(source, name="weights")
     # The folder's name and place decide nothing; its content is an input.
     settings = {"media": plain(media)}
-    with publish(out, step="base-model", params=settings, inputs={"weights": weights}, code=CODE["base-model"],
-                 libraries=("torch", "transformers", "tokenizers", "safetensors")) as draft:  # fmt: skip
+    with publish(out, step="base-model", params=settings, inputs={"weights": weights}) as draft:  # fmt: skip
         if conversion is None:
             shutil.copytree(source, draft.path / "model", ignore=shutil.ignore_patterns(".*"))
             return
