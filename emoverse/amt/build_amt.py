@@ -20,7 +20,6 @@ from emoverse.amt.published import match, read_records
 from emoverse.amt.reasons import Reasons, provider
 from emoverse.artifacts.digests import sha256_file
 from emoverse.artifacts.manifest import Source, open_source, publish, write_json
-from emoverse.collector import uncollected
 from emoverse.config import AmtParams, plain
 from emoverse.corpora.base import SPLITS
 from emoverse.errors import UserError
@@ -76,7 +75,6 @@ def file_source(path: Path) -> Source:
     return Source(path, digest, {digest: {"step": "raw", "name": path.name, "dvc_md5": md5}}, {})
 
 
-@uncollected()
 def write_amt(
     tables: Sequence[CorpusTable],
     plan: Sequence[Stage],

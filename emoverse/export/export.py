@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from emoverse.artifacts.manifest import open_source, publish, require_of, write_json
-from emoverse.collector import uncollected
 from emoverse.config import ExportParams, plain
 from emoverse.errors import UserError, did_you_mean
 from emoverse.export.model_card import model_card
@@ -24,17 +23,14 @@ from emoverse.export.parity import (
     prompts,
     replies,
 )
+from emoverse.export.precision import check, folders, write_all
 from emoverse.inference.engine import Engine
 from emoverse.inference.onnx_engine import SETTINGS, onnx_engine
 from emoverse.inference.test_sets import AmtRow, EvaluationSet
-from emoverse.inference.torch_engine import model_folder
+from emoverse.inference.torch_engine import TorchBackend, load_model, model_folder
 from emoverse.media.frames import FrameStore
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import Settings, settings_of_model
-
-with uncollected():
-    from emoverse.export.precision import check, folders, write_all
-    from emoverse.inference.torch_engine import TorchBackend, load_model
 
 
 def export(

@@ -14,7 +14,6 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.utils import logging
 
-from emoverse.collector import uncollected
 from emoverse.errors import UserError
 from emoverse.inference.engine import Engine, Progress
 from emoverse.inference.test_sets import Frames
@@ -154,9 +153,6 @@ def open_engine(engine: EngineName, folder: Path, frames: Frames, *, batch_size:
         from emoverse.inference.onnx_engine import onnx_engine
 
         return onnx_engine(folder, frames, batch_size=batch_size)
-    with uncollected():
-        pass
-
     return torch_engine(model_folder(folder), frames, batch_size=batch_size)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.artifacts.manifest import open_raw, publish
-from emoverse.collector import uncollected
 from emoverse.config import TINY, BaseModelParams, MediaParams, plain
 from emoverse.errors import UserError
 from emoverse.models.native import check_model_folder, read_config
@@ -37,12 +36,9 @@ def base_model(out: Path, params: BaseModelParams, media: MediaParams) -> None:
 
 def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict[str, Any]:
     """Write a pretrained model folder; return what was seen and learned: counts and the loss at start and end."""
+    from emoverse.models.pretrain import learn_faces, learn_words
     from emoverse.models.pretraining_data import draw_face, write_lessons
-    from emoverse.models.tiny import known_words, train_tokenizer
-
-    with uncollected():
-        from emoverse.models.pretrain import learn_faces, learn_words
-        from emoverse.models.tiny import build_model, build_processor, save_folder
+    from emoverse.models.tiny import build_model, build_processor, known_words, save_folder, train_tokenizer
 
     draw = partial(draw_face, seed=params.seed, n_frames=media.frames, media=media)
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emoverse.collector import uncollected
 from emoverse.config import TrainParams
 from emoverse.media.frames import FrameStore
 from emoverse.training.checkpoints import full_disk_named, last_complete
@@ -56,18 +55,17 @@ def train_rows(
         os.environ[name] = "1"
     # ms-swift prints its arguments and the whole model, and warns of remote code that no folder we accept can have
     os.environ.setdefault("LOG_LEVEL", "ERROR")
-    with uncollected():
-        import torch
-        from datasets import Dataset
-        from swift.model.register import ModelLoader
-        from swift.pipelines import SwiftSft
-        from transformers import PrinterCallback
-        from transformers.utils.logging import disable_progress_bar
+    import torch
+    from datasets import Dataset
+    from swift.model.register import ModelLoader
+    from swift.pipelines import SwiftSft
+    from transformers import PrinterCallback
+    from transformers.utils.logging import disable_progress_bar
 
-        from emoverse.prompt.template import use_frames
-        from emoverse.training.callbacks import Display, Ledger, Watch
-        from emoverse.training.rows import our_batches
-        from emoverse.training.swift_arguments import swift_arguments
+    from emoverse.prompt.template import use_frames
+    from emoverse.training.callbacks import Display, Ledger, Watch
+    from emoverse.training.rows import our_batches
+    from emoverse.training.swift_arguments import swift_arguments
 
     if not sys.stderr.isatty():
         disable_progress_bar()
