@@ -1,1 +1,1 @@
-"""TODO package docstring."""
+"""Turn rows into the token ids and pixels that a model reads; count them."""
