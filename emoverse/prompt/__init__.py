@@ -1,1 +1,1 @@
-"""Turn rows into the token ids and pixels that a model reads; count them."""
+"""Turn rows into token ids: what training, inference, the token budget and the report share."""

@@ -14,7 +14,7 @@ from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TrainParams, plain
 from emoverse.errors import UserError
 from emoverse.media.frames import FrameStore
-from emoverse.models.native import check_model_folder
+from emoverse.models.model_folder import check_model_folder
 from emoverse.training.adapters import adapter_base, write_model
 from emoverse.training.checkpoints import fingerprint_of, libraries_of, scratch_folder
 from emoverse.training.distributed import train_on_ranks

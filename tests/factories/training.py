@@ -68,7 +68,7 @@ def trainers_template(model: Path, frames: FrameStore) -> Any:
     from swift.model import get_model_processor
     from swift.template import get_template
 
-    from emoverse.prompt.template import NAME, use_frames
+    from emoverse.training.swift_template import NAME, use_frames
 
     use_frames(frames)
     _, processor = get_model_processor(str(model), load_model=False, model_type="internvl", use_hf=True)
