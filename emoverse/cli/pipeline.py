@@ -82,12 +82,13 @@ def run_submit(args: argparse.Namespace) -> None:
     from pipelines import checks as given
     from pipelines import image_registry as registry
     from pipelines.cluster import WORKSPACE
+    from pipelines.kubeflow_api import KubeflowApi
     from pipelines.options import ordered
 
     images = options.cluster.named(options.images)
     for option, image in (("--image-data", images.data), ("--image-train", images.train)):
         registry.check_pinned(image, option)
-    checks.check_endpoint(args.host)
+    KubeflowApi(args.host).health()
     for image in () if "image" in args.unchecked else (images.data, images.train):
         registry.check_held(image)
     if options.model and "model" not in args.unchecked:
@@ -119,7 +120,7 @@ def run_submit(args: argparse.Namespace) -> None:
     print(run.url, flush=True)
     if args.wait:
         try:
-            submit.watch(run, host=args.host, namespace=args.namespace, pause=args.every)
+            submit.watch(run, host=args.host, pause=args.every)
         except KeyboardInterrupt:
             raise UserError("no longer watched", place=run.url, remedy="the run goes on; look at it there") from None
 
@@ -179,10 +180,10 @@ def run_doctor(args: argparse.Namespace) -> None:
     for one in findings(Path(), args.params, lock, deep=args.data):
         tell(one)
     if args.host:
-        from pipelines.checks import check_endpoint
+        from pipelines.kubeflow_api import KubeflowApi
 
         try:
-            version = check_endpoint(args.host).get("tag_name") or "of unknown version"
+            version = KubeflowApi(args.host).health().get("tag_name") or "of unknown version"
             tell(Finding("kubeflow", True, f"Kubeflow Pipelines {version} answers at {args.host}"))
         except UserError as error:
             tell(Finding("kubeflow", False, f"{error.place}: {error.problem}", error.remedy))
