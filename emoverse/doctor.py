@@ -138,7 +138,7 @@ def disk(base: Path) -> Finding:
 def raw_data(base: Path, params: Path) -> Iterator[Finding]:
     """Check, for each corpus of params.yaml and the weights, that the repository's DVC remote holds all files."""
     from emoverse.config import TINY, load_params
-    from emoverse.fetching.fetch import check_held, resolve
+    from emoverse.fetching.fetch import check_complete, resolve
 
     try:
         found = load_params(params)
@@ -152,14 +152,14 @@ def raw_data(base: Path, params: Path) -> Iterator[Finding]:
 
         def held(root: str = root) -> str:
             tracked = resolve(root, repository=base)
-            return f"{check_held(tracked)} files in {tracked.config['url']}"
+            return f"{check_complete(tracked)} files in {tracked.config['url']}"
 
         yield _tried(name, held)
 
 
 def kept(base: Path, *, deep: bool) -> Iterator[Finding]:
     """Check ``dvc.lock`` and that DVC's cache holds what it names; ``deep`` reads every byte."""
-    from emoverse.fetching.storage import amiss, tracked
+    from emoverse.fetching.storage import cache_problems, tracked
 
     try:
         outputs = tracked(base)
@@ -168,7 +168,7 @@ def kept(base: Path, *, deep: bool) -> Iterator[Finding]:
         return
     whole = 0
     for one in outputs:
-        wrong = list(amiss(base, one, deep=deep))
+        wrong = list(cache_problems(base, one, deep=deep))
         if wrong == [(".", "missing")]:
             yield Finding("cache", False, f"{one.path} is not here", f"`{one.remedy}` brings it", needed=False)
         elif wrong:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from emoverse.amt.published import media_path, record, write_records
 from emoverse.artifacts.manifest import read_manifest
-from emoverse.cli.options import add_params, count, params_of, validated_of
+from emoverse.cli.options import add_params, count, parameters_from, validated_folders
 from emoverse.corpora import ecf, meld
 from emoverse.corpora.base import Reading, Split, Utterance
 from emoverse.errors import RowErrors, UserError
@@ -50,13 +50,13 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
 
 def run_fetch(args: argparse.Namespace) -> None:
     """Pull exactly what the repository names, and nothing if that is not to be had."""
-    from emoverse.fetching.fetch import keep, resolve
+    from emoverse.fetching.fetch import fetch_once, resolve
 
     tracked = resolve(args.path, repository=args.repository, revision=args.rev, remote=args.remote)
     if args.out:
         args.out.absolute().parent.mkdir(parents=True, exist_ok=True)
     folder = args.out or args.volume / tracked.md5
-    facts = keep(tracked.md5, tracked.config, folder)
+    facts = fetch_once(tracked.md5, tracked.config, folder)
     print(f"{folder}: {facts['files']} files, {facts['bytes']:,} bytes, md5 {tracked.md5}")
 
 
@@ -86,7 +86,7 @@ def add_validate_options(parser: argparse.ArgumentParser) -> None:
 
 def run_validate(args: argparse.Namespace) -> None:
     """Validate one corpus and print a short summary, also when too many of its rows were set aside."""
-    params = params_of(args)
+    params = parameters_from(args)
     from emoverse.validation.parts import join_parts, validate_part
     from emoverse.validation.validate import TooManyQuarantined, validate
 
@@ -114,10 +114,10 @@ def run_validate(args: argparse.Namespace) -> None:
 
 def _print_summary(folder: Path, *, as_json: bool) -> None:
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    print(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else in_words(summary, folder), flush=True)
+    print(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else summary_text(summary, folder), flush=True)
 
 
-def in_words(summary: dict[str, Any], out: Path) -> str:
+def summary_text(summary: dict[str, Any], out: Path) -> str:
     """Return the summary as a few lines for a terminal."""
     rows, clips = summary["rows"], summary["clips"]
     splits = ", ".join(f"{name} {split['rows']}" for name, split in summary["splits"].items())
@@ -161,9 +161,9 @@ def run_build_amt(args: argparse.Namespace) -> None:
     from emoverse.artifacts.manifest import read_manifest
     from emoverse.validation.amt_rows import check_folder
 
-    params = params_of(args)
+    params = parameters_from(args)
     authors = {stage: path for stage in ("stage1", "stage2") if (path := getattr(args, stage)) is not None}
-    build_amt(validated_of(args, params), args.out, params.amt, authors, check=check_folder)
+    build_amt(validated_folders(args, params), args.out, params.amt, authors, check=check_folder)
     manifest = read_manifest(args.out, made_by="build-amt")
     rows = manifest["rows"]
     dropped = ", ".join(f"{reason} {count}" for reason, count in rows["dropped"].items()) or "none left out"

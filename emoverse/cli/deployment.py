@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emoverse.cli.options import above_zero, add_params, count, params_of, validated_of
+from emoverse.cli.options import positive_number, add_params, count, parameters_from, validated_folders
 
 if TYPE_CHECKING:
     from emoverse.serving.dialogues import DialoguePrediction
@@ -34,8 +34,8 @@ def run_export(args: argparse.Namespace) -> None:
     """Run the step."""
     from emoverse.export.export import export
 
-    params = params_of(args)
-    validated = validated_of(args, params)
+    params = parameters_from(args)
+    validated = validated_folders(args, params)
     export(args.model, args.out, params.export, amt=args.amt, validated=validated, scores=args.scores)
 
 
@@ -52,7 +52,7 @@ def add_predict_options(parser: argparse.ArgumentParser) -> None:
         "--model", type=Path, default=Path("data/onnx"), metavar="DIR", help="output of export (default data/onnx)"
     )
     parser.add_argument("--precision", metavar="NAME", help="one of the export's (default: its first)")
-    parser.add_argument("--max-seconds", type=above_zero, default=300.0, metavar="S", help="longest clip (default 300)")
+    parser.add_argument("--max-seconds", type=positive_number, default=300.0, metavar="S", help="longest clip (default 300)")
     parser.add_argument("--max-megabytes", type=count(), default=256, metavar="MB", help="biggest file (default 256)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -121,7 +121,7 @@ def add_demo_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="for examples (default data/validated)",
     )
-    parser.add_argument("--max-seconds", type=above_zero, default=60.0, metavar="S", help="longest clip (default 60)")
+    parser.add_argument("--max-seconds", type=positive_number, default=60.0, metavar="S", help="longest clip (default 60)")
     parser.add_argument("--max-megabytes", type=count(), default=64, metavar="MB", help="biggest upload (default 64)")
     add_params(parser)
 
@@ -136,7 +136,7 @@ def run_demo(args: argparse.Namespace) -> None:
     predictor = load(args.model, Limits(size=args.max_megabytes << 20, seconds=args.max_seconds))
     from emoverse.serving.demo import examples, serving
 
-    found = examples(params_of(args), args.validated) if args.params.is_file() else []
+    found = examples(parameters_from(args), args.validated) if args.params.is_file() else []
     if not found:
         print("no corpus at hand: the page shows no examples", flush=True)
     try:

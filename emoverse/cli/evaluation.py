@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from emoverse.cli.options import add_params, count, params_of, validated_of
+from emoverse.cli.options import add_params, count, parameters_from, validated_folders
 
 
 def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +27,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
     if args.engine:
         args.set = [*args.set, f"evaluate.engine={args.engine}"]
-    params = params_of(args)
-    evaluate(args.model, args.amt, validated_of(args, params), args.out, params.evaluate)
+    params = parameters_from(args)
+    evaluate(args.model, args.amt, validated_folders(args, params), args.out, params.evaluate)
 
 
 def add_score_options(parser: argparse.ArgumentParser) -> None:
@@ -106,10 +106,10 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     """Run the step."""
-    params = params_of(args)
+    params = parameters_from(args)
     from emoverse.report.report import report
 
-    report(validated_of(args, params), args.amt, args.stages, args.scores, args.onnx, args.out)
+    report(validated_folders(args, params), args.amt, args.stages, args.scores, args.onnx, args.out)
     print(f"the page: {args.out / 'index.html'}")
 
 

@@ -21,12 +21,12 @@ def add_params(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="override a parameter")
 
 
-def params_of(args: argparse.Namespace) -> Params:
+def parameters_from(args: argparse.Namespace) -> Params:
     """Read the parameters the verb was given."""
-    return load_params(args.params, overrides_of(args.set))
+    return load_params(args.params, parse_overrides(args.set))
 
 
-def validated_of(args: argparse.Namespace, params: Params) -> list[Path]:
+def validated_folders(args: argparse.Namespace, params: Params) -> list[Path]:
     """Return the outputs of validate that ``--validated`` names.
 
     A folder that is no output itself stands for the outputs in it, one for each corpus of params.yaml: not for all
@@ -42,7 +42,7 @@ def validated_of(args: argparse.Namespace, params: Params) -> list[Path]:
     return found
 
 
-def overrides_of(words: list[str]) -> dict[str, Any]:
+def parse_overrides(words: list[str]) -> dict[str, Any]:
     """Turn ``section.key=value`` words into a mapping; values are read as YAML."""
     found: dict[str, Any] = {}
     for word in words:
@@ -68,7 +68,7 @@ def count(least: int = 1, most: int = 10**9) -> Callable[[str], int]:
     return read
 
 
-def above_zero(word: str) -> float:
+def positive_number(word: str) -> float:
     """Read a finite number above 0."""
     try:
         value = float(word)
@@ -97,20 +97,20 @@ def add_variants(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def images_of(args: argparse.Namespace) -> Any:
+def images_from(args: argparse.Namespace) -> Any:
     """Return the images of the verb's options (``components.image.Images``)."""
     from components.image import DATA, TRAIN, Images
 
     return Images(args.image_data or DATA, args.image_train or TRAIN)
 
 
-def options_of(args: argparse.Namespace, *, revision: str = "", cache: bool = True) -> Any:
+def pipeline_options(args: argparse.Namespace, *, revision: str = "", cache: bool = True) -> Any:
     """Return the pipeline's options (``pipelines.options.Options``); raise UserError where they make no sense."""
     from pipelines.cluster import Cluster, load_cluster
     from pipelines.options import Options
 
     return Options(
-        images=images_of(args),
+        images=images_from(args),
         cluster=load_cluster(args.cluster) if args.cluster else Cluster(),
         start="convert" if args.original else "stage1" if args.model else "base-model",
         model=args.original or args.model or "",

@@ -12,15 +12,16 @@ from pathlib import Path
 import emoverse
 from emoverse.artifacts.lineage import revision
 from emoverse.cli.options import (
-    above_zero,
+    positive_number,
     add_images,
     add_params,
     add_variants,
     count,
-    images_of,
-    options_of,
-    params_of,
+    images_from,
+    pipeline_options,
+    parameters_from,
 )
+from emoverse.config import plain
 from emoverse.errors import UserError
 
 
@@ -40,9 +41,9 @@ def add_compile_options(parser: argparse.ArgumentParser) -> None:
 
 def run_compile(args: argparse.Namespace) -> None:
     """Compile the pipeline, preset to the parameters and to the corpora's .dvc files."""
-    params = params_of(args)
+    params = parameters_from(args)
     # A file for one cluster says which commit it was compiled from; the committed one cannot know its own.
-    options = options_of(args, revision=revision(Path()) if args.cluster else "")
+    options = pipeline_options(args, revision=revision(Path()) if args.cluster else "")
     from pipelines.pipeline import compile_to
 
     compile_to(args.out, params, options=options)
@@ -70,13 +71,13 @@ def add_submit_options(parser: argparse.ArgumentParser) -> None:
         "secrets: pods get them in another way, such as workload identity",
     )  # fmt: skip
     parser.add_argument("--wait", action="store_true", help="show each step's progress until the run ends")
-    parser.add_argument("--every", type=above_zero, default=10.0, metavar="SECONDS", help="how often --wait asks (10)")
+    parser.add_argument("--every", type=positive_number, default=10.0, metavar="SECONDS", help="how often --wait asks (10)")
 
 
 def run_submit(args: argparse.Namespace) -> None:
     """Check what the run needs, start it, print its address."""
-    params, base = params_of(args), Path()
-    options = options_of(args, revision=revision(base), cache=not args.no_cache)
+    params, base = parameters_from(args), Path()
+    options = pipeline_options(args, revision=revision(base), cache=not args.no_cache)
     from pipelines import checks, submit
     from pipelines import checks as given
     from pipelines import image_registry as registry
@@ -136,12 +137,12 @@ def add_run_local_options(parser: argparse.ArgumentParser) -> None:
 
 def run_run_local(args: argparse.Namespace) -> None:
     """Run every step that the cache does not hold, then print a line per step (the steps' own words: stderr)."""
-    params = params_of(args)
+    params = parameters_from(args)
     from pipelines.run_local import run
 
     with contextlib.redirect_stdout(sys.stderr):
         outcomes = run(
-            params, base=Path(), root=args.root, docker=args.docker, images=images_of(args), shards=args.shards
+            params, base=Path(), root=args.root, docker=args.docker, images=images_from(args), shards=args.shards
         )
     hits = [one.name for one in outcomes if one.cached]
     if args.json:
@@ -191,3 +192,19 @@ def run_doctor(args: argparse.Namespace) -> None:
     amiss = [one.check for one in found if one.state == "mend"]
     if amiss:
         raise UserError(f"{len(amiss)} of {len(found)} checks to mend: {', '.join(amiss)}", remedy="see above")
+
+
+def add_fingerprints_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    add_params(parser)
+
+
+def run_fingerprints(args: argparse.Namespace) -> None:
+    """Write what decides each step's result besides data and parameters; the stages of dvc.yaml depend on it."""
+    from emoverse.artifacts.manifest import write_json
+    from emoverse.artifacts.source_digest import fingerprints
+
+    values = plain(parameters_from(args))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.out, fingerprints(values, args.params.parent))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.cli.options import above_zero, add_params, params_of, validated_of
+from emoverse.cli.options import positive_number, add_params, parameters_from, validated_folders
 from emoverse.config import Params
 from emoverse.errors import UserError, did_you_mean
 
@@ -71,7 +71,7 @@ def add_base_model_options(parser: argparse.ArgumentParser) -> None:
 
 def run_base_model(args: argparse.Namespace) -> None:
     """Run the step."""
-    params = params_of(args)
+    params = parameters_from(args)
     from emoverse.models.base_model import base_model
 
     base_model(args.out, params.base_model, params.media)
@@ -104,7 +104,7 @@ def run_budget(args: argparse.Namespace) -> None:
     from emoverse.inference.torch_engine import model_folder
     from emoverse.prompt.budget import check_budgets, stage_budgets
 
-    params, model = params_of(args), model_folder(args.model)
+    params, model = parameters_from(args), model_folder(args.model)
     lengths = {"stage1": params.stage1.max_length, "stage2": params.stage2.max_length}
     found = stage_budgets(args.amt, model, params.media.frames, lengths)
     print(json.dumps(found, indent=2) if args.json else "\n".join(map(_table, found, found.values())))
@@ -135,7 +135,7 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
     goal.add_argument("--dry-run", action="store_true", help="say what it would take, train nothing")
     parser.add_argument("--json", action="store_true", help="with --dry-run: print one JSON object")
     parser.add_argument(
-        "--tflops", type=above_zero, metavar="N", help="with --dry-run: the device's rate, not measured here"
+        "--tflops", type=positive_number, metavar="N", help="with --dry-run: the device's rate, not measured here"
     )
     parser.add_argument("--tensorboard", type=Path, metavar="DIR", default=os.environ.get("EMOVERSE_TENSORBOARD"),
                         help="write event files there, too (default: $EMOVERSE_TENSORBOARD)")  # fmt: skip
@@ -147,7 +147,7 @@ def run_train(args: argparse.Namespace) -> None:
     if not args.dry_run and (args.json or args.tflops):
         option = "--json" if args.json else "--tflops"
         raise UserError("goes with --dry-run only", place=option, remedy="add --dry-run, or leave it out")
-    params = params_of(args)
+    params = parameters_from(args)
     if args.dry_run:
         _dry_run(args, params)
         return
@@ -155,7 +155,7 @@ def run_train(args: argparse.Namespace) -> None:
     from emoverse.training.train import train
 
     try:
-        validated, stage = validated_of(args, params), getattr(params, args.stage)
+        validated, stage = validated_folders(args, params), getattr(params, args.stage)
         train(args.stage, args.model, args.amt, validated, args.out, stage, args.tensorboard, args.base)
     except PreemptedError as stop:
         print(f"emoverse: {stop}", file=sys.stderr)
@@ -166,7 +166,7 @@ def _dry_run(args: argparse.Namespace, params: Params) -> None:
     from emoverse.prompt.budget import check_budget, token_budget
     from emoverse.training.preview import preview, table
 
-    stage, validated = getattr(params, args.stage), validated_of(args, params)
+    stage, validated = getattr(params, args.stage), validated_folders(args, params)
     rows = [args.amt / f"{args.stage}.jsonl"]
     budget = token_budget(rows, args.model / "model", params.media.frames, stage.max_length)
     check_budget(budget, place=f"{args.stage}.max_length")

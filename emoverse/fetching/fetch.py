@@ -14,7 +14,7 @@ from typing import Any
 
 from emoverse.artifacts.digests import digest_of_files, dvc_dir_md5, raw_sums
 from emoverse.errors import UserError
-from emoverse.fetching.storage import SUFFIX, Store, complete, public, with_secrets
+from emoverse.fetching.storage import DIR_SUFFIX, RemoteStore, complete, public_settings, with_secrets
 
 Sums = tuple[dict[str, str], dict[str, str]]
 
@@ -38,7 +38,7 @@ def fetch(corpus: str, md5: str, out: Path, *, remote: str = "", root: str = "",
         facts = _checked(folder, md5)
     elif volume:
         folder = Path(volume) / md5
-        facts = keep(md5, complete(remote), folder)
+        facts = fetch_once(md5, complete(remote), folder)
     else:
         try:
             return {"corpus": corpus, **_checked(out, md5, pull(md5, complete(remote), out))}
@@ -65,7 +65,7 @@ def raw_folder(artifact: Path, volume: str = "") -> Path:
     return folder
 
 
-def keep(md5: str, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def fetch_once(md5: str, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Pull a corpus into ``folder`` once, where later runs find and check it; return what is known of it.
 
     It appears at once, by a rename; a pull that is cut off goes on where it was. Raises UserError as ``fetch`` does.
@@ -88,7 +88,7 @@ def pull(md5: str, config: Mapping[str, Any], folder: Path) -> Sums:
     ``folder`` holds nothing else: files that are there and right are kept, others removed. Raises UserError naming the
     file when one came with other content than the listing says.
     """
-    store = Store(config)
+    store = RemoteStore(config)
     listing = store.listing(md5)
     folder.mkdir(parents=True, exist_ok=True)
     here = raw_sums(folder)[1]
@@ -137,7 +137,7 @@ class Tracked:
     @property
     def remote(self) -> str:
         """Return the remote's settings without secrets, as a pipeline carries them."""
-        return public(self.config, place=self.path)
+        return public_settings(self.config, place=self.path)
 
 
 def resolve(path: str, *, repository: Path = Path(), revision: str = "", remote: str = "") -> Tracked:
@@ -152,7 +152,7 @@ def resolve(path: str, *, repository: Path = Path(), revision: str = "", remote:
     from dvc.scm import RevError
     from scmrepo.exceptions import SCMError
 
-    remotes = Remotes(repository)
+    remotes = RemoteConfigs(repository)
     try:
         with Repo(str(repository), rev=revision or None) as then:
             (out,) = then.find_outs_by_path(str(Path(then.root_dir, path)))
@@ -168,7 +168,7 @@ def resolve(path: str, *, repository: Path = Path(), revision: str = "", remote:
     return Tracked(path, _md5_of(out, path), remotes.named(remote or out.remote or "", path))
 
 
-class Remotes:
+class RemoteConfigs:
     """Know the remotes that a DVC repository's configuration names; raise UserError when there is no repository."""
 
     def __init__(self, repository: Path) -> None:
@@ -199,16 +199,16 @@ def _md5_of(out: Any, path: str) -> str:
     md5 = str(out.hash_info.value or "")
     if out.hash_name != "md5":
         problem, remedy = "tracked in DVC 2's form", "run `dvc cache migrate --dvc-files`, then `dvc push`"
-    elif not md5.endswith(SUFFIX):
+    elif not md5.endswith(DIR_SUFFIX):
         problem, remedy = "not a folder that DVC knows the content of", "give a folder that was added with `dvc add`"
     else:
         return md5
     raise UserError(problem, place=path, remedy=remedy)
 
 
-def check_held(tracked: Tracked) -> int:
+def check_complete(tracked: Tracked) -> int:
     """Return how many files the remote holds of a tracked folder; raise UserError when it is not all of them."""
-    store = Store(tracked.config)
+    store = RemoteStore(tracked.config)
     listing = store.listing(tracked.md5)
     missing = store.missing(listing)
     if missing:

@@ -34,7 +34,7 @@ _TAKES: Final = {
 }  # fmt: skip
 
 
-def public(config: Mapping[str, Any], *, place: str) -> str:
+def public_settings(config: Mapping[str, Any], *, place: str) -> str:
     """Return a remote's settings without its secrets, as JSON text; raise UserError when its address holds one."""
     parts = urlsplit(str(config["url"]))
     if parts.password:
@@ -51,12 +51,12 @@ def scheme_of(config: Mapping[str, Any]) -> str:
     return urlsplit(str(config["url"])).scheme
 
 
-def travels(config: Mapping[str, Any]) -> bool:
+def is_shared(config: Mapping[str, Any]) -> bool:
     """Tell whether another machine can reach the remote: it is no folder of this one."""
     return bool(scheme_of(config))
 
 
-def lacking(config: Mapping[str, Any], given: Collection[str]) -> list[str]:
+def missing_variables(config: Mapping[str, Any], given: Collection[str]) -> list[str]:
     """Name the variables a pod lacks to reach a remote as this machine does; ``config`` includes the secrets here.
 
     A remote that takes a password, a token or a key is content with any one of them.
@@ -104,10 +104,10 @@ def without_secrets(words: str, config: Mapping[str, Any]) -> str:
 
 
 Result = TypeVar("Result")
-SUFFIX: Final = ".dir"
+DIR_SUFFIX: Final = ".dir"
 
 
-class Store:
+class RemoteStore:
     """Hold a DVC remote open. Every method raises UserError when the remote does not answer or refuses.
 
     ``config`` is a remote's settings as DVC knows them, secrets included.
@@ -122,11 +122,11 @@ class Store:
 
     def listing(self, md5: str) -> dict[str, str]:
         """Return a folder's files with the MD5 of each; raise UserError when it is missing or not what ``md5`` says."""
-        if not md5.endswith(SUFFIX):
-            raise UserError(f"{md5!r} names no folder", place=self.url, remedy=f"give the md5 that ends in {SUFFIX}")
+        if not md5.endswith(DIR_SUFFIX):
+            raise UserError(f"{md5!r} names no folder", place=self.url, remedy=f"give the md5 that ends in {DIR_SUFFIX}")
         path = self._objects.oid_to_path(md5)
         content: bytes = self._asked(lambda: self._objects.fs.cat_file(path), missing=md5)
-        if hashlib.md5(content, usedforsecurity=False).hexdigest() + SUFFIX != md5:
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() + DIR_SUFFIX != md5:
             raise self.corrupt(md5, "the list of its files")
         found = {str(entry["relpath"]): str(entry["md5"]) for entry in json.loads(content)}
         for name in found:
@@ -196,7 +196,7 @@ LOCK = "dvc.lock"
 
 
 @dataclass(frozen=True)
-class Kept:
+class CachedOutput:
     """One output that DVC tracks: its path, its MD5, and the command that makes or brings it again."""
 
     path: str
@@ -204,12 +204,12 @@ class Kept:
     remedy: str
 
 
-def tracked(base: Path) -> list[Kept]:
+def tracked(base: Path) -> list[CachedOutput]:
     """Return what the ``.dvc`` files and ``dvc.lock`` below ``base`` name; raise UserError for a broken one."""
-    found = [Kept(p.removesuffix(".dvc"), md5, f"dvc fetch {p}") for md5, p in sorted(dvc_files(base).items())]
+    found = [CachedOutput(p.removesuffix(".dvc"), md5, f"dvc fetch {p}") for md5, p in sorted(dvc_files(base).items())]
     for name, stage in _stages(base / LOCK).items():
         for out in stage.get("outs", []):
-            found.append(Kept(str(out["path"]), str(out["md5"]), f"dvc repro --force --single-item {name}"))
+            found.append(CachedOutput(str(out["path"]), str(out["md5"]), f"dvc repro --force --single-item {name}"))
     return found
 
 
@@ -222,21 +222,21 @@ def check_object(cache: Path, md5: str, *, deep: bool) -> str:
         return ""
     with path.open("rb") as handle:
         found = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    return "" if found == md5.removesuffix(SUFFIX) else "changed"
+    return "" if found == md5.removesuffix(DIR_SUFFIX) else "changed"
 
 
-def amiss(base: Path, one: Kept, *, deep: bool) -> Iterator[tuple[str, str]]:
+def cache_problems(base: Path, one: CachedOutput, *, deep: bool) -> Iterator[tuple[str, str]]:
     """Yield ``(file, what is wrong)`` for an output's objects; its list of files comes first, named ``.``."""
-    cache = cache_of(base)
+    cache = cache_folder(base)
     if wrong := check_object(cache, one.md5, deep=True):
         yield ".", wrong
-    elif one.md5.endswith(SUFFIX):
+    elif one.md5.endswith(DIR_SUFFIX):
         for entry in json.loads((cache / "files/md5" / one.md5[:2] / one.md5[2:]).read_text("utf-8")):
             if wrong := check_object(cache, entry["md5"], deep=deep):
                 yield f"{entry['relpath']} ({entry['md5']})", wrong
 
 
-def cache_of(base: Path) -> Path:
+def cache_folder(base: Path) -> Path:
     """Return the folder of DVC's cache."""
     from dvc.config import Config
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from emoverse.config import TrainParams, parse, plain
-from emoverse.errors import UserError, of_system
+from emoverse.errors import UserError, from_os_error
 from emoverse.training.checkpoints import last_complete
 
 _SAME_TIME: Final = 5  # seconds; the launcher ends what a dead process left running only 30 s later
@@ -182,7 +182,7 @@ def main(scratch: Path, launcher: int) -> int:
     except PreemptedError as stop:
         outcome = {"preempted": str(stop)}
     except BaseException as error:
-        said = of_system(error) if isinstance(error, OSError) else error
+        said = from_os_error(error) if isinstance(error, OSError) else error
         if isinstance(said, UserError):
             outcome = {"refused": {"problem": said.problem, "place": said.place, "remedy": said.remedy}}
         else:

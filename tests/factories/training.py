@@ -82,7 +82,7 @@ def make_training(folder: Path, edit: Callable[[Rows], Any] = lambda rows: None,
     rows = stage_rows(count)
     ids = [row["utterance_id"] for row in rows]
     edit(rows)
-    with publish(folder / "amt", step="build-amt", params={}, inputs={}, code=()) as draft:
+    with publish(folder / "amt", step="build-amt", params={}, inputs={}, code_of="report") as draft:
         for stage in ("stage1", "stage2"):
             write_rows(draft.path / f"{stage}.jsonl", rows)
     return {
