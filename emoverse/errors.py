@@ -86,20 +86,27 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(options)}"
 
 
+def report_step_error(error: BaseException) -> bool:
+    """Print a user's error on one line, as the command line does; return False for any other error.
+
+    In a local run the first message is also left in the file that ``FAULT`` names.
+    """
+    known = error if isinstance(error, UserError) else from_os_error(error) if isinstance(error, OSError) else None
+    if known is None:
+        return False
+    print(f"emoverse: {known}", file=sys.stderr)
+    if place := os.environ.get(FAULT):
+        with contextlib.suppress(OSError), Path(place).open("x", encoding="utf-8") as handle:
+            handle.write(str(known))
+    return True
+
+
 @contextlib.contextmanager
 def step_errors() -> Iterator[None]:
-    """End the process of a pipeline's step with one line on stderr, without a traceback, for a user's error.
-
-    Other errors pass. In a local run the first message is also left in the file that ``FAULT`` names.
-    """
+    """End the process of a pipeline's step with one line on stderr, without a traceback, for a user's error."""
     try:
         yield
-    except (UserError, OSError) as error:
-        known = error if isinstance(error, UserError) else from_os_error(error)
-        if known is None:
+    except Exception as error:
+        if not report_step_error(error):
             raise
-        print(f"emoverse: {known}", file=sys.stderr)
-        if place := os.environ.get(FAULT):
-            with contextlib.suppress(OSError), Path(place).open("x", encoding="utf-8") as handle:
-                handle.write(str(known))
         sys.exit(1)

@@ -13,7 +13,7 @@ from emoverse.config import TINY, Params
 from emoverse.corpora import reader, readers
 from emoverse.errors import UserError, did_you_mean
 from emoverse.fetching.fetch import Tracked, check_complete, resolve
-from emoverse.fetching.storage import missing_variables, is_shared
+from emoverse.fetching.storage import is_shared, missing_variables
 from emoverse.tasks import tasks
 from pipelines.cluster import WORKSPACE, Cluster
 from pipelines.options import Options

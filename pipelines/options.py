@@ -15,7 +15,7 @@ from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TINY, Params, plain
 from emoverse.errors import UserError
 from emoverse.fetching.fetch import RemoteConfigs
-from emoverse.fetching.storage import public_settings, is_shared
+from emoverse.fetching.storage import is_shared, public_settings
 from pipelines.cluster import Cluster
 
 Start = Literal["base-model", "convert", "stage1"]

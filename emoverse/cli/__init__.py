@@ -36,7 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "compile": ("emoverse.cli.pipeline", "compile the Kubeflow pipeline to YAML"),
     "fetch": ("emoverse.cli.data", "download a DVC-tracked folder from its remote and check it"),
     "submit": ("emoverse.cli.pipeline", "start a run of the Kubeflow pipeline on a cluster"),
-    "doctor": ("emoverse.doctor", "check this machine, and a cluster: one line per check, with a remedy"),
+    "doctor": ("emoverse.cli.doctor", "check this machine, and a cluster: one line per check, with a remedy"),
     "fingerprints": ("emoverse.cli.pipeline", "digest the code and libraries of each step, for dvc.yaml"),
     "run-local": ("emoverse.cli.pipeline", "run the Kubeflow pipeline on this machine"),
 }

@@ -12,7 +12,7 @@ import pytest
 from emoverse.artifacts.digests import digest_of_raw, folder_files
 from emoverse.errors import UserError
 from emoverse.fetching.fetch import Tracked, fetch, fetch_once, pull, raw_folder, resolve
-from emoverse.fetching.storage import VARIABLES, RemoteStore, complete, missing_variables, public_settings
+from emoverse.fetching.storage import VARIABLES, RemoteStore, missing_variables, public_settings, settings_from
 from tests.factories import remotes
 from tests.factories.remotes import SECRET, Remote
 
@@ -164,7 +164,7 @@ def test_a_list_that_leads_out_of_the_folder_is_refused(broken: tuple[Path, Trac
         path = object_of(store, md5)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-        with pytest.raises(UserError, match="which lies outside it"):
+        with pytest.raises(UserError, match="which is outside it"):
             fetch("meld", md5, tmp_path / "out", remote=remote)
 
 
@@ -176,7 +176,7 @@ def test_a_missing_object_is_named_with_its_remedy(broken: tuple[Path, Tracked, 
         "train_splits/dia0_utt0.mp4",
         "train_splits/same.mp4",
     ]
-    with pytest.raises(UserError, match=rf"does not hold .*{md5[2:]}.*run `dvc push` where the corpus is whole"):
+    with pytest.raises(UserError, match=rf"does not have .*{md5[2:]}.*run `dvc push` where the corpus is complete"):
         fetch("meld", tracked.md5, tmp_path / "out", remote=remote)
 
 
@@ -186,7 +186,7 @@ def test_a_corpus_the_remote_does_not_hold_is_refused(
 ) -> None:
     remote, tracked = served[kind]
     arrive(remote, monkeypatch, tmp_path)
-    with pytest.raises(UserError, match=r"does not hold 00000000000000000000000000000000.dir .*`dvc push`"):
+    with pytest.raises(UserError, match=r"does not have 00000000000000000000000000000000.dir .*`dvc push`"):
         fetch("meld", "0" * 32 + ".dir", tmp_path / "out", remote=tracked.remote)
     with pytest.raises(UserError, match="names no MD5"):
         fetch("meld", "", tmp_path / "out", remote=tracked.remote)
@@ -219,14 +219,14 @@ def test_a_missing_or_wrong_secret_is_an_error_that_names_the_variable_and_not_t
 
 def test_a_dead_server_is_an_error_with_its_address(tmp_path: Path) -> None:
     remote = json.dumps({"url": "webdav://127.0.0.1:9/", "timeout": 2})
-    with pytest.raises(UserError, match=r"webdav://127.0.0.1:9/: the remote gives no answer"):
+    with pytest.raises(UserError, match=r"webdav://127.0.0.1:9/: no answer from the remote"):
         fetch("meld", "0" * 32 + ".dir", tmp_path / "out", remote=remote)
 
 
 @pytest.mark.parametrize("text", ["nonsense", "[]", "{}", '{"url": "s3://b", "secret_access_key": "x"}'])
 def test_settings_that_are_none_or_hold_a_secret_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="not the public settings of a DVC remote"):
-        complete(text, {})
+        settings_from(text, {})
 
 
 def test_a_pod_needs_a_key_where_this_machine_has_its_own_and_any_one_secret_will_do() -> None:
@@ -239,14 +239,16 @@ def test_a_pod_needs_a_key_where_this_machine_has_its_own_and_any_one_secret_wil
 
 
 def test_a_password_in_the_address_is_refused_before_it_travels() -> None:
-    with pytest.raises(UserError, match="holds a password; take it out"):
+    with pytest.raises(UserError, match="contains a password; take it out"):
         public_settings({"url": "webdav://carl:hush@example.org/"}, place="raw/MELD")
 
 
 def test_files_of_this_machine_do_not_travel() -> None:
     config = {"url": "s3://raw", "ssl_verify": "/etc/own-ca.pem", "credentialpath": "/home/carl/.aws", "region": "eu"}
     assert json.loads(public_settings(config, place="raw/MELD")) == {"url": "s3://raw", "region": "eu"}
-    assert json.loads(public_settings({"url": "s3://raw", "ssl_verify": False}, place="raw/MELD"))["ssl_verify"] is False
+    assert (
+        json.loads(public_settings({"url": "s3://raw", "ssl_verify": False}, place="raw/MELD"))["ssl_verify"] is False
+    )
 
 
 def test_a_path_resolves_at_a_revision_and_in_the_working_tree(tmp_path: Path) -> None:
