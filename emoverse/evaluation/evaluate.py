@@ -13,15 +13,14 @@ from emoverse.errors import UserError
 from emoverse.evaluation.metrics import Measured, measure, metrics, write_jsonl, write_plots
 from emoverse.evaluation.replies import ask, prediction_rows, trivial_scores
 from emoverse.evaluation.score_file import beside
+from emoverse.inference.engine import EngineName, open_engine
 from emoverse.inference.test_sets import check_frames, read_sets
-from emoverse.inference.torch_engine import EngineName, open_engine
 from emoverse.media.frames import FrameStore
 from emoverse.registry import CODE
 
 LIBRARIES: Final[dict[EngineName, tuple[str, ...]]] = {
     "torch": ("torch", "transformers"),
     "onnx": ("onnxruntime-gpu",),
-    "vllm": ("vllm", "torch", "transformers"),
 }
 
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from emoverse.config import EvaluateParams
 from emoverse.evaluation.intervals import posterior
+from emoverse.inference.engine import Engine
 from emoverse.inference.test_sets import AmtRow, EvaluationSet
-from emoverse.inference.torch_engine import Answers
 from emoverse.tasks.base import mute
 
 
@@ -32,7 +32,7 @@ class Replies:
     generated: dict[int, str] = field(default_factory=dict)
 
 
-def ask(engine: Answers, one: EvaluationSet, params: EvaluateParams) -> Replies:
+def ask(engine: Engine, one: EvaluationSet, params: EvaluateParams) -> Replies:
     """Ask every row of a test set: by likelihood where its answers are a closed list, else by generation."""
     rows, answers = list(one.rows), one.answers
     if not answers:
@@ -41,8 +41,8 @@ def ask(engine: Answers, one: EvaluationSet, params: EvaluateParams) -> Replies:
     if params.closed == "generation":
         told = {name: engine.generate(asked, params.max_new_tokens) for name, asked in controls.items()}
         return Replies(engine.generate(rows, params.max_new_tokens), None, told)
-    found, chosen = engine.judged(rows, answers)
-    told = {name: _words(engine.judged(asked, answers)[1], answers) for name, asked in controls.items()}
+    found, chosen = engine.score_answers(rows, answers)
+    told = {name: _words(engine.score_answers(asked, answers)[1], answers) for name, asked in controls.items()}
     sample = agreement_sample(len(rows), params)
     generated = engine.generate([rows[i] for i in sample], params.max_new_tokens)
     return Replies(_words(chosen, answers), posterior(found), told, dict(zip(sample, generated, strict=True)))
