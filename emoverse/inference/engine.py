@@ -281,7 +281,7 @@ class Engine:
         replies: list[list[int]] = [[] for _ in batch]
         active = np.arange(len(batch))
         for step in range(limit):
-            self.check_finite(logits, [batch[row] for row in active])
+            self.check_finite(logits, [batch[row] for row in active.tolist()])
             tokens = self.backend.argmax(logits)[:, -1]
             running = ~np.isin(tokens, self.encoder.settings.stop)
             for row, token in zip(active[running], tokens[running], strict=True):
