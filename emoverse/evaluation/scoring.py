@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from emoverse.endpoint import Endpoint, EndpointSettings, read_settings
+from emoverse.chat_client import ChatEndpoint, EndpointSettings, read_settings
 from emoverse.errors import UserError
 from emoverse.evaluation.intervals import Numbers, group_sums, interval, resampled
 from emoverse.evaluation.matching import Prediction
@@ -151,7 +151,7 @@ def judge(found: Sequence[Prediction], task: str, settings: Path, *, bootstrap: 
     if task not in JUDGED:
         remedy = f"judge {' or '.join(JUDGED)}; the other tasks have right answers"
         raise UserError(f"task {task} takes no judge", place="--judge", remedy=remedy)
-    endpoint = Endpoint(read_settings(EndpointSettings, settings))
+    endpoint = ChatEndpoint(read_settings(EndpointSettings, settings))
     marks = [mark(endpoint.ask(question(str(one.gold["answer"]), one.reply))) for one in found]
     counts = np.array([(value or 0.0, value is not None) for value in marks], np.float64)
     sums = group_sums(counts, [one.group for one in found])

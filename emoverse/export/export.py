@@ -31,9 +31,6 @@ from emoverse.inference.torch_engine import TorchBackend, load_model
 from emoverse.media.frames import FrameStore
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import Settings, settings_of_model
-from emoverse.registry import CODE
-
-LIBRARIES = ("onnx", "onnxruntime-gpu", "onnxscript", "tokenizers", "torch", "transformers")
 
 
 def export(
@@ -78,9 +75,7 @@ def export(
     generation = generation_settings(sources.get("scores"))
     folder = model_folder(model)
     settings = settings_of_model(folder)
-    with publish(
-        out, step="export", params=plain(params), inputs=sources, code=CODE["export"], libraries=LIBRARIES
-    ) as draft:
+    with publish(out, step="export", params=plain(params), inputs=sources) as draft:
         decoder = write_all(folder, draft.path, params)
         entries = {"encoder": settings.as_json(), "decoder": decoder, "precision": list(params.precision)}
         write_json(draft.path / SETTINGS, {**entries, "media": media, "generation": generation})

@@ -26,7 +26,7 @@ from emoverse.config import Params
 from emoverse.corpora.base import EMOTIONS, Utterance
 from emoverse.errors import UserError
 from emoverse.serving.predictor import MAX_CHARACTERS, Answer, Predictor, clean_transcript
-from emoverse.tasks import task
+from emoverse.tasks import rank, task
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -37,7 +37,6 @@ PORTS: Final = range(7860, 7960)  # tried in order where no port is given
 NO_CLIP: Final = "Drop a video file above, or record one, and ask again."
 NO_TASK: Final = "Choose at least one question."
 _PREFIX: Final = "emoverse-demo-"
-_ORDER: Final = ("mer", "msa", "fer", "eri")  # of the questions on the page
 # The trim button of the video would load ffmpeg from a CDN.
 STYLE: Final = """
 #message .note {border-left: 4px solid var(--color-accent); padding: 8px 12px; background: var(--color-accent-soft)}
@@ -53,7 +52,7 @@ def build_page(predictor: Predictor, examples: Sequence[Example] = ()) -> gr.Blo
     """Return the page of a model."""
     import gradio as gr
 
-    order = sorted(choices(predictor), key=lambda choice: (*_ORDER, choice[1]).index(choice[1]))
+    order = sorted(choices(predictor), key=lambda choice: rank(choice[1]))
     names = [name for _, name in order]
     limits = predictor.limits
     page: gr.Blocks

@@ -13,7 +13,7 @@ from emoverse.artifacts.manifest import read_manifest
 from emoverse.config import TrainParams
 from emoverse.errors import UserError
 from emoverse.media.frames import FrameStore
-from emoverse.models.native import check_model_folder
+from emoverse.models.model_folder import check_model_folder
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import settings_of_model
 from emoverse.training.estimate import Row, plan, read_shapes
@@ -108,7 +108,8 @@ def table(preview: Mapping[str, Any], budget: Mapping[str, Any]) -> str:
     lines = [
         f"{preview['stage']}: estimate; nothing was trained",
         f"  model    {parameters['all']:,} parameters ({parts}); {parameters['trained']:,} trained",
-        f"  data     {preview['rows']:,} rows, {preview['frames']:,} frames, {preview['tokens_an_epoch']:,} tokens an epoch",
+        f"  data     {preview['rows']:,} rows, {preview['frames']:,} frames, "
+        f"{preview['tokens_an_epoch']:,} tokens an epoch",
         f"  steps    {preview['steps']:,}, over {preview['tokens']:,} tokens",
         f"  memory   {_bytes(memory['total'])} at the heaviest batch: {purposes}",
         f"           {_bytes(preview['memory_with_checkpointing'])} with gradient checkpointing; "

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from emoverse.config import TrainParams
-from emoverse.prompt.template import NAME
+from emoverse.training.swift_template import NAME
 
 _FIXED = {
     "model_type": "internvl",

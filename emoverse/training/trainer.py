@@ -68,10 +68,10 @@ def train_rows(
     from transformers.utils.logging import disable_progress_bar
 
     from emoverse.compat.swift import InMemorySft, batch_sampler
-    from emoverse.prompt.template import use_frames
     from emoverse.training.batches import LengthBatches
     from emoverse.training.callbacks import DisplayCallback, Ledger, MonitorCallback
     from emoverse.training.swift_arguments import swift_arguments
+    from emoverse.training.swift_template import register
 
     if not sys.stderr.isatty():
         disable_progress_bar()
@@ -80,7 +80,7 @@ def train_rows(
     if rank() == 0:
         for message in [*skipped, *([f"resuming from {resume.name}"] if resume else [])]:
             print(f"train: {message}", flush=True)
-    use_frames(frames)
+    register(frames)
     cpu = not torch.cuda.is_available()
     arguments = swift_arguments(
         params,

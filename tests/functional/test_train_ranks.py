@@ -57,8 +57,8 @@ def test_whatever_ends_two_processes_they_say_so_in_a_line_and_go_on_to_the_same
     assert process.wait() == 2
     assert said(tmp_path) == [
         "emoverse: rank 1 of 2: ended by SIGKILL, so training stopped; last stderr line: 'a rank about to die'; check "
-        "whether memory ran out (a smaller train.batch_size and fewer train.workers need less), and run again to resume "
-        "from checkpoint-2"
+        "whether memory ran out (a smaller train.batch_size and fewer train.workers need less), and run again to "
+        "resume from checkpoint-2"
     ]
 
     process, ranks = hold_training(house, tmp_path, 3)
