@@ -51,7 +51,7 @@ def swift_infer(model: Path, rows: Path, frames: FrameStore, batch_size: int, to
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from swift.pipelines.infer.infer import SwiftInfer
 
-    from emoverse.prompt.template import NAME, use_frames
+    from emoverse.training.swift_template import NAME, use_frames
 
     use_frames(frames)  # type: ignore[arg-type]
     flags = {

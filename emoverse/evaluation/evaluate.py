@@ -16,7 +16,6 @@ from emoverse.evaluation.score_file import published_beside
 from emoverse.inference.test_sets import check_frames, read_sets
 from emoverse.inference.torch_engine import EngineName, open_engine
 from emoverse.media.frames import FrameStore
-from emoverse.registry import CODE
 
 LIBRARIES: Final[dict[EngineName, tuple[str, ...]]] = {
     "torch": ("torch", "transformers"),
@@ -51,7 +50,6 @@ def evaluate(
         step="evaluate",
         params=plain(params),
         inputs=sources,
-        code=CODE["evaluate"],
         libraries=("numpy", "tokenizers", *LIBRARIES[params.engine]),
     ) as draft:
         started = time.perf_counter()

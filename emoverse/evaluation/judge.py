@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from emoverse.endpoint import Endpoint, EndpointSettings, read_settings
+from emoverse.chat_client import ChatEndpoint, EndpointSettings, read_settings
 from emoverse.errors import UserError
 from emoverse.evaluation.intervals import group_sums, interval, resampled
 from emoverse.evaluation.matching import Prediction
@@ -40,7 +40,7 @@ def judge(predictions: Sequence[Prediction], task: str, settings: Path, *, boots
         judged = " or ".join(name for name, known in tasks().items() if known.free_text)
         remedy = f"judge {judged}; the other tasks have right answers"
         raise UserError(f"task {task} takes no judge", place="--judge", remedy=remedy)
-    endpoint = Endpoint(read_settings(EndpointSettings, settings))
+    endpoint = ChatEndpoint(read_settings(EndpointSettings, settings))
     marks = [mark(endpoint.ask(question(str(row.gold["answer"]), row.reply))) for row in predictions]
     counts = np.array([(value or 0.0, value is not None) for value in marks], np.float64)
     sums = group_sums(counts, [row.group for row in predictions])

@@ -31,7 +31,6 @@ from emoverse.inference.torch_engine import TorchBackend, load_model, model_fold
 from emoverse.media.frames import FrameStore
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import Settings, settings_of_model
-from emoverse.registry import CODE
 
 
 def export(
@@ -68,10 +67,7 @@ def export(
     folder = model_folder(model)
     settings = settings_of_model(folder)
     media, limits = frames_made(seen), generation(sources.get("scores"))
-    libraries = ("onnx", "onnxruntime-gpu", "onnxscript", "tokenizers", "torch", "transformers")
-    with publish(
-        out, step="export", params=plain(params), inputs=sources, code=CODE["export"], libraries=libraries
-    ) as draft:
+    with publish(out, step="export", params=plain(params), inputs=sources) as draft:
         known = write_all(folder, draft.path, params)
         told = {"encoder": settings.as_json(), "decoder": known, "precision": list(params.precision)}
         write_json(draft.path / SETTINGS, {**told, "media": media, "generation": limits})

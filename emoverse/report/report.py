@@ -16,7 +16,6 @@ from emoverse.artifacts.lineage import tree_of
 from emoverse.artifacts.manifest import Source, open_source, publish, require_of, write_json
 from emoverse.artifacts.tables import write_csv
 from emoverse.errors import UserError
-from emoverse.registry import CODE
 from emoverse.report import charts, data, samples
 from emoverse.report import scores as scored
 
@@ -59,9 +58,7 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
     for name in ("scores", "onnx"):
         require_of(sources[names[-1]], sources[name])
         _require_same_data(sources, name)
-    with publish(
-        out, step="report", params={}, inputs=sources, code=CODE["report"], libraries=("jinja2", "pillow")
-    ) as draft:
+    with publish(out, step="report", params={}, inputs=sources) as draft:
         logs = {name: charts.read_log(sources[name].path) for name in names}
         page = render(
             headlines=scored.headlines(scores),

@@ -13,7 +13,7 @@ from emoverse.artifacts.manifest import read_manifest
 from emoverse.config import TrainParams
 from emoverse.errors import UserError
 from emoverse.media.frames import FrameStore
-from emoverse.models.native import check_model_folder
+from emoverse.models.model_folder import check_model_folder
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import settings_of_model
 from emoverse.training.estimate import Row, plan, read_shapes

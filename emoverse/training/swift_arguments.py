@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from emoverse.config import TrainParams
-from emoverse.prompt.template import NAME
+from emoverse.training.swift_template import NAME
 
 # Paper, figure of the architecture: the visual encoder is frozen; the projector and LoRA in the LLM are trained.
 _FIXED = {

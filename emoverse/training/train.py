@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.artifacts.digests import code_digest
 from emoverse.artifacts.manifest import open_source, publish, write_json
+from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TrainParams, plain
 from emoverse.errors import UserError
 from emoverse.media.frames import FrameStore
-from emoverse.models.native import check_model_folder
-from emoverse.registry import CODE
+from emoverse.models.model_folder import check_model_folder
 from emoverse.training.adapters import adapter_base, write_model
 from emoverse.training.checkpoints import fingerprint_of, libraries_of, scratch_folder
 from emoverse.training.distributed import train_on_ranks
@@ -59,8 +58,8 @@ def train(
     lengths = check_lengths(rows, weights, frames_of_a_video(rows, frames), params.max_length)
     settings = {**plain(params), "stage": stage}
     digests = {name: source.digest for name, source in inputs.items()}
-    scratch = scratch_folder(fingerprint_of(settings, digests, code_digest(CODE["train"]), libraries_of(params)))
-    with publish(out, step="train", name=stage, params=settings, inputs=inputs, code=CODE["train"],
+    scratch = scratch_folder(fingerprint_of(settings, digests, code_digest("train"), libraries_of(params)))
+    with publish(out, step="train", name=stage, params=settings, inputs=inputs,
                  libraries=libraries_of(params)) as draft:  # fmt: skip
         from emoverse.training.trainer import train_rows
 

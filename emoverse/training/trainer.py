@@ -62,10 +62,10 @@ def train_rows(
     from transformers import PrinterCallback
     from transformers.utils.logging import disable_progress_bar
 
-    from emoverse.prompt.template import use_frames
     from emoverse.training.callbacks import Display, Ledger, Watch
     from emoverse.training.rows import our_batches
     from emoverse.training.swift_arguments import swift_arguments
+    from emoverse.training.swift_template import use_frames
 
     if not sys.stderr.isatty():
         disable_progress_bar()

@@ -68,7 +68,7 @@ def trainers_template(model: Path, frames: FrameStore) -> Any:
     from swift.model import get_model_processor
     from swift.template import get_template
 
-    from emoverse.prompt.template import NAME, use_frames
+    from emoverse.training.swift_template import NAME, use_frames
 
     use_frames(frames)
     _, processor = get_model_processor(str(model), load_model=False, model_type="internvl", use_hf=True)
@@ -82,7 +82,7 @@ def make_training(folder: Path, edit: Callable[[Rows], Any] = lambda rows: None,
     rows = stage_rows(count)
     ids = [row["utterance_id"] for row in rows]
     edit(rows)
-    with publish(folder / "amt", step="build-amt", params={}, inputs={}, code=()) as draft:
+    with publish(folder / "amt", step="build-amt", params={}, inputs={}, code_of="report") as draft:
         for stage in ("stage1", "stage2"):
             write_rows(draft.path / f"{stage}.jsonl", rows)
     return {
