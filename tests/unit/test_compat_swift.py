@@ -25,7 +25,16 @@ def test_the_trainer_builds_its_batch_sampler_from_the_name_in_mixin() -> None:
 
 
 def test_the_batch_sampler_is_constructed_with_the_arguments_that_ours_takes() -> None:
-    names = ["total_samples", "batch_size", "shuffle", "drop_last", "data_seed", "tp_size", "group_by_length", "lengths"]
+    names = [
+        "total_samples",
+        "batch_size",
+        "shuffle",
+        "drop_last",
+        "data_seed",
+        "tp_size",
+        "group_by_length",
+        "lengths",
+    ]
     assert list(inspect.signature(BatchSamplerShard).parameters) == names
 
 
