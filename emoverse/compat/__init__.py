@@ -1,1 +1,1 @@
-"""Uses of third-party interfaces that are not public, one module per library, each with its reason."""
+"""Private interfaces of libraries, one module per library, each use with its reason; contract tests check upgrades."""

@@ -147,7 +147,9 @@ def _scores(out: Path, sets: Sequence[EvaluationSet], inputs: dict[str, Source])
         for folder in ("predictions", "plots"):
             (draft.path / folder).mkdir()
         for part in measured:
-            write_jsonl(draft.path / "predictions" / f"{part.one.name}.jsonl", prediction_rows(part.one, part.found))
+            write_jsonl(
+                draft.path / "predictions" / f"{part.test.name}.jsonl", prediction_rows(part.test, part.replies)
+            )
             write_plots(part, draft.path / "plots")
         write_json(draft.path / "metrics.json", metrics(measured))
         write_json(draft.path / "published.json", [])
