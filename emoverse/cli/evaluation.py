@@ -47,11 +47,11 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
 
 def run_score(args: argparse.Namespace) -> None:
     """Print the scores; raise UserError for a corpus nobody knows, whose labels would be anybody's guess."""
-    from emoverse.corpora import reader
+    from emoverse.corpora import get_corpus
     from emoverse.evaluation.score_file import as_table, score_file
 
     if args.corpus:
-        reader(args.corpus)
+        get_corpus(args.corpus)
     found = score_file(
         args.predictions,
         args.task,
