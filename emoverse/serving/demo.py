@@ -19,7 +19,7 @@ from emoverse.config import Params
 from emoverse.corpora.base import EMOTIONS, Utterance
 from emoverse.errors import UserError
 from emoverse.serving.predictor import Answer, Predictor, spoken
-from emoverse.tasks import task
+from emoverse.tasks import rank, task
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported: it would call its makers' server
 
@@ -29,7 +29,6 @@ from emoverse.serving.predictor import LONGEST
 
 KEPT: Final = 3600  # seconds an upload is kept
 WAITING: Final = 16  # visitors in the queue
-_ASKED: Final = ("mer", "msa", "fer", "eri")  # what most people look for first
 # The video's own scissors would fetch a program from a server far away.
 STYLE: Final = """
 #message .note {border-left: 4px solid var(--color-accent); padding: 8px 12px; background: var(--color-accent-soft)}
@@ -42,7 +41,7 @@ footer {display: none !important}
 
 def page(predictor: Predictor, examples: Sequence[Example] = ()) -> gr.Blocks:
     """Return the page of a model; ``examples`` are (path of a clip, words)."""
-    order = sorted(choices(predictor), key=lambda one: (*_ASKED, one[1]).index(one[1]))
+    order = sorted(choices(predictor), key=lambda choice: rank(choice[1]))
     names = [name for _, name in order]
     limits = predictor.limits
     made: gr.Blocks

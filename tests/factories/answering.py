@@ -17,7 +17,7 @@ from emoverse.corpora.base import EMOTIONS, Utterance
 from emoverse.media.frames import ShardWriter, write_index
 from emoverse.models.tiny import build_model, build_processor, save_folder, train_tokenizer
 from emoverse.tasks import task as task_named
-from emoverse.tasks.base import Question, Scene
+from emoverse.tasks.base import Context, Question
 
 MEDIA = MediaParams(frames=2, size=32, timeout=20.0)
 TOLERANCE = ToleranceParams(absolute=1e-3, relative=1e-3, top1=1.0, greedy=1.0, answers=1.0, score=0.0)
@@ -110,7 +110,7 @@ def rows_of(task: str, table: Sequence[Utterance]) -> list[dict[str, Any]]:
     one, found = task_named(task), []
     for utterance in table:
         dialogue = [other for other in table if other.dialogue_id == utterance.dialogue_id]
-        question = one.ask(Scene(utterance=utterance, dialogue=dialogue))
+        question = one.question(Context(utterance=utterance, dialogue=dialogue))
         if isinstance(question, Question):
             found.append(test_row(question, task, utterance, one.media))
     return found
