@@ -11,7 +11,18 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from emoverse.amt.corpus_table import CorpusTable
-from emoverse.amt.leakage import MIN_IOU, MIN_WORDS, Leak, Side, by_text, by_time, find_leaks, overlaps, same_clips, sides
+from emoverse.amt.leakage import (
+    MIN_IOU,
+    MIN_WORDS,
+    Leak,
+    Side,
+    by_text,
+    by_time,
+    find_leaks,
+    overlaps,
+    same_clips,
+    sides,
+)
 from emoverse.corpora import ecf, ecf1, meld
 from emoverse.corpora.base import Reading, Split, Utterance
 from emoverse.errors import RowErrors, UserError

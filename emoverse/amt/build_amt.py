@@ -45,14 +45,10 @@ def build_amt(
     authors' JSON, without altered copies), ``audit.json``, ``page.html``, ``leaks.jsonl``, ``conflicts.jsonl`` and
     ``baselines.json``.
 
-    Args:
-        authors: Map ``stage1`` or ``stage2`` to an AMT JSON file of the authors that replaces the mixture.
-        check: ``validation.amt_rows.check_folder``, which this package may not import; nothing is published when a
-            row fails it.
-
-    Raises:
-        UserError: Unfinished inputs, an unknown task or corpus, a repeated corpus, a requested task without rows or
-            with one class only, and (policy ``fail``) leakage.
+    ``authors`` maps ``stage1`` or ``stage2`` to an AMT JSON file of the authors that replaces the mixture. ``check``
+    is ``validation.amt_rows.check_folder``, which this package may not import: nothing is published when a row fails
+    it. Raises UserError for unfinished inputs, an unknown task or corpus, a repeated corpus, a requested task without
+    rows or with one class only, and (policy ``fail``) leakage.
     """
     sources = {folder: open_source(folder, made_by="validate") for folder in validated}
     tables = sorted((CorpusTable.open(folder) for folder in validated), key=lambda table: table.name)

@@ -118,9 +118,7 @@ class Builder:
         row.group = f"{utterance.corpus}/{utterance.split}/{utterance.dialogue_id}"
         self._write(f"{utterance.split}/{utterance.corpus}-{name}", utterance.split, row)
 
-    def _reason_against(
-        self, question: Question | Skipped, name: str, dialogue: Dialogue, utterance: Utterance
-    ) -> str:
+    def _reason_against(self, question: Question | Skipped, name: str, dialogue: Dialogue, utterance: Utterance) -> str:
         """Return why a question may not be trained on; empty when it may."""
         if isinstance(question, Skipped):
             if question.remedy:
@@ -186,6 +184,7 @@ class Dialogue:
         self.leaked = frozenset() if utterances[0].split == "test" else leaked & ids
         self.unsafe = frozenset(one.utterance_id for one in utterances if _has_placeholder(one))
         self._questions: dict[tuple[str, str], Question | Skipped] = {}
+        self._contexts: dict[str, Context] = {}
 
     def shows(self, name: str, utterance: Utterance, marked: frozenset[str]) -> bool:
         """Return whether a task's row shows a marked utterance: its own, or any one of the dialogue."""
@@ -205,9 +204,14 @@ class Dialogue:
         return question.text
 
     def _context(self, name: str, utterance: Utterance) -> Context:
-        units = self._table.units(utterance.utterance_id)
-        reason = self._reasons.of(utterance, self._utterances, units) if task(name).needs_reason else None
-        return Context(utterance, self._utterances, units, reason, self._options)
+        context = self._contexts.get(utterance.utterance_id)
+        if context is None:
+            units = self._table.units(utterance.utterance_id)
+            context = Context(utterance, self._utterances, units, None, self._options)
+            self._contexts[utterance.utterance_id] = context
+        if not task(name).needs_reason:
+            return context
+        return context._replace(reason=self._reasons.of(utterance, self._utterances, context.units))
 
 
 def _has_placeholder(utterance: Utterance) -> bool:

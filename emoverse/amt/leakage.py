@@ -12,7 +12,6 @@ Four signs, measured on the real files against ECF's own mapping to MELD (2535 t
 
 from __future__ import annotations
 
-import math
 import re
 from bisect import bisect_right
 from collections import defaultdict
@@ -64,8 +63,7 @@ class Side:
         spans: defaultdict[str, list[tuple[float, float, str]]] = defaultdict(list)
         for one in self.utterances:
             if one.episode is not None and one.start is not None and one.end is not None:
-                if math.isfinite(one.start) and math.isfinite(one.end):
-                    spans[one.episode].append((one.start, one.end, one.utterance_id))
+                spans[one.episode].append((one.start, one.end, one.utterance_id))
         return {episode: sorted(listed) for episode, listed in spans.items()}
 
     @cached_property

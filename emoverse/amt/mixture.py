@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal, TypeVar
 
 from emoverse.config import AmtParams
@@ -18,9 +18,13 @@ from emoverse.tasks.base import Options
 
 def draw(utterance_id: str, *key: str | int) -> float:
     """Return a number in [0, 1) that is a fixed, well-mixed function of the key and the id."""
-    text = "".join(f"{part}\0" for part in key) + utterance_id
-    digest = hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest()
+    digest = hashlib.blake2b((_prefix(key) + utterance_id).encode("utf-8"), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
+
+
+@cache
+def _prefix(key: tuple[str | int, ...]) -> str:
+    return "".join(f"{part}\0" for part in key)
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,7 @@ class Stage:
             arrival = {name: -math.log1p(-self.draw(name, utterance_id)) / self.weights[name] for name in self.tasks}
             return sorted(self.tasks, key=arrival.__getitem__)
         return [
-            name
-            for name in self.tasks
-            if self.weights[name] >= 1 or self.draw(name, utterance_id) < self.weights[name]
+            name for name in self.tasks if self.weights[name] >= 1 or self.draw(name, utterance_id) < self.weights[name]
         ]
 
     def is_over_limit(self, task_name: str, utterance_id: str) -> bool:

@@ -115,7 +115,7 @@ class Outputs:
     def _open(self, name: str) -> IO[bytes]:
         path = self._root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        return self._stack.enter_context(path.open("wb"))
+        return self._stack.enter_context(path.open("wb", buffering=1 << 20))
 
 
 _LISTED: Final = 50

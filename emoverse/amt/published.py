@@ -52,8 +52,7 @@ class RecordList:
 
     def add(self, record: bytes) -> None:
         """Write a ``record``."""
-        self._handle.write(b",\n" if self._started else b"[\n")
-        self._handle.write(record)
+        self._handle.write((b",\n" if self._started else b"[\n") + record)
         self._started = True
 
     def end(self) -> None:
