@@ -37,7 +37,8 @@ def adopt(
 
     check_code("base-model", code)
     out = Path(model.path)
-    step.adopt(raw_folder(Path(weights.path), volume), out, parse(MediaParams, json.loads(media), place="media"))
+    params = parse(MediaParams, json.loads(media), place="media")
+    step.publish_checkpoint(raw_folder(Path(weights.path), volume), out, params)
     model.metadata.update(metadata_of(out, raw=weights_md5))
     copy_without_weights(out, Path(without_weights.path))
     without_weights.metadata.update(model.metadata)

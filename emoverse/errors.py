@@ -1,4 +1,4 @@
-"""Say what was wrong, where, and what to do about it."""
+"""Errors that say what was wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-FAULT: Final = "EMOVERSE_FAULT"  # names the file where a step of a local run leaves its fault, for whoever runs it
+FAULT: Final = "EMOVERSE_FAULT"  # names the file in which a step of a local run records its error for the runner
 
 
 class UserError(Exception):
-    """Report a mistake in what the user gave us: the CLI prints it on one line and exits with code 2.
+    """Wrong input or a fault of the machine; the CLI prints it on one line and exits with code 2.
 
-    ``place`` is a file, ``file:row``, or a parameter name; ``remedy`` is an imperative sentence.
+    Attributes:
+        problem: What is wrong.
+        place: A file, ``file:row`` or the name of a parameter.
+        remedy: What to do, as an imperative sentence.
     """
 
     def __init__(self, problem: str, *, place: str = "", remedy: str = "") -> None:
@@ -26,10 +29,10 @@ class UserError(Exception):
         super().__init__(f"{head}; {remedy}" if remedy else head)
 
 
-class RowErrors(UserError):  # noqa: N818  (a plural, as it holds many)
-    """Report every bad row of one file in one go.
+class RowErrors(UserError):  # noqa: N818
+    """All bad rows of one file.
 
-    ``problems`` are complete ``file:row: column: what`` sentences; the message shows the first twenty.
+    ``problems`` are complete sentences of the form ``file:row: column: problem``; the message shows the first twenty.
     """
 
     SHOWN = 20
@@ -50,7 +53,7 @@ _REMEDIES: Final = {
     errno.EISDIR: "give a file",
     errno.ENOTDIR: "give a folder",
     errno.EEXIST: "give a path that does not exist yet",
-    errno.ELOOP: "mend the links on the way there",
+    errno.ELOOP: "correct the links in the path",
     errno.ENAMETOOLONG: "give a shorter path",
     errno.ENOSPC: "free some space and run again",
     errno.EDQUOT: "free some space and run again",
@@ -58,20 +61,20 @@ _REMEDIES: Final = {
 }
 
 
-def of_system(error: OSError) -> UserError | None:
-    """Return what the operating system refused, as a mistake of the user's; None for an error of another kind."""
+def from_os_error(error: OSError) -> UserError | None:
+    """Turn an error of the operating system into a UserError; None if it carries no system error number."""
     if error.errno is None or not error.strerror:
         return None
-    # the second name is where something should have been moved to
+    # the second name is the target of a move
     place = error.filename2 or error.filename or ""
     remedy = _REMEDIES.get(error.errno, "check the path and its disk")
     return UserError(error.strerror.lower(), place=str(place), remedy=remedy)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``"did you mean 'joy'?"`` for the nearest known word, or a list of all of them."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"did you mean 'joy'?"`` for the nearest known name, or a list of all of them."""
     options = sorted(known)
-    near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(options)}"
 
 
@@ -80,7 +83,7 @@ def tell_from_a_step(error: BaseException) -> bool:
 
     The first one of a local run is left where FAULT says, too.
     """
-    said = error if isinstance(error, UserError) else of_system(error) if isinstance(error, OSError) else None
+    said = error if isinstance(error, UserError) else from_os_error(error) if isinstance(error, OSError) else None
     if said is None:
         return False
     print(f"emoverse: {said}", file=sys.stderr)

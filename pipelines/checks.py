@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Mapping
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +17,6 @@ from emoverse.fetching.storage import lacking, travels
 from emoverse.tasks import tasks
 from pipelines.cluster import WORKSPACE, Cluster
 from pipelines.options import Options
-
-TOKEN = "KUBEFLOW_TOKEN"  # the variable that holds the bearer token of a cluster that asks for one
 
 
 def check_data(
@@ -78,31 +72,6 @@ def check_secrets(tracked: Tracked, given: Collection[str]) -> None:
             "name a Kubernetes secret that holds it under `secrets` in the profile (--cluster), or --unchecked secrets"
         )
         raise UserError(problem, place=tracked.path, remedy=remedy)
-
-
-def check_endpoint(host: str) -> dict[str, Any]:
-    """Return what Kubeflow Pipelines says of its health; raise UserError unless it is there and speaks v2beta1."""
-    url = host.rstrip("/") + "/apis/v2beta1/healthz"
-    if not url.startswith(("http://", "https://")):
-        remedy = "for example --host http://localhost:8080"
-        raise UserError("not an http(s) address", place=host, remedy=remedy)
-    token = os.environ.get(TOKEN)
-    try:
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
-        with urllib.request.urlopen(request, timeout=10) as reply:
-            found = json.loads(reply.read())
-    except urllib.error.HTTPError as error:
-        remedy = f"put a token into {TOKEN}" if error.code in (401, 403) else "give the address of Kubeflow Pipelines"
-        raise UserError(f"the endpoint answers with HTTP {error.code}", place=url, remedy=remedy) from None
-    except OSError as error:
-        remedy = "check the address; `kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80` makes one at http://localhost:8080"
-        raise UserError(f"the endpoint gives no answer: {error}", place=url, remedy=remedy) from None
-    except (HTTPException, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        remedy = "give the address of Kubeflow Pipelines itself, past any login page"
-        raise UserError("it answers something else than Kubeflow Pipelines does", place=url, remedy=remedy)
-    return found
 
 
 def check_params(params: Params, options: Options) -> None:

@@ -38,6 +38,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "fetch": ("emoverse.cli.data", "bring a DVC-tracked folder from its remote, checked"),
     "submit": ("emoverse.cli.pipeline", "start a run of the Kubeflow pipeline on a cluster"),
     "doctor": ("emoverse.cli.pipeline", "check this machine, and a cluster: ok or what to do, a line each"),
+    "fingerprints": ("emoverse.cli.pipeline", "digest the code and libraries of each step, for dvc.yaml"),
     "run-local": ("emoverse.cli.pipeline", "run the Kubeflow pipeline on this machine"),
 }
 
@@ -70,7 +71,7 @@ def _guarded(run: Callable[[argparse.Namespace], Any], args: argparse.Namespace)
 
     2: the user's input or machine was at fault; 130: Ctrl-C; 1: a fault of this program, its traceback kept in a file.
     """
-    from emoverse.errors import UserError, of_system
+    from emoverse.errors import UserError, from_os_error
 
     try:
         run(args)
@@ -81,7 +82,7 @@ def _guarded(run: Callable[[argparse.Namespace], Any], args: argparse.Namespace)
     except KeyboardInterrupt as error:
         return _say(error, args, 130, "interrupted; run the same command again")
     except OSError as error:
-        said = of_system(error)
+        said = from_os_error(error)
         return _say(error, args, 2, str(said)) if said else _internal(error, args)
     except Exception as error:
         return _internal(error, args)

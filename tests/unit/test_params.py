@@ -150,3 +150,16 @@ def test_a_number_that_nothing_can_keep_to_is_refused_where_it_was_given(overrid
     with pytest.raises(UserError, match=re.escape(says)) as caught:
         load_params(REPO / "params.yaml", overrides)
     assert f"params.yaml with --set {next(iter(overrides))}: " in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["epochs", "start"])
+def test_a_shared_value_on_the_command_line_is_refused_where_a_stage_sets_its_own(
+    write: Write, text: str, key: str
+) -> None:
+    path = write(text)
+    value: object = {"epochs": 99, "start": "adapter"}[key]
+    with pytest.raises(UserError, match=rf"train\.{key} has no effect: .*set stage"):
+        load_params(path, {f"train.{key}": value})
+    own = {f"stage1.{key}": value, f"stage2.{key}": value}
+    params = load_params(path, {f"train.{key}": value, **own})  # nothing is hidden when the stages are set, too
+    assert getattr(params.stage2, key) == value
