@@ -12,8 +12,8 @@ from emoverse.artifacts.digests import MANIFEST, digest_of_value
 from emoverse.config import TINY, Params
 from emoverse.corpora import corpora, get_corpus
 from emoverse.errors import UserError, did_you_mean
-from emoverse.fetching.fetch import Tracked, check_held, resolve
-from emoverse.fetching.storage import lacking, travels
+from emoverse.fetching.fetch import Tracked, check_complete, resolve
+from emoverse.fetching.storage import is_shared, missing_variables
 from emoverse.tasks import tasks
 from pipelines.cluster import WORKSPACE, Cluster
 from pipelines.options import Options
@@ -36,15 +36,15 @@ def check_data(
     found = {}
     for name, root in roots.items():
         tracked = resolve(root, repository=base, revision=revision, remote=remote)
-        if travels(tracked.config) and secrets:
+        if is_shared(tracked.config) and secrets:
             told = {variable for secret in cluster.secrets for variable in secret.env.values()}
             check_secrets(tracked, told | cluster.data.env.keys())
-        if not travels(tracked.config) and not filled:
+        if not is_shared(tracked.config) and not filled:
             problem = "the remote is a folder of this machine, which pods do not see"
             remedy = "name one that they reach (--remote), or the mounted volume that holds the data (--raw-volume)"
             raise UserError(problem, place=root, remedy=remedy)
-        check_held(tracked)
-        settings = tracked.remote if travels(tracked.config) else ""
+        check_complete(tracked)
+        settings = tracked.remote if is_shared(tracked.config) else ""
         found[name] = {"corpus": name, "root": root, "md5": tracked.md5, "remote": settings}
     return found
 
@@ -65,7 +65,7 @@ def _below(path: str, mount: str) -> bool:
 
 def check_secrets(tracked: Tracked, given: Collection[str]) -> None:
     """Raise UserError when the pods would lack a secret that reaching the remote takes on this machine."""
-    absent = lacking(tracked.config, given)
+    absent = missing_variables(tracked.config, given)
     if absent:
         problem = f"its remote needs {' and '.join(absent)}, which no secret of the cluster profile gives to the pods"
         remedy = (

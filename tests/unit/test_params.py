@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from emoverse.cli.options import overrides_of
+from emoverse.cli.options import parse_overrides
 from emoverse.config import MediaParams, Params, load_params, parse, plain, read_yaml
 from emoverse.errors import UserError
 
@@ -99,17 +99,17 @@ def test_a_missing_parameter_is_named(write: Write, text: str) -> None:
 
 def test_numbers_in_scientific_notation_are_numbers_as_they_are_for_dvc(write: Write, text: str) -> None:
     assert read_yaml("a: 1e-3\nb: -2E5\nc: e5") == {"a": 0.001, "b": -200000.0, "c": "e5"}
-    assert overrides_of(["stage1.learning_rate=1e-4"]) == {"stage1.learning_rate": 0.0001}
+    assert parse_overrides(["stage1.learning_rate=1e-4"]) == {"stage1.learning_rate": 0.0001}
 
 
 def test_an_override_keeps_everything_after_the_first_equals_sign() -> None:
-    assert overrides_of(["amt.system=a=b"]) == {"amt.system": "a=b"}
+    assert parse_overrides(["amt.system=a=b"]) == {"amt.system": "a=b"}
 
 
 @pytest.mark.parametrize("word", ["epochs=1", "stage1.epochs", "stage1.epochs=[1"])
 def test_an_override_in_another_form_is_refused_with_an_example(word: str) -> None:
     with pytest.raises(UserError, match="for example"):
-        overrides_of([word])
+        parse_overrides([word])
 
 
 def test_what_both_stages_share_is_said_once_and_a_stage_has_the_last_word(write: Write, text: str) -> None:
