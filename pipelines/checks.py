@@ -10,7 +10,7 @@ from typing import Any, Final
 from emoverse.amt.mixture import stages
 from emoverse.artifacts.digests import MANIFEST, digest_of_value
 from emoverse.config import TINY, Params
-from emoverse.corpora import reader, readers
+from emoverse.corpora import corpora, get_corpus
 from emoverse.errors import UserError, did_you_mean
 from emoverse.fetching.fetch import Tracked, check_complete, resolve
 from emoverse.fetching.storage import is_shared, missing_variables
@@ -77,9 +77,9 @@ def check_secrets(tracked: Tracked, given: Collection[str]) -> None:
 def check_params(params: Params, options: Options) -> None:
     """Raise UserError for a name that no corpus or task has, or for parameters that the options contradict."""
     for name in params.corpora:
-        reader(name)
+        get_corpus(name)
     for stage, mixture in (("stage1", params.amt.stage1), ("stage2", params.amt.stage2)):
-        for name in sorted(set(mixture.corpora) & readers().keys() - params.corpora.keys()):
+        for name in sorted(set(mixture.corpora) & corpora().keys() - params.corpora.keys()):
             remedy = f"name its folder under corpora in params.yaml, or remove it from amt.{stage}.corpora"
             raise UserError(f"no corpus {name!r} is there to train on", place=f"amt.{stage}.corpora", remedy=remedy)
     stages(params.amt, list(params.corpora))

@@ -198,7 +198,7 @@ def run_published(args: argparse.Namespace) -> None:
     reading: Reading = read(args.annotations, args.split)
     if reading.quarantined:
         folder = args.annotations.parent
-        problems = [row.said(folder) for row in reading.quarantined]
+        problems = [row.message(folder) for row in reading.quarantined]
         raise RowErrors(problems, remedy="correct the rows; a published file has all of them")
     if not reading.utterances:
         raise UserError("has no utterances", place=str(args.annotations), remedy="fetch the file again")

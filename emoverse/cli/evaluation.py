@@ -49,11 +49,11 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
 
 def run_score(args: argparse.Namespace) -> None:
     """Print the scores; raise UserError for an unknown corpus."""
-    from emoverse.corpora import reader
+    from emoverse.corpora import get_corpus
     from emoverse.evaluation.score_file import as_table, score_file
 
     if args.corpus:
-        reader(args.corpus)
+        get_corpus(args.corpus)
     found = score_file(
         args.predictions,
         args.task,
