@@ -59,7 +59,7 @@ def test_a_repository_without_git(root: Path) -> None:
     shutil.rmtree(root / ".git")
     with pytest.raises(UserError, match="leave --rev out, or run in a git checkout"):
         resolve("raw/MELD", repository=root, revision="HEAD")
-    with pytest.raises(UserError, match="core.no_scm") as caught:
+    with pytest.raises(UserError, match=r"core\.no_scm") as caught:
         resolve("raw/MELD", repository=root)
     run_remedy(caught.value.remedy, root)
     assert resolve("raw/MELD", repository=root).md5 == md5
