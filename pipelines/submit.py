@@ -16,7 +16,7 @@ from typing import Any, Final
 from emoverse.config import Params
 from emoverse.errors import UserError
 from pipelines.checks import TOKEN
-from pipelines.options import Arguments, Options
+from pipelines.options import PipelineOptions, RunArguments
 from pipelines.pipeline import compile_to
 
 ENDED: Final = ("SUCCEEDED", "FAILED", "SKIPPED", "ERROR", "CANCELED")
@@ -33,8 +33,8 @@ class Run:
 
 def submit(
     params: Params,
-    arguments: Arguments,
-    options: Options,
+    arguments: RunArguments,
+    options: PipelineOptions,
     *,
     base: Path,
     host: str,

@@ -105,11 +105,11 @@ def images_of(args: argparse.Namespace) -> Any:
 
 
 def options_of(args: argparse.Namespace, *, revision: str = "", cache: bool = True) -> Any:
-    """Return the pipeline's options (``pipelines.options.Options``); raise UserError where they make no sense."""
+    """Return the pipeline's options (``pipelines.options.PipelineOptions``); raise UserError for a contradiction."""
     from pipelines.cluster import Cluster, load_cluster
-    from pipelines.options import Options
+    from pipelines.options import PipelineOptions
 
-    return Options(
+    return PipelineOptions(
         images=images_of(args),
         cluster=load_cluster(args.cluster) if args.cluster else Cluster(),
         start="convert" if args.original else "stage1" if args.model else "base-model",

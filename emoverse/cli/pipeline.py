@@ -21,6 +21,7 @@ from emoverse.cli.options import (
     options_of,
     params_of,
 )
+from emoverse.compat.kfp import WORKSPACE
 from emoverse.errors import UserError
 
 
@@ -78,19 +79,18 @@ def run_submit(args: argparse.Namespace) -> None:
     params, base = params_of(args), Path()
     options = options_of(args, revision=revision(base), cache=not args.no_cache)
     from pipelines import checks, submit
-    from pipelines import checks as given
     from pipelines import image_registry as registry
-    from pipelines.cluster import WORKSPACE
-    from pipelines.options import ordered
+    from pipelines.options import cluster_arguments
 
-    images = options.cluster.named(options.images)
+    images = options.cluster.images_or(options.images)
     for option, image in (("--image-data", images.data), ("--image-train", images.train)):
         registry.check_pinned(image, option)
     checks.check_endpoint(args.host)
     for image in () if "image" in args.unchecked else (images.data, images.train):
         registry.check_held(image)
     if options.model and "model" not in args.unchecked:
-        options = replace(options, model_digest=given.look_into(options.model, finished=options.start == "stage1"))
+        digest = checks.digest_of_model(options.model, finished=options.start == "stage1")
+        options = replace(options, model_digest=digest)
         print(f"{options.model}: {options.model_digest[:12]}, all there")
     volume = args.raw_volume.rstrip("/") or (WORKSPACE if options.cluster.workspace else "")
     data = checks.check_data(
@@ -107,7 +107,7 @@ def run_submit(args: argparse.Namespace) -> None:
     weights = data.pop("weights", {})
     run = submit.submit(
         params,
-        ordered(params, list(data.values()), weights),
+        cluster_arguments(params, list(data.values()), weights),
         options,
         base=base,
         host=args.host,
