@@ -68,7 +68,8 @@ def evaluate(
         "mosei-mer": confusion_mosei_mer,
         "mosei-msa": confusion_mosei_msa,
     }
-    for name, (labels, counts) in confusion_matrices(out).items():
-        outputs[name].log_confusion_matrix(labels, counts)
+    matrices = confusion_matrices(out)
+    for name in outputs.keys() & matrices.keys():
+        outputs[name].log_confusion_matrix(*matrices[name])
         outputs[name].metadata["display_name"] = f"confusion matrix {name}"
     write_placeholder(metrics, *outputs.values())

@@ -27,9 +27,9 @@ def finish(
     from pathlib import Path
 
     from emoverse.artifacts.lineage import made_with
-    from emoverse.report.run_pages import tell
+    from emoverse.report.run_pages import write_status
 
-    text = tell(
+    text = write_status(
         run,
         name=name,
         state=status.state,

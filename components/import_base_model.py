@@ -38,7 +38,8 @@ def import_base_model(
 
     check_code("base-model", code_digest)
     out = Path(model.path)
-    step.adopt(raw_folder(Path(weights.path), volume), out, section(MediaParams, media, place="media"))
+    folder = raw_folder(Path(weights.path), volume)
+    step.publish_checkpoint(folder, out, section(MediaParams, media, place="media"))
     model.metadata.update({**metadata_of(out, raw=weights_md5), "display_name": "base model"})
     copy_without_weights(out, Path(without_weights.path))
     without_weights.metadata.update({**model.metadata, "display_name": "base model without weights"})

@@ -165,7 +165,7 @@ class EvaluateParams:
     """
 
     controls: tuple[Literal["text-only", "face-only"], ...]
-    engine: Literal["torch", "onnx", "vllm"] = "torch"
+    engine: Literal["torch", "onnx"] = "torch"
     closed: Literal["likelihood", "generation"]
     agreement: int = Field(ge=0)
     bootstrap: int = Field(ge=1)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Mapping
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +18,6 @@ from emoverse.fetching.storage import lacking, travels
 from emoverse.tasks import tasks
 from pipelines.cluster import Cluster
 from pipelines.options import PipelineOptions
-
-TOKEN = "KUBEFLOW_TOKEN"  # environment variable with the bearer token, for clusters that require one
 
 
 def check_data(
@@ -81,31 +75,6 @@ def check_secrets(tracked: Tracked, variables: Collection[str]) -> None:
             "name a Kubernetes secret that holds it under `secrets` in the profile (--cluster), or --unchecked secrets"
         )
         raise UserError(problem, place=tracked.path, remedy=remedy)
-
-
-def check_endpoint(host: str) -> dict[str, Any]:
-    """Return the health report of Kubeflow Pipelines; raise UserError unless its v2beta1 API answers."""
-    url = host.rstrip("/") + "/apis/v2beta1/healthz"
-    if not url.startswith(("http://", "https://")):
-        remedy = "for example --host http://localhost:8080"
-        raise UserError("not an http(s) address", place=host, remedy=remedy)
-    token = os.environ.get(TOKEN)
-    try:
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
-        with urllib.request.urlopen(request, timeout=10) as reply:
-            found = json.loads(reply.read())
-    except urllib.error.HTTPError as error:
-        remedy = f"put a token into {TOKEN}" if error.code in (401, 403) else "give the address of Kubeflow Pipelines"
-        raise UserError(f"the endpoint answers with HTTP {error.code}", place=url, remedy=remedy) from None
-    except OSError as error:
-        remedy = "check the address; `kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80` makes one at http://localhost:8080"
-        raise UserError(f"the endpoint does not answer: {error}", place=url, remedy=remedy) from None
-    except (HTTPException, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        remedy = "give the address of Kubeflow Pipelines itself, not of a login page"
-        raise UserError("the answer is not that of Kubeflow Pipelines", place=url, remedy=remedy)
-    return found
 
 
 def check_params(params: Params, options: PipelineOptions) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_type_hints
 
 from components.image import Images
-from emoverse.artifacts.digests import code_digest
 from emoverse.artifacts.lineage import dvc_md5_in
 from emoverse.artifacts.manifest import open_raw
+from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TINY, Params, plain
 from emoverse.errors import UserError
 from emoverse.fetching.fetch import Remotes
 from emoverse.fetching.storage import public, travels
-from emoverse.registry import CODE
 from pipelines.cluster import Cluster
 
 Start = Literal["base-model", "convert", "stage1"]
@@ -120,7 +119,7 @@ def cluster_arguments(
     params: Params, corpora: list[dict[str, str]], weights: Mapping[str, str] | None = None
 ) -> RunArguments:
     """Return the arguments of a run on a cluster, which accepts only the code of this checkout."""
-    return RunArguments(corpora, _sections(params), {step: code_digest(CODE[step]) for step in STEPS}, weights or {})
+    return RunArguments(corpora, _sections(params), {step: code_digest(step) for step in STEPS}, weights or {})
 
 
 def local_arguments(params: Params, base: Path) -> RunArguments:

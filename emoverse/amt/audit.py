@@ -23,7 +23,6 @@ from emoverse.amt.leakage import (
     same_clips,
     sides,
 )
-from emoverse.collector import uncollected
 from emoverse.corpora import ecf, ecf1, meld
 from emoverse.corpora.base import Reading, Split, Utterance
 from emoverse.errors import RowErrors, UserError
@@ -197,7 +196,6 @@ class CorporaAudit:
         _write_lines(folder / "conflicts.jsonl", self.conflicts)
 
 
-@uncollected()
 def audit_corpora(tables: Sequence[CorpusTable], *, near: bool = True) -> CorporaAudit:
     """Compare all corpora with each other; ``near`` looks for nearly equal transcripts too."""
     pairs = [sides(table) for table in tables]

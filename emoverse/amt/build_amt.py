@@ -20,14 +20,11 @@ from emoverse.amt.published import match, read_records
 from emoverse.amt.reasons import Reasons, provider
 from emoverse.artifacts.digests import sha256_file
 from emoverse.artifacts.manifest import Source, open_source, publish, write_json
-from emoverse.collector import uncollected
 from emoverse.config import AmtParams, plain
 from emoverse.corpora.base import SPLITS
 from emoverse.errors import UserError
-from emoverse.registry import CODE
 
 _LISTED: Final = 20
-_LIBRARIES: Final = ("datasketch", "great_expectations", "numpy", "orjson", "pyarrow")
 
 
 Check = Callable[[Path], list[dict[str, Any]]]
@@ -65,8 +62,7 @@ def build_amt(
     inputs = {table.name: sources[table.folder] for table in tables}
     inputs |= {f"{stage} of the authors": file_source(path) for stage, path in (authors or {}).items()}
     reasons = provider(params.reasons, list(validated))
-    code = CODE["build-amt"]
-    with publish(out, step="build-amt", params=plain(params), inputs=inputs, code=code, libraries=_LIBRARIES) as draft:
+    with publish(out, step="build-amt", params=plain(params), inputs=inputs) as draft:
         builder, warnings = write_amt(tables, plan, found, reasons, params, draft.path, records, check=check)
         draft.count(rows_in=builder.candidates, rows_out=builder.kept, dropped=builder.dropped)
         draft.seeds = {"amt": params.seed}
@@ -79,7 +75,6 @@ def file_source(path: Path) -> Source:
     return Source(path, digest, {digest: {"step": "raw", "name": path.name, "dvc_md5": md5}}, {})
 
 
-@uncollected()
 def write_amt(
     tables: Sequence[CorpusTable],
     plan: Sequence[Stage],

@@ -19,10 +19,8 @@ from emoverse.amt.reasons import Reasons
 from emoverse.config import AmtParams
 from emoverse.corpora.base import Utterance
 from emoverse.tasks import conditions, task
-from emoverse.tasks.base import LeftOut, Options, Question, Scene, mute, neutralise
+from emoverse.tasks.base import Context, Options, Question, Skipped, mute, neutralise
 
-_COPIED: Final = ("mer", "msa")
-"""Tasks whose rows modality drop-out copies, in the last stage only: that is the model whose controls are scored."""
 _FITS, _ZERO, _LEAK, _CAP = range(4)
 """Verdicts on a row; those after them are the reasons of tasks that have no question."""
 Key = tuple[str, str, str]
@@ -121,7 +119,8 @@ class Builder:
                 self._note_draws(stage, name, chunk, rows)
                 parts.append(self._rows(name, chunk, rows, found[name]))
                 places.append((rows * len(queue) + turn) * 3)
-                if stage.name == self._tested[-1].name and name in _COPIED:
+                # In the last stage only: that is the model whose controls are scored.
+                if stage.name == self._tested[-1].name and task(name).modality_dropout:
                     for nth, (copy, chosen) in enumerate(self._copies(stage, chunk, rows, parts[-1]), start=1):
                         parts.append(copy)
                         places.append(places[-nth][chosen] + nth)
@@ -142,7 +141,7 @@ class Builder:
 
     def _verdicts(self, name: str, chunk: Chunk, found: Answered) -> Verdicts:
         """Say of every row of a chunk whether it may be used, or why not; ``_FITS`` where nothing was asked."""
-        for one in {asked.reason: asked for asked in found if isinstance(asked, LeftOut)}.values():
+        for one in {asked.reason: asked for asked in found if isinstance(asked, Skipped)}.values():
             if one.reason not in self._left_out:
                 self._left_out[one.reason] = len(self._why)
                 self._why.append(one.reason)
@@ -151,7 +150,7 @@ class Builder:
         known = self._left_out
         verdicts = np.array(
             [
-                known[one.reason] if isinstance(one, LeftOut) else _FITS if one is None or one.trained else _ZERO
+                known[one.reason] if isinstance(one, Skipped) else _FITS if one is None or one.trained else _ZERO
                 for one in found
             ],
             dtype=np.int64,
@@ -228,7 +227,7 @@ def _muted(question: Question) -> Question:
 
 SIZE: Final = 4096
 Mask = NDArray[np.bool_]
-Answered = Sequence[Question | LeftOut | None]
+Answered = Sequence[Question | Skipped | None]
 """What a task said of each utterance of a chunk; None where it was not asked."""
 
 
@@ -256,7 +255,7 @@ class Chunk:
         verbatim = (~self._near(self.unsafe)).tolist()
         spoken = ((one, dialogue) for dialogue in dialogues for one in dialogue)
         self._scenes = [
-            Scene(one, dialogue, face, None, options, as_it_stands)
+            Context(one, dialogue, face, None, options, as_it_stands)
             for (one, dialogue), face, as_it_stands in zip(spoken, units, verbatim, strict=True)
         ]
         self.leaked: Mask = np.array([name in leaked for name in self.ids], dtype=np.bool_)
@@ -297,15 +296,15 @@ class Chunk:
 
     def ask(self, name: str, rows: Mask, reasons: Reasons) -> Answered:
         """Ask a task about the chosen rows."""
-        ask, scenes, wanted = task(name).ask, self._scenes, rows.tolist()
-        if name == "eri":
+        ask, scenes, wanted = task(name).question, self._scenes, rows.tolist()
+        if task(name).needs_reason:
             scenes = [_reasoned(scene, reasons) if row else scene for scene, row in zip(scenes, wanted, strict=True)]
         return [ask(scene) if row else None for scene, row in zip(scenes, wanted, strict=True)]
 
     def ask_verbatim(self, name: str, row: int, reasons: Reasons) -> str:
         """Return a row's prompt with the transcript as it stands."""
-        scene = _reasoned(self._scenes[row], reasons) if name == "eri" else self._scenes[row]
-        asked = task(name).ask(scene._replace(verbatim=True))
+        scene = _reasoned(self._scenes[row], reasons) if task(name).needs_reason else self._scenes[row]
+        asked = task(name).question(scene._replace(verbatim=True))
         assert isinstance(asked, Question)
         return asked.text
 
@@ -324,6 +323,6 @@ def chunks(table: CorpusTable, leaked: Container[str], options: Options, size: i
         yield Chunk(table.name, dialogues, units, leaked, options)
 
 
-def _reasoned(scene: Scene, reasons: Reasons) -> Scene:
+def _reasoned(scene: Context, reasons: Reasons) -> Context:
     one, dialogue, units, _, options, verbatim = scene
-    return Scene(one, dialogue, units, reasons.of(one, dialogue, units), options, verbatim)
+    return Context(one, dialogue, units, reasons.of(one, dialogue, units), options, verbatim)

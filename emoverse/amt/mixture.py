@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from emoverse.config import AmtParams
 from emoverse.corpora import readers
 from emoverse.errors import UserError, did_you_mean
-from emoverse.tasks import tasks
+from emoverse.tasks import conditions, tasks
+from emoverse.tasks import task as task_named
+from emoverse.tasks.base import Options
 
 
 def draws(ids: Sequence[str], *key: str | int) -> NDArray[np.float64]:
@@ -91,15 +93,18 @@ def served(
     return kept, {name: kept[name] | (queue[name] < best) for name in queue}
 
 
-_ECPE: Final = {True: ("ecpe",), False: ("ecpe_semeval",), "both": ("ecpe", "ecpe_semeval")}
-"""The conditions of ECPE that ``amt.ecpe_gold_emotions`` trains; test sets are written for all of them."""
 Number = TypeVar("Number", int, float)
 
 
 def _by_condition(named: Mapping[str, Number], params: AmtParams) -> dict[str, Number]:
     """Return weights or caps by the conditions that are trained."""
-    chosen = {"ecpe": _ECPE[params.ecpe_gold_emotions]}
-    return {one: value for name, value in named.items() for one in chosen.get(name, (name,))}
+    options = Options(ecpe_gold_emotions=params.ecpe_gold_emotions)
+    return {
+        condition: value
+        for name, value in named.items()
+        for condition in conditions(name)
+        if task_named(condition).is_trained(options)
+    }
 
 
 def stages(params: AmtParams, corpora: Sequence[str]) -> tuple[Stage, ...]:

@@ -18,13 +18,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 from emoverse import __version__
-from emoverse.artifacts.digests import MANIFEST, code_digest, digest_of_files, digest_of_raw, folder_files
+from emoverse.artifacts.digests import MANIFEST, digest_of_files, digest_of_raw, folder_files
+from emoverse.artifacts.source_digest import code_digest, library_versions
 from emoverse.errors import UserError
+from emoverse.registry import STEPS
 
 SCHEMA = 1
 
@@ -149,17 +150,20 @@ def publish(
     name: str = "",
     params: Mapping[str, Any],
     inputs: Mapping[str, Source],
-    code: Sequence[str],
-    libraries: Sequence[str] = (),
+    code_of: str = "",
+    libraries: Sequence[str] | None = None,
 ) -> Iterator[Draft]:
     """Yield a draft folder and publish it at ``out`` in one rename, manifest written last.
 
-    When the body raises, the draft is removed and an earlier ``out`` stays as it was. ``code`` names the rooms of this
-    package whose files decide the result; ``libraries`` the distributions whose version does. Raises UserError when
+    When the body raises, the draft is removed and an earlier ``out`` stays as it was. ``code_of`` names the step of the
+    registry whose code decides the result, where that is not ``step``; ``libraries`` the distributions whose version
+    does, where these are not the step's in the registry. Raises UserError when
     another process is making the same folder, when something lies there that no step made or that is an input, or when
     the disk is full.
     """
     out = out.absolute()
+    if libraries is None:
+        libraries = STEPS[code_of or step].libraries
     _refuse(out, inputs)
     out.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
@@ -176,14 +180,14 @@ def publish(
                 "step": step,
                 "name": name or step,
                 "version": __version__,
-                "code": code_digest(code),
+                "code": code_digest(code_of or step),
                 "params": dict(params),
                 "inputs": {key: source.digest for key, source in sorted(inputs.items())},
                 "outputs": {"digest": digest_of_files(files), "files": files},
                 "rows": draft.rows,
                 "seeds": draft.seeds,
                 "facts": draft.facts,
-                "libraries": {lib: metadata.version(lib) for lib in sorted(libraries)},
+                "libraries": library_versions(libraries),
                 "ancestry": _merged(inputs),
             }
             _sync(draft.path)

@@ -38,6 +38,7 @@ VERBS: Final[dict[str, tuple[str, str]]] = {
     "fetch": ("emoverse.cli.data", "bring a DVC-tracked folder from its remote, checked"),
     "submit": ("emoverse.cli.pipeline", "start a run of the Kubeflow pipeline on a cluster"),
     "doctor": ("emoverse.cli.pipeline", "check this machine, and a cluster: ok or what to do, a line each"),
+    "fingerprints": ("emoverse.cli.pipeline", "digest the code and libraries of each step, for dvc.yaml"),
     "run-local": ("emoverse.cli.pipeline", "run the Kubeflow pipeline on this machine"),
 }
 

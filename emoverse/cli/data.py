@@ -16,7 +16,7 @@ from emoverse.corpora import ecf, meld
 from emoverse.corpora.base import Reading, Split, Utterance
 from emoverse.errors import RowErrors, UserError
 from emoverse.tasks import task
-from emoverse.tasks.base import LeftOut, Scene
+from emoverse.tasks.base import Context, Skipped
 
 
 def add_unpack_options(parser: argparse.ArgumentParser) -> None:
@@ -216,8 +216,8 @@ def _records(utterances: list[Utterance], name: str) -> Iterator[bytes]:
     for one in utterances:
         dialogues.setdefault(one.dialogue_id, []).append(one)
     for one in utterances:
-        asked = task(name).ask(Scene(utterance=one, dialogue=dialogues[one.dialogue_id], verbatim=True))
-        if not isinstance(asked, LeftOut):
+        asked = task(name).question(Context(utterance=one, dialogue=dialogues[one.dialogue_id], verbatim=True))
+        if not isinstance(asked, Skipped):
             yield record(name, asked.text, asked.answer, media_path(one, still=False), still=False)
 
 

@@ -17,7 +17,7 @@ def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--amt", type=Path, required=True, metavar="DIR", help="output of build-amt")
     parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="outputs of validate")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to publish")
-    parser.add_argument("--engine", choices=("torch", "onnx", "vllm"), help="short for --set evaluate.engine=...")
+    parser.add_argument("--engine", choices=("torch", "onnx"), help="short for --set evaluate.engine=...")
     add_params(parser)
 
 

@@ -22,6 +22,7 @@ from emoverse.cli.options import (
     params_of,
 )
 from emoverse.compat.kfp import WORKSPACE
+from emoverse.config import plain
 from emoverse.errors import UserError
 
 
@@ -80,12 +81,13 @@ def run_submit(args: argparse.Namespace) -> None:
     options = options_of(args, revision=revision(base), cache=not args.no_cache)
     from pipelines import checks, submit
     from pipelines import image_registry as registry
+    from pipelines.kubeflow_api import KubeflowApi
     from pipelines.options import cluster_arguments
 
     images = options.cluster.images_or(options.images)
     for option, image in (("--image-data", images.data), ("--image-train", images.train)):
         registry.check_pinned(image, option)
-    checks.check_endpoint(args.host)
+    KubeflowApi(args.host).health()
     for image in () if "image" in args.unchecked else (images.data, images.train):
         registry.check_held(image)
     if options.model and "model" not in args.unchecked:
@@ -118,7 +120,7 @@ def run_submit(args: argparse.Namespace) -> None:
     print(run.url, flush=True)
     if args.wait:
         try:
-            submit.watch(run, host=args.host, namespace=args.namespace, pause=args.every)
+            submit.watch(run, host=args.host, pause=args.every)
         except KeyboardInterrupt:
             raise UserError("no longer watched", place=run.url, remedy="the run goes on; look at it there") from None
 
@@ -178,10 +180,10 @@ def run_doctor(args: argparse.Namespace) -> None:
     for one in findings(Path(), args.params, lock, deep=args.data):
         tell(one)
     if args.host:
-        from pipelines.checks import check_endpoint
+        from pipelines.kubeflow_api import KubeflowApi
 
         try:
-            version = check_endpoint(args.host).get("tag_name") or "of unknown version"
+            version = KubeflowApi(args.host).health().get("tag_name") or "of unknown version"
             tell(Finding("kubeflow", True, f"Kubeflow Pipelines {version} answers at {args.host}"))
         except UserError as error:
             tell(Finding("kubeflow", False, f"{error.place}: {error.problem}", error.remedy))
@@ -190,3 +192,19 @@ def run_doctor(args: argparse.Namespace) -> None:
     amiss = [one.check for one in found if one.state == "mend"]
     if amiss:
         raise UserError(f"{len(amiss)} of {len(found)} checks to mend: {', '.join(amiss)}", remedy="see above")
+
+
+def add_fingerprints_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the command."""
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    add_params(parser)
+
+
+def run_fingerprints(args: argparse.Namespace) -> None:
+    """Write what decides each step's result besides data and parameters; the stages of dvc.yaml depend on it."""
+    from emoverse.artifacts.manifest import write_json
+    from emoverse.artifacts.source_digest import fingerprints
+
+    values = plain(params_of(args))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.out, fingerprints(values, args.params.parent))

@@ -101,7 +101,7 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
 
 def run_budget(args: argparse.Namespace) -> None:
     """Print each stage's table; raise UserError when a row is longer than its stage's ``max_length``."""
-    from emoverse.inference.torch_engine import model_folder
+    from emoverse.inference.engine import model_folder
     from emoverse.prompt.budget import check_budgets, stage_budgets
 
     params, model = params_of(args), model_folder(args.model)

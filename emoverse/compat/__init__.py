@@ -1,1 +1,1 @@
-"""Uses of third-party interfaces that are not public, one module per library, each with its reason."""
+"""Private interfaces of libraries, one module a library; a contract test says what an upgrade broke."""

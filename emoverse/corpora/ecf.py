@@ -16,7 +16,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from emoverse.collector import uncollected
 from emoverse.corpora import ecf1
 from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
 from emoverse.corpora.files import BadRow, Problems, emotion_hint, faults_of, json_list, seconds, unsafe
@@ -50,7 +49,6 @@ def read(root: Path) -> Reading:
     return Reading(utterances, quarantined)
 
 
-@uncollected()
 def read_split(path: Path, split: Split) -> Reading:
     """Read one annotation file of subtask 2 as a split of ECF; raise UserError when it is another kind of file."""
     conversations = load(path)

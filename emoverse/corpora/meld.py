@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, cast
 
-from emoverse.collector import uncollected
 from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
 from emoverse.corpora.files import (
     BadRow,
@@ -51,7 +50,6 @@ def read(root: Path) -> Reading:
     return Reading(utterances, quarantined)
 
 
-@uncollected()
 def read_split(path: Path, split: Split) -> Reading:
     """Read one annotation file as a split of MELD."""
     problems = Problems(path.name)

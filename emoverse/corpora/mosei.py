@@ -16,7 +16,6 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from emoverse.collector import uncollected
 from emoverse.corpora.base import Reading, Split, Utterance
 from emoverse.corpora.files import BadRow, Problems, Row, faults_of, nfc, rows_of, unsafe, whole_number
 from emoverse.errors import UserError, did_you_mean
@@ -41,7 +40,6 @@ def read(root: Path) -> Reading:
     return Reading(reading.utterances, reading.quarantined, dict(sorted(notes.items())))
 
 
-@uncollected()
 def read_labels(path: Path, labels: EmotionLabels | None, notes: Counter[str]) -> Reading:
     """Read label.csv; ``labels`` adds emotions and times where it is given."""
     problems = Problems(path.name)

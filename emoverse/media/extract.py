@@ -42,12 +42,19 @@ class Record:
 
 
 def extract(
-    tasks: Sequence[Task], folder: Path, *, fingerprint: str, workers: int | None = None, label: str = ""
+    tasks: Sequence[Task],
+    folder: Path,
+    *,
+    fingerprint: str,
+    workers: int | None = None,
+    label: str = "",
+    read: Callable[[Task], Done] = process,
 ) -> int:
     """Write shards and the journal below ``folder``; return how many clips an earlier run had finished already.
 
     ``fingerprint`` stands for all the result depends on: content of the clips, parameters, code. The result is the
-    same for any number of workers and any number of interruptions.
+    same for any number of workers and any number of interruptions. ``read`` reads one clip in a worker process; it is
+    pickled, so it must be a function of a module.
     """
     writer, finished = _resume(tasks, folder, fingerprint)
     todo = tasks[finished:]
@@ -57,13 +64,13 @@ def extract(
     params = todo[0].params
     preload = ("torchvision.transforms.v2.functional",) if uses_torch(params) else ()
     limit = max(task.limit for task in todo)
-    pool: Pool[Task, Done] = Pool(process, timeout=limit, workers=workers, preload=preload)
+    pool: Pool[Task, Done] = Pool(read, timeout=limit, workers=workers, preload=preload)
     with (
         (folder / JOURNAL).open("a", encoding="utf-8", newline="\n") as journal,
         progress(label, len(tasks), finished) as step,
     ):
         for task, answer in zip(todo, pool.map(todo), strict=True):
-            done = _second_try(task, answer) if isinstance(answer, Lost) else answer
+            done = _second_try(task, answer, read) if isinstance(answer, Lost) else answer
             blobs = [(member(task, f.kind, f.number), f.blob) for f in done.frames]
             slots = writer.add(blobs) if blobs else []
             journal.write(line_of(_record_of(task, done, slots, writer.end)))
@@ -81,7 +88,7 @@ def records(folder: Path) -> Iterator[Record]:
             yield _record(json.loads(line))
 
 
-def _second_try(task: Task, lost: Lost) -> Done:
+def _second_try(task: Task, lost: Lost, read: Callable[[Task], Done]) -> Done:
     """Ask each decoder alone, in a process of its own, about a clip that took its process down or did not come back.
 
     Who measured action units inside that process may be the cause, and is not asked again. A clip that took its time
@@ -91,7 +98,7 @@ def _second_try(task: Task, lost: Lost) -> Done:
     task = replace(task, measurer=None if unsafe else task.measurer)
     said = [lost.detail]
     for decoder in ALONE if lost.kind == "crash" else ALONE[:1]:
-        again: Pool[Task, Done] = Pool(process, timeout=task.limit, workers=1)
+        again: Pool[Task, Done] = Pool(read, timeout=task.limit, workers=1)
         answer = next(again.map([replace(task, decoders=(decoder,))]))
         if isinstance(answer, Lost):
             said.append(f"{decoder} alone: {answer.detail}")

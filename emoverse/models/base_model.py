@@ -10,61 +10,55 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.artifacts.manifest import open_raw, publish
-from emoverse.collector import uncollected
 from emoverse.config import TINY, BaseModelParams, MediaParams, plain
 from emoverse.errors import UserError
-from emoverse.models.native import check_model_folder, read_config
-from emoverse.registry import CODE
+from emoverse.models.model_folder import check_model_folder, read_config
 
-SPELLED: Final = 8000
-"""Lessons the tokenizer is trained on; more change little."""
+TOKENIZER_EXAMPLES: Final = 8000
+"""How many examples the tokenizer is trained on; more change little."""
 
 
 def base_model(out: Path, params: BaseModelParams, media: MediaParams) -> None:
     """Publish the checkpoint of ``params.source``, or build and pretrain the tiny InternVL that stands in for one.
 
-    The tiny one sees drawn faces of people who are not in the sample and sentences of its own generator, never a clip,
-    a transcript, a question or a label of a corpus. The same seed gives the same bytes on one machine.
+    The tiny model is trained on drawn faces of people who are not in the sample and on generated sentences, never on a
+    clip, transcript, question or label of a corpus. The same seed gives the same bytes on one machine.
     """
     if params.source != TINY:
-        adopt(Path(params.source), out, media)
+        publish_checkpoint(Path(params.source), out, media)
         return
     settings = {**plain(params), "media": plain(media)}
-    with publish(out, step="base-model", params=settings, inputs={}, code=CODE["base-model"],
-                 libraries=("torch", "transformers", "tokenizers")) as draft:  # fmt: skip
+    with publish(out, step="base-model", params=settings, inputs={}) as draft:  # fmt: skip
         facts = make_base(draft.path / "model", params, media)
         draft.seeds = {"base-model": params.seed}
         draft.facts = facts
 
 
 def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict[str, Any]:
-    """Write a pretrained model folder; return what was seen and learned: counts and the loss at start and end."""
-    from emoverse.models.pretraining_data import draw_face, write_lessons
-    from emoverse.models.tiny import known_words, train_tokenizer
-
-    with uncollected():
-        from emoverse.models.pretrain import learn_faces, learn_words
-        from emoverse.models.tiny import build_model, build_processor, save_folder
+    """Pretrain the tiny model into ``folder``; return counts and the loss at start and end."""
+    from emoverse.models.pretrain import pretrain_language, pretrain_vision
+    from emoverse.models.pretraining_data import draw_face, make_examples
+    from emoverse.models.tiny import build_model, build_processor, known_words, save_folder, train_tokenizer
 
     draw = partial(draw_face, seed=params.seed, n_frames=media.frames, media=media)
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         faces = list(pool.map(draw, range(params.faces), chunksize=64))
-    lessons = [
-        lesson
+    examples = [
+        example
         for epoch in range(params.epochs)
-        for lesson in write_lessons(faces, params.sentences, params.seed, epoch)
+        for example in make_examples(faces, params.sentences, params.seed, epoch)
     ]
-    spelling = [" ".join(known_words())] * 20  # often enough that whole words win over their parts
-    told = [text for lesson in lessons[:SPELLED] for text in (lesson.system, lesson.question, lesson.answer)]
-    tokenizer = train_tokenizer(told + spelling)
+    vocabulary = [" ".join(known_words())] * 20  # often enough that whole words win over their parts
+    texts = [text for each in examples[:TOKENIZER_EXAMPLES] for text in (each.system, each.question, each.answer)]
+    tokenizer = train_tokenizer(texts + vocabulary)
     model = build_model(tokenizer, media, params.seed)
-    learn_faces(model, faces, params.face_epochs, params.seed)
-    losses = learn_words(model, tokenizer, faces, lessons, params.seed)
+    pretrain_vision(model, faces, params.face_epochs, params.seed)
+    losses = pretrain_language(model, tokenizer, faces, examples, params.seed)
     save_folder(model, build_processor(tokenizer, media), folder)
     tail = max(1, len(losses) // 20)
     return {
         "faces": len(faces),
-        "lessons": len(lessons),
+        "examples": len(examples),
         "steps": len(losses),
         "parameters": sum(tensor.numel() for tensor in model.parameters()),
         "first_loss": round(sum(losses[:tail]) / tail, 3),
@@ -72,7 +66,7 @@ def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict
     }
 
 
-def adopt(source: Path, out: Path, media: MediaParams) -> None:
+def publish_checkpoint(source: Path, out: Path, media: MediaParams) -> None:
     """Publish ``out/model``, a native InternVL, from the checkpoint in ``source``.
 
     ``source`` is recorded by its content, as a raw corpus is. Raises UserError when it is not here, cannot be taken, or
@@ -93,8 +87,7 @@ def adopt(source: Path, out: Path, media: MediaParams) -> None:
     weights = open_raw(source, name="weights")
     # The folder's name and place decide nothing; its content is an input.
     settings = {"media": plain(media)}
-    with publish(out, step="base-model", params=settings, inputs={"weights": weights}, code=CODE["base-model"],
-                 libraries=("torch", "transformers", "tokenizers", "safetensors")) as draft:  # fmt: skip
+    with publish(out, step="base-model", params=settings, inputs={"weights": weights}) as draft:  # fmt: skip
         if conversion is None:
             shutil.copytree(source, draft.path / "model", ignore=shutil.ignore_patterns(".*"))
             return

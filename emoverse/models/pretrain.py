@@ -1,4 +1,4 @@
-"""Pretrain the tiny model by plain torch from a seed: first its eyes on drawn faces, then its words on lessons."""
+"""Pretrain the tiny model in plain torch from a seed: the vision tower on drawn faces, then the language model."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any, Final
 
 import numpy as np
 
-from emoverse.models.pretraining_data import FEELINGS, Face, Lesson
+from emoverse.models.pretraining_data import FEELINGS, Example, Face
 from emoverse.models.tiny import MEAN, STD
 
-FACES_RATE: Final = 3e-3
-FACES_BATCH: Final = 128
-WORDS_RATE: Final = 3e-3
-WORDS_BATCH: Final = 64
-READING: Final = 0.2
-"""Weight of the loss on questions, beside 1 on answers: reading trains the words that are never an answer."""
-READ: Final = 0.15
-"""Share of a question's tokens that loss looks at; the others cost time and teach little more."""
+VISION_LEARNING_RATE: Final = 3e-3
+VISION_BATCH: Final = 128
+LANGUAGE_LEARNING_RATE: Final = 3e-3
+LANGUAGE_BATCH: Final = 64
+QUESTION_WEIGHT: Final = 0.2
+"""Weight of the loss on question tokens (answers: 1); it trains the words that no answer contains."""
+QUESTION_SHARE: Final = 0.15
+"""Share of a question's tokens in the loss; the others cost time and add little."""
 
 
-def learn_faces(model: Any, faces: Sequence[Face], epochs: int, seed: int) -> list[float]:
-    """Train vision tower and projector to tell units and feelings of single frames; return the loss of each step.
+def pretrain_vision(model: Any, faces: Sequence[Face], epochs: int, seed: int) -> list[float]:
+    """Train vision tower and projector to predict units and feelings of single frames; return the loss of each step.
 
-    Two linear layers read 13 intensities and 7 feelings off the mean of a frame's projected tokens, and are thrown
-    away. Half the frames are mirrored.
+    Two linear heads predict 13 intensities and 7 feelings from the mean of a frame's projected tokens and are
+    discarded afterwards. Half the frames are mirrored.
     """
     import torch
 
@@ -38,54 +38,56 @@ def learn_faces(model: Any, faces: Sequence[Face], epochs: int, seed: int) -> li
     parts = (model.model.vision_tower, model.model.multi_modal_projector, heads)
     rng = np.random.default_rng([seed, 0xE7E5])
     batches = [batch for _ in range(epochs) for batch in _frames((len(pixels), pixels.shape[1]), rng)]
-    trainer = _Trainer([p for part in parts for p in part.parameters()], FACES_RATE, len(batches))
+    trainer = _Trainer([p for part in parts for p in part.parameters()], VISION_LEARNING_RATE, len(batches))
     losses = []
     for clip, frame in batches:
-        shown = _normalised(pixels[clip, frame])
+        normalised = _normalised(pixels[clip, frame])
         mirrored = torch.tensor(rng.random(len(clip)) < 0.5)[:, None, None, None]
-        features = _features(model, torch.where(mirrored, shown.flip(-1), shown)).mean(dim=1)
+        features = _features(model, torch.where(mirrored, normalised.flip(-1), normalised)).mean(dim=1)
         # a clip's first frame comes before its expression
-        told = feeling[clip].masked_fill(torch.tensor(frame) == 0, -100)
+        target = feeling[clip].masked_fill(torch.tensor(frame) == 0, -100)
         loss = 3.0 * torch.nn.functional.mse_loss(heads[0](features), units[clip, frame])
-        losses.append(trainer.step(loss + 0.3 * torch.nn.functional.cross_entropy(heads[1](features), told)))
+        losses.append(trainer.step(loss + 0.3 * torch.nn.functional.cross_entropy(heads[1](features), target)))
     return losses
 
 
 def _normalised(frames: Any) -> Any:
-    """Turn uint8 (..., size, size, 3) into what the processor makes of it (tiny.MEAN, tiny.STD), channels first."""
+    """Normalise uint8 (..., size, size, 3) as the processor does (tiny.MEAN, tiny.STD), channels first."""
     return ((frames.float() / 255.0 - MEAN) / STD).movedim(-1, -3)
 
 
 def _frames(shape: tuple[int, int], rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
     """Yield batches of (clip numbers, frame numbers) that go once through all frames."""
     order = rng.permutation(shape[0] * shape[1])
-    for start in range(0, len(order), FACES_BATCH):
-        part = order[start : start + FACES_BATCH]
+    for start in range(0, len(order), VISION_BATCH):
+        part = order[start : start + VISION_BATCH]
         yield part // shape[1], part % shape[1]
 
 
-def learn_words(model: Any, tokenizer: Any, faces: Sequence[Face], lessons: Sequence[Lesson], seed: int) -> list[float]:
-    """Train language model and projector on the lessons, the vision tower frozen; return the loss of each step.
+def pretrain_language(
+    model: Any, tokenizer: Any, faces: Sequence[Face], examples: Sequence[Example], seed: int
+) -> list[float]:
+    """Train language model and projector on the examples with the vision tower frozen; return the loss of each step.
 
-    Lessons are taught once each, in about their order: batches are made of lessons of like length.
+    Each example is seen once, in about its order: a batch holds examples of similar length.
     """
     import torch
 
     torch.manual_seed(seed)
     with torch.no_grad():
         clips = [face.frames for face in faces]
-        clips.append(np.full_like(clips[0], 128))  # mid-grey comes last: lessons.BLANK is -1
+        clips.append(np.full_like(clips[0], 128))  # mid-grey comes last: BLANK is -1
         seen = torch.stack([_tower(model, _normalised(torch.tensor(clip))) for clip in clips])
     tokens = model.config.image_seq_length
-    encoded = _encode(lessons, tokenizer, tokens, seen.shape[1])
+    encoded = _encode(examples, tokenizer, tokens, seen.shape[1])
     batches = list(_batches([len(ids) for ids, _ in encoded], seed))
     parts = (model.model.language_model, model.lm_head, model.model.multi_modal_projector)
-    trainer = _Trainer([p for part in parts for p in part.parameters()], WORDS_RATE, len(batches))
+    trainer = _Trainer([p for part in parts for p in part.parameters()], LANGUAGE_LEARNING_RATE, len(batches))
     model.train()
     losses = []
     for batch in batches:
-        shown = [_part(seen, lessons[i]) for i in batch if lessons[i].face is not None]
-        loss = _loss(model, [encoded[i] for i in batch], shown, tokenizer.pad_token_id)
+        features = [_part(seen, examples[i]) for i in batch if examples[i].face is not None]
+        loss = _loss(model, [encoded[i] for i in batch], features, tokenizer.pad_token_id)
         losses.append(trainer.step(loss))
     model.eval()
     return losses
@@ -129,40 +131,44 @@ def _features(model: Any, pixels: Any) -> Any:
     return model.model.multi_modal_projector(_tower(model, pixels))
 
 
-def _part(seen: Any, lesson: Lesson) -> Any:
-    frames = seen[lesson.face]
-    return frames if lesson.still is None else frames[lesson.still : lesson.still + 1]
+def _part(seen: Any, example: Example) -> Any:
+    frames = seen[example.face]
+    return frames if example.still is None else frames[example.still : example.still + 1]
 
 
-def _encode(lessons: Sequence[Lesson], tokenizer: Any, image_tokens: int, n_frames: int) -> list[tuple[list[int], int]]:
-    """Return each lesson's ids, prompt and answer, and its prompt's length."""
-    prompts = [_prompt(lesson, "<img>" + "<IMG_CONTEXT>" * image_tokens + "</img>\n", n_frames) for lesson in lessons]
-    answers = [lesson.answer + "<|im_end|>" for lesson in lessons]
-    asked = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    told = tokenizer(answers, add_special_tokens=False)["input_ids"]
-    return [(one + other, len(one)) for one, other in zip(asked, told, strict=True)]
+def _encode(
+    examples: Sequence[Example], tokenizer: Any, image_tokens: int, n_frames: int
+) -> list[tuple[list[int], int]]:
+    """Return each example's ids, prompt and answer, and its prompt's length."""
+    prompts = [
+        _prompt(example, "<img>" + "<IMG_CONTEXT>" * image_tokens + "</img>\n", n_frames) for example in examples
+    ]
+    answers = [example.answer + "<|im_end|>" for example in examples]
+    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    answer_ids = tokenizer(answers, add_special_tokens=False)["input_ids"]
+    return [(prompt + answer, len(prompt)) for prompt, answer in zip(prompt_ids, answer_ids, strict=True)]
 
 
-def _prompt(lesson: Lesson, context: str, n_frames: int) -> str:
-    shown = "" if lesson.face is None else context
-    if lesson.face is not None and lesson.still is None:
-        shown = "".join(f"Frame{i + 1}: {context}" for i in range(n_frames))
-    system = f"<|im_start|>system\n{lesson.system}<|im_end|>"
-    return f"{system}<|im_start|>user\n{shown}{lesson.question}<|im_end|><|im_start|>assistant\n"
+def _prompt(example: Example, context: str, n_frames: int) -> str:
+    media = "" if example.face is None else context
+    if example.face is not None and example.still is None:
+        media = "".join(f"Frame{i + 1}: {context}" for i in range(n_frames))
+    system = f"<|im_start|>system\n{example.system}<|im_end|>"
+    return f"{system}<|im_start|>user\n{media}{example.question}<|im_end|><|im_start|>assistant\n"
 
 
 def _batches(lengths: Sequence[int], seed: int) -> Iterator[list[int]]:
-    """Yield batches of lesson numbers of about equal length, so little is padded, in an order drawn from the seed."""
+    """Yield batches of example numbers of similar length, in an order drawn from the seed."""
     rng = np.random.default_rng([seed, 0xBA7C])
-    pool = WORDS_BATCH * 16
+    pool = LANGUAGE_BATCH * 16
     for first in range(0, len(lengths), pool):
-        near = sorted(range(first, min(first + pool, len(lengths))), key=lambda k: lengths[k])
-        batches = [near[i : i + WORDS_BATCH] for i in range(0, len(near), WORDS_BATCH)]
+        pooled = sorted(range(first, min(first + pool, len(lengths))), key=lambda k: lengths[k])
+        batches = [pooled[i : i + LANGUAGE_BATCH] for i in range(0, len(pooled), LANGUAGE_BATCH)]
         for i in rng.permutation(len(batches)):
             yield batches[i]
 
 
-def _loss(model: Any, encoded: Sequence[tuple[list[int], int]], shown: list[Any], pad: int) -> Any:
+def _loss(model: Any, encoded: Sequence[tuple[list[int], int]], features: list[Any], pad: int) -> Any:
     """Return the loss of one batch; padding is on the right and attention is causal, so no row sees it."""
     import torch
 
@@ -171,16 +177,20 @@ def _loss(model: Any, encoded: Sequence[tuple[list[int], int]], shown: list[Any]
     weights = torch.zeros(ids.shape)
     for row, (tokens, start) in enumerate(encoded):
         ids[row, : len(tokens)] = torch.tensor(tokens)
-        weights[row, :start] = READING
+        weights[row, :start] = QUESTION_WEIGHT
         weights[row, start : len(tokens)] = 1.0
-    weights[(weights == READING) & (torch.rand(ids.shape) > READ) | (ids == model.config.image_token_id)] = 0.0
+    weights[
+        (weights == QUESTION_WEIGHT) & (torch.rand(ids.shape) > QUESTION_SHARE) | (ids == model.config.image_token_id)
+    ] = 0.0
     embedded = model.get_input_embeddings()(ids)
-    if shown:
-        features = model.model.multi_modal_projector(torch.cat(shown))
+    if features:
+        projected = model.model.multi_modal_projector(torch.cat(features))
         mask = (ids == model.config.image_token_id).unsqueeze(-1).expand_as(embedded)
-        embedded = embedded.masked_scatter(mask, features)
+        embedded = embedded.masked_scatter(mask, projected)
     hidden = model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
-    told = weights[:, 1:] > 0
-    each = torch.nn.functional.cross_entropy(model.lm_head(hidden[:, :-1][told]), ids[:, 1:][told], reduction="none")
-    answer = weights[:, 1:][told] == 1.0
-    return each[answer].mean() + READING * each[~answer].mean()
+    scored = weights[:, 1:] > 0
+    losses = torch.nn.functional.cross_entropy(
+        model.lm_head(hidden[:, :-1][scored]), ids[:, 1:][scored], reduction="none"
+    )
+    answer = weights[:, 1:][scored] == 1.0
+    return losses[answer].mean() + QUESTION_WEIGHT * losses[~answer].mean()

@@ -1,4 +1,4 @@
-"""Make the data of the tiny model's pretraining: faces with captions, lessons about words."""
+"""Generate the tiny model's pretraining data: drawn faces with captions, and text-only examples."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ UNIT_WORDS: Final = {
     23: "lips tight", 26: "jaw dropped",
 }  # fmt: skip
 SEEN: Final = 1.0
-"""Intensity from which a caption mentions a unit (OpenFace's presence starts about there)."""
+"""Lowest intensity at which a caption mentions a unit (about where OpenFace reports presence)."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Face:
 
 
 def draw_face(index: int, seed: int, n_frames: int, media: MediaParams) -> Face:
-    """Draw clip number ``index``; five of six perform a feeling, the others move units at random."""
+    """Draw clip number ``index``; five of six show a feeling, the others move action units at random."""
     rng = np.random.default_rng([seed, index])
     feeling = None if rng.random() < 1 / 6 else pick(FEELINGS, rng)
     performance = perform(EMOTION_OF[feeling], rng) if feeling else _random(rng)
@@ -59,7 +59,7 @@ def _random(rng: np.random.Generator) -> Performance:
 
 
 def caption(units: Any) -> str:
-    """Say which units (T, 13) are seen in a clip, e.g. ``"Brows down, lips tight."``."""
+    """Describe which units (T, 13) are visible in a clip, e.g. ``"Brows down, lips tight."``."""
     seen = [UNIT_WORDS[unit] for unit, peak in zip(EXPRESSIVE_UNITS, units.max(axis=0), strict=True) if peak >= SEEN]
     text = ", ".join(seen) or "at rest"
     return text[0].upper() + text[1:] + "."
@@ -69,15 +69,15 @@ EMOTION_OF: Final = {
     "composed": "neutral", "cheerful": "joy", "startled": "surprise", "cross": "anger", "gloomy": "sadness",
     "revolted": "disgust", "frightened": "fear",
 }  # fmt: skip
-"""The base model's name of a feeling -> the emotion `synthetic.emotions` performs."""
+"""The base model's name of a feeling -> the emotion that `synthetic.expressions` draws."""
 
 FEELINGS: Final = tuple(EMOTION_OF)
 VALENCES: Final = ("welcome", "unwelcome", "indifferent")
 
-SOUP: Final = 0.4
-"""Share of sentences without grammar."""
+UNGRAMMATICAL: Final = 0.4
+"""Share of sentences that are a random order of words."""
 
-_FELT: Final = (
+_FEELING_TEMPLATES: Final = (
     "{who} felt {adjective} about {thing}.",
     "{who} looked {adjective} after that.",
     "I was {adjective} when I heard of {thing}.",
@@ -106,7 +106,7 @@ _FELT: Final = (
     "it was {adjective} {filler}, {word}.",
 )
 _SLOTS: Final = {"adjective": "adjectives", "noun": "nouns", "cry": "cries", "event": "events", "word": "words"}
-_JUDGED: Final = (
+_VERDICT_TEMPLATES: Final = (
     "{thing} is {adjective}.",
     "honestly {thing} was {adjective}, {verdict}.",
     "{verdict}.",
@@ -125,26 +125,26 @@ def lexicon() -> Any:
 
 
 def feeling_sentence(feeling: str, rng: np.random.Generator) -> str:
-    """Invent a sentence that carries one of FEELINGS."""
+    """Generate a sentence that expresses one of FEELINGS."""
     words = lexicon()["feelings"][feeling]
-    if rng.random() < SOUP:
-        return _soup(
+    if rng.random() < UNGRAMMATICAL:
+        return _shuffled(
             [pick(words[pick(("adjectives", "nouns", "words", "words", "cries"), rng)], rng) for _ in "12"], rng
         )
-    return _fill(_FELT, rng, {slot: words[bank] for slot, bank in _SLOTS.items()})
+    return _fill(_FEELING_TEMPLATES, rng, {slot: words[bank] for slot, bank in _SLOTS.items()})
 
 
 def verdict_sentence(valence: str, rng: np.random.Generator) -> str:
-    """Invent a sentence that judges something; ``valence`` is one of VALENCES."""
+    """Generate a sentence that judges something; ``valence`` is one of VALENCES."""
     words = lexicon()["valence"][valence]
-    if rng.random() < SOUP:
-        return _soup([pick(words[pick(("adjectives", "verdicts"), rng)], rng)], rng)
-    return _fill(_JUDGED, rng, {"adjective": words["adjectives"], "verdict": words["verdicts"]})
+    if rng.random() < UNGRAMMATICAL:
+        return _shuffled([pick(words[pick(("adjectives", "verdicts"), rng)], rng)], rng)
+    return _fill(_VERDICT_TEMPLATES, rng, {"adjective": words["adjectives"], "verdict": words["verdicts"]})
 
 
-def _soup(telling: list[str], rng: np.random.Generator) -> str:
-    """Stir telling words into plain ones: what they mean must not hang on the sentence they stand in."""
-    words = [*telling, *(pick(lexicon()["plain"], rng) for _ in range(int(rng.integers(3, 9))))]
+def _shuffled(keywords: list[str], rng: np.random.Generator) -> str:
+    """Mix keywords with plain words in random order, so that their meaning is learned without a sentence around."""
+    words = [*keywords, *(pick(lexicon()["plain"], rng) for _ in range(int(rng.integers(3, 9))))]
     text = " ".join(words[i] for i in rng.permutation(len(words)))
     return f"{text[0].upper()}{text[1:]}{pick('.!?', rng)}"
 
@@ -175,7 +175,7 @@ CAPTION: Final = (
     "Which parts of the face move?",
     "Describe the picture.",
 )
-SAID: Final = (
+QUOTES: Final = (
     "They say: '{text}' ",
     'Words: "{text}" ',
     "'{text}' ",
@@ -187,16 +187,16 @@ WHICH: Final = ("which {kind}", "the {kind}", "what {kind}", "which {kind} label
 KIND: Final = {7: ("mood", "feeling", "state of mind", "emotion"), 2: ("verdict", "attitude", "opinion", "sentiment")}
 WHERE: Final = ("the clip has", "is in the clip", "the picture shows", "this person has", "fits the person", "is meant")
 OPTIONS: Final = (": {list}.", " - {list}.", ", one of {list}.", " among {list}.", " ({list}).")
-EXAMPLES: Final = (", be it {list}.", ", for example {list}.", " (such as {list}).", ": something like {list}.")
+LIST_EXAMPLES: Final = (", be it {list}.", ", for example {list}.", " (such as {list}).", ": something like {list}.")
 DEFINE: Final = ("What is another word for {word}?", "{word} is close to what?", "Give a synonym of {word}.")
 LOOK_UP: Final = ("Under which heading of a thesaurus is {word}?", "{word}: which heading?", "Heading for {word}?")
-VALENCE: Final = {"cheerful": 1, "cross": -1, "gloomy": -1, "revolted": -1, "frightened": -1}
+VALENCE_OF: Final = {"cheerful": 1, "cross": -1, "gloomy": -1, "revolted": -1, "frightened": -1}
 MATCHING: Final = 0.85
-"""Share of lessons in which the words carry the feeling of the face; in the others they carry any."""
+"""Share of examples whose text expresses the feeling of the face; in the others it expresses any."""
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Example:
     """One question and answer; ``face`` indexes a drawn clip, or is None; ``still`` shows one frame of it only."""
 
     system: str
@@ -207,60 +207,60 @@ class Lesson:
 
 
 BLANK: Final = -1
-"""A face's number that stands for grey frames: then only the words can tell."""
+"""A face number that stands for grey frames, so that only the text carries information."""
 
 
-def write_lessons(faces: Sequence[Face], n_words: int, seed: int, epoch: int = 0) -> list[Lesson]:
-    """Write three lessons about each drawn clip and ``n_words`` about words alone, in an order drawn from the seed.
+def make_examples(faces: Sequence[Face], n_texts: int, seed: int, epoch: int = 0) -> list[Example]:
+    """Make three examples about each drawn clip and ``n_texts`` about text alone, in an order drawn from the seed.
 
-    Another ``epoch`` asks about the same clips anew: new words cost nothing and repeated ones are learned by heart.
+    Each ``epoch`` words the questions about the same clips differently, because repeated ones are memorised.
     """
     rng = np.random.default_rng([seed, 0x1E55, epoch])
     shown = [_about_face(index, face, rng) for _ in range(3) for index, face in enumerate(faces)]
-    lessons = shown + [_about_words(rng) for _ in range(n_words)]
-    return [lessons[i] for i in rng.permutation(len(lessons))]
+    examples = shown + [_about_text(rng) for _ in range(n_texts)]
+    return [examples[i] for i in rng.permutation(len(examples))]
 
 
-def _about_face(index: int, face: Face, rng: np.random.Generator) -> Lesson:
+def _about_face(index: int, face: Face, rng: np.random.Generator) -> Example:
     system = pick(SYSTEM, rng)
     still = int(rng.integers(1, len(face.frames))) if rng.random() < 0.6 else None
     if face.feeling is None or rng.random() < 0.05:
         units = face.units if still is None else face.units[still : still + 1]
-        return Lesson(system, pick(CAPTION, rng), caption(units), index, still)
-    said = face.feeling if rng.random() < MATCHING else pick(FEELINGS, rng)
+        return Example(system, pick(CAPTION, rng), caption(units), index, still)
+    shown = face.feeling if rng.random() < MATCHING else pick(FEELINGS, rng)
     draw = rng.random()
-    valence = VALENCE.get(face.feeling) or int(rng.choice((-1, 1)))
-    text = "..." if draw < 0.15 else _words(said, valence, rng)
+    valence = VALENCE_OF.get(face.feeling) or int(rng.choice((-1, 1)))
+    text = "..." if draw < 0.15 else _sentence(shown, valence, rng)
     if draw > 0.8 and face.feeling != "composed" and (text != "..." or face.feeling != "startled"):
-        return Lesson(system, *_verdict(text, valence, rng), index, still)
-    return Lesson(system, *_choice(text, face.feeling, rng), index, still)
+        return Example(system, *_verdict(text, valence, rng), index, still)
+    return Example(system, *_choice(text, face.feeling, rng), index, still)
 
 
-def _about_words(rng: np.random.Generator) -> Lesson:
+def _about_text(rng: np.random.Generator) -> Example:
     system, draw = pick(SYSTEM, rng), rng.random()
     feeling = pick(FEELINGS, rng)
     if draw < 0.3:
-        return Lesson(system, *_definition(rng))
+        return Example(system, *_definition(rng))
     face, still = (None, None) if rng.random() < 0.4 else (BLANK, 0 if rng.random() < 0.4 else None)
-    valence = VALENCE.get(feeling) or int(rng.choice((-1, 1)))
+    valence = VALENCE_OF.get(feeling) or int(rng.choice((-1, 1)))
     if draw < 0.6:
-        if feeling == "composed":  # no verdict to tell
-            return _about_words(rng)
-        text = verdict_sentence(_judged(valence), rng) if draw < 0.5 else _words(feeling, valence, rng)
-        return Lesson(system, *_verdict(text, valence, rng), face, still)
-    return Lesson(system, *_choice(_words(feeling, valence, rng), feeling, rng), face, still)
+        if feeling == "composed":  # it implies no verdict
+            return _about_text(rng)
+        text = verdict_sentence(_verdict_class(valence), rng) if draw < 0.5 else _sentence(feeling, valence, rng)
+        return Example(system, *_verdict(text, valence, rng), face, still)
+    return Example(system, *_choice(_sentence(feeling, valence, rng), feeling, rng), face, still)
 
 
-def _words(feeling: str, valence: int, rng: np.random.Generator) -> str:
-    """Say something that carries a feeling, half the time with a verdict behind it."""
+def _sentence(feeling: str, valence: int, rng: np.random.Generator) -> str:
+    """Generate a sentence that expresses a feeling, half the time followed by a verdict."""
     text = feeling_sentence(feeling, rng)
     if rng.random() < 0.5:
-        judged = "indifferent" if feeling == "composed" else _judged(valence)
-        text += " " + verdict_sentence(judged, rng)
+        verdict = "indifferent" if feeling == "composed" else _verdict_class(valence)
+        text += " " + verdict_sentence(verdict, rng)
     return text
 
 
-def _judged(valence: int) -> str:
+def _verdict_class(valence: int) -> str:
     return "welcome" if valence > 0 else "unwelcome"
 
 
@@ -269,31 +269,31 @@ def _choice(text: str, feeling: str, rng: np.random.Generator) -> tuple[str, str
 
 
 def _verdict(text: str, valence: int, rng: np.random.Generator) -> tuple[str, str]:
-    return _question(text, ("welcome", "unwelcome"), rng), _answer(_judged(valence))
+    return _question(text, ("welcome", "unwelcome"), rng), _answer(_verdict_class(valence))
 
 
 def _question(text: str, options: Sequence[str], rng: np.random.Generator) -> str:
-    """Ask about words; the question lists the options or other words of the kind, in any order, or only the kind.
+    """Ask about a quotation; the question lists the options, similar words, or only the kind of answer.
 
-    Affective words outside the quotation are no clue: a list of them is there to teach that.
+    The lists teach that affective words outside the quotation carry no information.
     """
-    asked = f"{pick(ASK, rng)} {pick(WHICH, rng).format(kind=pick(KIND[len(options)], rng))} {pick(WHERE, rng)}"
+    question = f"{pick(ASK, rng)} {pick(WHICH, rng).format(kind=pick(KIND[len(options)], rng))} {pick(WHERE, rng)}"
     draw = rng.random()
     if draw < 0.75:
-        listed = options if draw < 0.35 else [_example(option, rng) for option in options]
+        listed = options if draw < 0.35 else [_sample_word(option, rng) for option in options]
         order = [listed[i] for i in rng.permutation(len(listed))]
-        form = pick(OPTIONS if draw < 0.35 else EXAMPLES, rng)
-        asked += form.format(list=", ".join(order[:-1]) + " or " + order[-1])
-    return str(pick(SAID, rng)).format(text=text) + asked
+        form = pick(OPTIONS if draw < 0.35 else LIST_EXAMPLES, rng)
+        question += form.format(list=", ".join(order[:-1]) + " or " + order[-1])
+    return str(pick(QUOTES, rng)).format(text=text) + question
 
 
-def _example(meaning: str, rng: np.random.Generator) -> str:
+def _sample_word(meaning: str, rng: np.random.Generator) -> str:
     known = lexicon()["feelings"].get(meaning)
     return str(pick(known["nouns"] if known else lexicon()["valence"][meaning]["adjectives"], rng))
 
 
 def _definition(rng: np.random.Generator) -> tuple[str, str]:
-    """Look a word up: in a thesaurus it stands under a heading, and it is close to one of the base model's names."""
+    """Ask for a word's heading in a thesaurus, or for a synonym of a heading."""
     meaning = pick(list(lexicon()["headings"]), rng)
     known = lexicon()["feelings"].get(meaning) or lexicon()["valence"][meaning]
     bank = pick([name for name in ("adjectives", "nouns", "words") if name in known], rng)

@@ -1,4 +1,4 @@
-"""Build the tiny InternVL the sample is trained on: transformers' own class, InternVL2's shape in small."""
+"""Build the tiny InternVL that the sample is trained on: InternVL2's architecture with small sizes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def tokens_per_frame() -> int:
 def build_model(tokenizer: Any, media: MediaParams, seed: int) -> Any:
     """Build the model with weights drawn from a seed; ``media.size`` is the side of its frames in pixels.
 
-    Every matrix is drawn with standard deviation 1/sqrt(fan in): transformers' 0.02 is made for wide models, and a
+    Every matrix is drawn with standard deviation 1/sqrt(fan in): transformers' 0.02 suits wide models, and a vision
     tower this narrow does not learn from it. Raises ValueError when the frame does not divide into patches.
     """
     if media.size % GRID:
@@ -103,7 +103,7 @@ def _config(tokenizer: Any, size: int) -> Any:
 
 
 def build_processor(tokenizer: Any, media: MediaParams) -> Any:
-    """Build the processor: one tile an image, every frame of a video, as frames come at the model's resolution."""
+    """Build the processor: one tile per image and every frame of a video, as frames have the model's resolution."""
     pixels = {
         "size": {"height": media.size, "width": media.size},
         "image_mean": [MEAN] * 3,
@@ -119,7 +119,7 @@ def build_processor(tokenizer: Any, media: MediaParams) -> Any:
 
 
 def save_folder(model: Any, processor: Any, folder: Path) -> None:
-    """Write a model folder that `from_pretrained` reads offline: safetensors, tokenizer, chat template, processors."""
+    """Write a model folder that `from_pretrained` reads offline: weights, tokenizer, chat template, processors."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -129,19 +129,19 @@ SPECIAL: Final = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>",
     "</ref>", "<box>", "</box>", "<video>",
 )  # fmt: skip
-"""InternVL2-1B's added tokens, and <video>, which transformers' processor wants as one token."""
+"""InternVL2-1B's added tokens, and <video>, which transformers' processor requires to be one token."""
 
 _SPLIT: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen2 cuts text into words before merging."""
+"""How Qwen2 splits text into words before merging."""
 
 _WORDS: Final = Path(__file__).with_name("words.txt")
 _TEMPLATE: Final = Path(__file__).with_name("chat_template.jinja")
 
 
 def known_words() -> list[str]:
-    """Read the built-in list of common English words, as a tokenizer of a large model would know them."""
+    """Read the built-in list of common English words, which a large model's tokenizer would contain."""
     lines = _WORDS.read_text("utf-8").splitlines()
     return [word for line in lines if not line.startswith("#") for word in line.split()]
 
@@ -149,7 +149,7 @@ def known_words() -> list[str]:
 def train_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> Any:
     """Train a byte-level BPE of ``size`` entries, special tokens included, and return it as transformers' tokenizer.
 
-    The same texts in the same order give the same tokenizer. Any text can be encoded: all 256 bytes are in it.
+    The same texts in the same order give the same tokenizer. Any text can be encoded: all 256 bytes are included.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast

@@ -1,1 +1,1 @@
-"""TODO package docstring."""
+"""Turn rows into token ids: what training, inference, the token budget and the report share."""

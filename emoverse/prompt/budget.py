@@ -1,8 +1,8 @@
 """Count how many rows are too long for a model, per task, before any GPU time is spent.
 
-ms-swift deletes over-long rows without a word: with ``max_length`` 2048 and eight frames of 256 tokens it deletes every
+ms-swift silently deletes over-long rows: with ``max_length`` 2048 and eight frames of 256 tokens it deletes every
 video. The lengths are those the trainer sees (a test compares the two): the model's own tokenizer, chat format and
-tokens a frame, question and answer. Neither torch nor a GPU is needed.
+tokens per frame, question and answer. Neither torch nor a GPU is needed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from emoverse.artifacts.manifest import open_source, publish, write_json
 from emoverse.errors import UserError
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import settings_of_model
-from emoverse.registry import CODE
 
 Budget = Mapping[str, Any]
 """What ``token_budget`` returns."""
@@ -35,27 +34,27 @@ def token_budget(rows: Sequence[Path], model: Path, frames: int, max_length: int
     ``rows`` are JSONL files of AMT, ``model`` a transformers-native folder (``model/`` of a step's output); ``frames``
     is how many a video shows, a still shows one. The result is ``{"max_length": n, "tasks": {"mer":
     {"rows": n, "median": tokens, "longest": tokens, "over": n, "over_rows": [channel, ...]}}}``. Raises UserError for a
-    missing file, an incomplete model, or words that hold one of the model's own tokens.
+    missing file, an incomplete model, or text that contains one of the model's control tokens.
     """
     encoder = Encoder(model, settings_of_model(model))
     lengths: defaultdict[str, list[int]] = defaultdict(list)
     over: defaultdict[str, list[str]] = defaultdict(list)
     for path in rows:
-        left = _read(path)
-        while batch := list(islice(left, _BATCH)):
+        remaining = _read(path)
+        while batch := list(islice(remaining, _BATCH)):
             for row, length in zip(batch, _lengths(batch, encoder, frames), strict=True):
                 lengths[row["task"]].append(length)
                 if length > max_length:
                     over[row["task"]].append(row["channel"])
     tasks = {
         name: {
-            "rows": len(found),
-            "median": float(np.median(found)),
-            "longest": max(found),
+            "rows": len(counts),
+            "median": float(np.median(counts)),
+            "longest": max(counts),
             "over": len(over[name]),
             "over_rows": over[name],
         }
-        for name, found in sorted(lengths.items())
+        for name, counts in sorted(lengths.items())
     }
     return {"max_length": max_length, "tasks": tasks}
 
@@ -68,21 +67,19 @@ def stage_budgets(amt: Path, model: Path, frames: int, lengths: Mapping[str, int
 def budget(amt: Path, model: Path, frames: int, lengths: Mapping[str, int], out: Path) -> None:
     """Publish ``budget.json`` (`stage_budgets`) and ``table.md`` at ``out``, then refuse rows that are too long.
 
-    ``model`` is a step's output that holds ``model/``; a copy without weights will do. Raises UserError as
+    ``model`` is a step's output that holds ``model/``; a copy without weights is enough. Raises UserError as
     `stage_budgets` and `check_budgets` do.
     """
     sources = {"amt": open_source(amt, made_by="build-amt"), "model": open_source(model, weights=False)}
     params = {"frames": frames, "max_length": dict(lengths)}
-    with publish(
-        out, step="budget", params=params, inputs=sources, code=CODE["budget"], libraries=("tokenizers",)
-    ) as draft:
-        found = stage_budgets(amt, model / "model", frames, lengths)
-        write_json(draft.path / "budget.json", found)
-        (draft.path / "table.md").write_text(as_markdown(found), "utf-8", newline="\n")
-        tasks = [one for budget in found.values() for one in budget["tasks"].values()]
-        rows, over = (sum(one[key] for one in tasks) for key in ("rows", "over"))
+    with publish(out, step="budget", params=params, inputs=sources) as draft:
+        budgets = stage_budgets(amt, model / "model", frames, lengths)
+        write_json(draft.path / "budget.json", budgets)
+        (draft.path / "table.md").write_text(as_markdown(budgets), "utf-8", newline="\n")
+        tasks = [task for budget in budgets.values() for task in budget["tasks"].values()]
+        rows, over = (sum(task[key] for task in tasks) for key in ("rows", "over"))
         draft.count(rows_in=rows, rows_out=rows - over, dropped={"too-long": over})
-    check_budgets(found)
+    check_budgets(budgets)
 
 
 def check_budgets(budgets: Mapping[str, Budget]) -> None:
@@ -92,13 +89,13 @@ def check_budgets(budgets: Mapping[str, Budget]) -> None:
 
 
 def check_budget(budget: Budget, *, place: str) -> None:
-    """Raise UserError when a row is too long, with the numbers of each task and the length that would do."""
-    tasks = {name: one for name, one in budget["tasks"].items() if one["over"]}
+    """Raise UserError when a row is too long, with each task's counts and the length that would suffice."""
+    tasks = {name: task for name, task in budget["tasks"].items() if task["over"]}
     if not tasks:
         return
-    counts = ", ".join(f"{name} {one['over']} of {one['rows']}" for name, one in tasks.items())
-    first = [row for one in tasks.values() for row in one["over_rows"]][:_SHOWN]
-    longest = max(one["longest"] for one in tasks.values())
+    counts = ", ".join(f"{name} {task['over']} of {task['rows']}" for name, task in tasks.items())
+    first = [row for task in tasks.values() for row in task["over_rows"]][:_SHOWN]
+    longest = max(task["longest"] for task in tasks.values())
     problem = f"rows longer than {budget['max_length']} tokens: {counts}; the first are {', '.join(first)}"
     raise UserError(problem, place=place, remedy=f"raise max_length to {longest}, or give fewer or smaller frames")
 
@@ -107,10 +104,10 @@ def as_markdown(budgets: Mapping[str, Budget]) -> str:
     """Write the budgets of the stages as one table."""
     lines = ["| stage | task | rows | median | longest | max_length | too long |", "|---|---|--:|--:|--:|--:|--:|"]
     lines += [
-        f"| {stage} | {task} | {one['rows']:,} | {one['median']:,.1f} | {one['longest']:,} | {budget['max_length']:,} "
-        f"| {one['over']:,} |"
+        f"| {stage} | {name} | {task['rows']:,} | {task['median']:,.1f} | {task['longest']:,} "
+        f"| {budget['max_length']:,} | {task['over']:,} |"
         for stage, budget in budgets.items()
-        for task, one in budget["tasks"].items()
+        for name, task in budget["tasks"].items()
     ]
     return "\n".join(["# Tokens of the training rows", "", *lines, ""])
 

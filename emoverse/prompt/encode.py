@@ -37,10 +37,10 @@ class Encoder:
         self.tokenizer.no_truncation()
         self.image_id = self._id(settings.image_token)
         self.end_id = self._id(settings.end)
-        # What the tokenizer puts before a text by itself: <s> for InternLM2 and Phi-3, nothing for Qwen2.
-        framed = self.tokenizer.encode(settings.end, add_special_tokens=True).ids
-        self.begin: list[int] = framed[: framed.index(self.end_id)]
-        self._opened = self._ids(settings.before_answer)
+        # What the tokenizer itself puts before a text: <s> for InternLM2 and Phi-3, nothing for Qwen2.
+        encoded = self.tokenizer.encode(settings.end, add_special_tokens=True).ids
+        self.bos: list[int] = encoded[: encoded.index(self.end_id)]
+        self._opening_ids = self._ids(settings.before_answer)
         self._forbidden = _any_of(self._reserved())
         self._mean = np.asarray(settings.mean, np.float32).reshape(3, 1, 1) * np.float32(255)
         self._std = np.asarray(settings.std, np.float32).reshape(3, 1, 1) * np.float32(255)
@@ -48,7 +48,7 @@ class Encoder:
     def prompt(self, row: Row, frames: int) -> str:
         """Return the prompt of a row up to the place of its answer, with one image token a frame.
 
-        Raises UserError, naming the row, when it does not show exactly one clip or image, or when its words carry a
+        Raises UserError, naming the row, when it does not show exactly one clip or image, or when its text contains a
         token that would add media or roles to the prompt.
         """
         texts = {str(message["role"]): str(message["content"]) for message in row["messages"]}
@@ -59,29 +59,31 @@ class Encoder:
             raise UserError(problem, place=_name(row), remedy="build the dataset again with `emoverse build-amt`")
         for text in (texts.get("system", ""), _MEDIA.sub("", question)):
             if found := self._forbidden.search(text):
-                problem = f"its words hold the model's own token {found.group()!r}"
+                problem = f"the text contains the model's control token {found.group()!r}"
                 raise UserError(problem, place=_name(row), remedy="build the dataset again with `emoverse build-amt`")
         return self._opening(texts.get("system")) + self._question(question, iter([frames]))
 
     def prompt_ids(self, rows: Sequence[Row], frames: Sequence[int]) -> list[Ids]:
         """Return each row's prompt as token ids, every image token repeated for the patches of its frame."""
         texts = [self.prompt(row, count) for row, count in zip(rows, frames, strict=True)]
-        found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)  # without offsets
-        return [self._expanded(self._begun(item.ids)) for item in found]
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)  # without offsets
+        return [self._expanded(self._with_bos(encoding.ids)) for encoding in encodings]
 
     def answer_ids(self, answer: str) -> list[int]:
         """Return an answer's token ids as they follow a prompt's, the token that ends it included.
 
-        An answer tokenised alone may begin otherwise: sentencepiece would put a space before it. Raises UserError for
-        an answer that holds a token of the model, or whose first words run into the prompt's last token.
+        An answer tokenised alone may begin differently: sentencepiece would put a space before it. Raises UserError for
+        an answer that contains a control token, or whose start merges with the prompt's last token.
         """
         if found := self._forbidden.search(answer):
-            raise UserError(f"the answer {answer!r} holds the token {found.group()!r}", remedy="choose another label")
+            raise UserError(
+                f"the answer {answer!r} contains the control token {found.group()!r}", remedy="choose another label"
+            )
         whole = self._ids(self.settings.before_answer + answer + self.settings.end)
-        if whole[: len(self._opened)] != self._opened:
-            problem = f"the answer {answer!r} begins with what the tokenizer joins to the prompt"
-            raise UserError(problem, remedy="let it begin with a word, not with white space")
-        return whole[len(self._opened) :]
+        if whole[: len(self._opening_ids)] != self._opening_ids:
+            problem = f"the start of the answer {answer!r} merges with the prompt's last token"
+            raise UserError(problem, remedy="begin it with a word, not with white space")
+        return whole[len(self._opening_ids) :]
 
     def conversation_ids(self, messages: Sequence[Mapping[str, Any]], frames: Sequence[int]) -> tuple[list[int], Ids]:
         """Return a conversation's token ids, and labels (tokens,): -100 but for the answers and what ends each.
@@ -94,67 +96,66 @@ class Encoder:
         ids: list[int] = []
         labels: list[int] = []
         for turn in turns:
-            words = str(turn["content"])
+            text = str(turn["content"])
             if turn["role"] == "assistant":
-                found = self.answer_ids(words)
-                labels += found
+                added = self.answer_ids(text)
+                labels += added
             else:
-                # A later question opens as the first does behind its system message: with the token that ends a turn,
-                # which the answer before it already has.
+                # A later question starts as the first one does after its system message: with the token that ends a
+                # turn, which the answer before it already has.
                 opening = self.settings.with_system[1] if ids else self._opening(system)
-                asked = self._ids(opening + self._question(words, counts))
-                found = self._expanded(asked[1:] if ids else self._begun(asked)).tolist()
-                labels += [-100] * len(found)
-            ids += found
+                question = self._ids(opening + self._question(text, counts))
+                added = self._expanded(question[1:] if ids else self._with_bos(question)).tolist()
+                labels += [-100] * len(added)
+            ids += added
         return ids, np.asarray(labels, np.int64)
 
     def text(self, ids: Sequence[int]) -> str:
-        """Return the words of a generated reply, special tokens left out, white space at both ends stripped."""
+        """Decode a generated reply without its special tokens and without white space at either end."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def pixels(self, frames: NDArray[np.uint8], row: Row | None = None) -> NDArray[np.float32]:
         """Normalise uint8 RGB frames (n, height, width, 3) to float32 pixels (n, 3, height, width).
 
-        Raises UserError when the frames are not of the model's size: they were cut for another model.
+        Raises UserError when the frames do not have the model's size: they were prepared for a different model.
         """
         if frames.shape[1:] != (*self.settings.size, 3):
             have, want = "x".join(map(str, frames.shape[1:3])), "x".join(map(str, self.settings.size))
             remedy = "set media.size in params.yaml to the model's and validate again"
-            raise UserError(f"its frames are {have} pixels, the model sees {want}", place=_name(row), remedy=remedy)
+            raise UserError(f"its frames are {have} pixels, the model expects {want}", place=_name(row), remedy=remedy)
         pixels = np.ascontiguousarray(frames.transpose(0, 3, 1, 2)).astype(np.float32)
         pixels -= self._mean
         pixels /= self._std
         return pixels
 
     def _media(self, kind: str, frames: int) -> str:
-        one = self.settings.image_start + self.settings.image_token + self.settings.image_end + "\n"
-        return one * frames if kind == "image" else "".join(f"Frame{i}: {one}" for i in range(1, frames + 1))
+        frame = self.settings.image_start + self.settings.image_token + self.settings.image_end + "\n"
+        return frame * frames if kind == "image" else "".join(f"Frame{i}: {frame}" for i in range(1, frames + 1))
 
     def _opening(self, system: str | None) -> str:
         before, after = self.settings.with_system
         return self.settings.without_system if system is None else before + system + after
 
-    def _question(self, words: str, frames: Iterator[int]) -> str:
-        shown = _MEDIA.sub(lambda place: self._media(place[1], next(frames)), words)
-        return shown + self.settings.before_answer
+    def _question(self, text: str, frames: Iterator[int]) -> str:
+        return _MEDIA.sub(lambda match: self._media(match[1], next(frames)), text) + self.settings.before_answer
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _begun(self, ids: list[int]) -> list[int]:
+    def _with_bos(self, ids: list[int]) -> list[int]:
         # A chat template may write <s> itself.
-        return ids if ids[: len(self.begin)] == self.begin else [*self.begin, *ids]
+        return ids if ids[: len(self.bos)] == self.bos else [*self.bos, *ids]
 
     def _expanded(self, tokens: list[int]) -> Ids:
         ids = np.asarray(tokens, np.int64)
-        # One placeholder a frame is tokenised and then repeated: 8 x 256 of them would cost more than the words do.
+        # Tokenise one placeholder per frame and repeat its id: 8 x 256 placeholders cost more than the text does.
         return np.repeat(ids, np.where(ids == self.image_id, self.settings.tokens_per_frame, 1))
 
     def _id(self, token: str) -> int:
-        found = self.tokenizer.token_to_id(token)
-        if found is None:
+        index = self.tokenizer.token_to_id(token)
+        if index is None:
             raise UserError(f"the tokenizer does not know {token!r}", remedy="give the tokenizer made with the model")
-        return int(found)
+        return int(index)
 
     def _reserved(self) -> set[str]:
         known, own = self.tokenizer.get_added_tokens_decoder(), self.settings
@@ -169,8 +170,8 @@ def media_of(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     return [kind for turn in messages if turn["role"] == "user" for kind in _MEDIA.findall(str(turn["content"]))]
 
 
-def _any_of(words: set[str]) -> re.Pattern[str]:
-    return re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)))
+def _any_of(tokens: set[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
 
 
 def _name(row: Row | None) -> str:

@@ -1,4 +1,4 @@
-"""What an engine must know of a model besides its weights: chat markers, image and stop tokens, pixel statistics."""
+"""Read a model's chat markers, image and stop tokens and pixel statistics from its folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from emoverse.errors import UserError
 
-# Characters no chat template writes itself, standing for the three texts of a conversation while it is rendered.
+# Private-use characters that stand for the three texts of a conversation while its template is rendered.
 _SYSTEM, _USER, _ASSISTANT = "\ue000", "\ue001", "\ue002"
 
 
@@ -57,7 +57,7 @@ def settings_of_model(folder: Path) -> Settings:
     Raises UserError when a file is missing, is no JSON, or the chat template does not render system, question, answer.
     """
     config, processor = _json(folder, "config.json"), _json(folder, "processor_config.json")
-    words = _json(folder, "tokenizer_config.json")
+    tokenizer = _json(folder, "tokenizer_config.json")
     if config.get("model_type") != "internvl":
         problem = f"its model_type is {config.get('model_type')!r}, not 'internvl'"
         raise UserError(problem, place=str(folder / "config.json"), remedy="give a transformers-native InternVL folder")
@@ -66,16 +66,16 @@ def settings_of_model(folder: Path) -> Settings:
     vocabulary = _vocabulary(folder)
     stop = _json(folder, "generation_config.json").get("eos_token_id")
     stops = {vocabulary[markers["end"]], *(stop if isinstance(stop, list) else [stop] if stop is not None else [])}
-    pad = vocabulary.get(str(words.get("pad_token")), min(stops))
+    pad = vocabulary.get(str(tokenizer.get("pad_token")), min(stops))
     names = {token: name for name, token in vocabulary.items()}
     return Settings(
         **markers,
         stop=tuple(sorted(stops)),
         pad=pad,
         image_token=names[int(config["image_token_id"])],
-        image_start=str(words.get("start_image_token", "<img>")),
-        image_end=str(words.get("end_image_token", "</img>")),
-        video_token=str(words.get("video_token", "<video>")),
+        image_start=str(tokenizer.get("start_image_token", "<img>")),
+        image_end=str(tokenizer.get("end_image_token", "</img>")),
+        video_token=str(tokenizer.get("video_token", "<video>")),
         tokens_per_frame=int(processor["image_seq_length"]),
         size=(int(pixels["size"]["height"]), int(pixels["size"]["width"])),
         mean=_three(pixels["image_mean"]),
@@ -93,8 +93,8 @@ def _markers(folder: Path) -> dict[str, Any]:
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
         environment.globals["raise_exception"] = _refuse
         template = environment.from_string(source)
-        words = _json(folder, "tokenizer_config.json")
-        tokens = {key: value for key, value in words.items() if isinstance(value, str) and key.endswith("_token")}
+        named = _json(folder, "tokenizer_config.json")
+        tokens = {key: value for key, value in named.items() if isinstance(value, str) and key.endswith("_token")}
 
         def render(*turns: tuple[str, str], question: bool) -> str:
             messages = [{"role": role, "content": text} for role, text in turns]
@@ -108,7 +108,7 @@ def _markers(folder: Path) -> dict[str, Any]:
         closing = answered.split(_ASSISTANT)[1]
         end = next(name for name in sorted(_vocabulary(folder), key=len, reverse=True) if closing.startswith(name))
         if again != before_answer or answered != f"{first}{_SYSTEM}{second}{_USER}{before_answer}{_ASSISTANT}{closing}":
-            raise ValueError("a turn is rendered differently when more turns surround it")
+            raise ValueError("a turn is rendered differently when other turns surround it")
     except FileNotFoundError:
         raise UserError("no such file", place=str(path), remedy="give a complete model folder") from None
     except (jinja2.TemplateError, ValueError, StopIteration) as error:

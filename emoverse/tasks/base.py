@@ -1,13 +1,16 @@
-"""Put other people's words into a prompt so that they stay words."""
+"""What a task is: its questions, its right answers, and how replies are read and scored.
+
+A new task is one module of this package that defines ``TASK``, an instance of a subclass of :class:`Task`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,37 +18,37 @@ from numpy.typing import NDArray
 from emoverse.corpora.base import Utterance
 
 # Every placeholder and special token of InternVL2, its language models and ms-swift begins with "<" and a letter,
-# "/" or "|" (InternLM2 also knows [UNUSED_TOKEN_n]): one space after the bracket and none of them is left.
-_OPENING: Final = re.compile(r"<(?=[/|!A-Za-z_])|\[(?=UNUSED_TOKEN)")
+# "/" or "|" (InternLM2 also has [UNUSED_TOKEN_n]). A space after the bracket breaks all of them.
+_TOKEN_START: Final = re.compile(r"<(?=[/|!A-Za-z_])|\[(?=UNUSED_TOKEN)")
 # A line break would let a transcript write its own "Target utterance:" line.
-_BREAK: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
+_LINE_BREAK: Final = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]+")
 
 
 def neutralise(text: str) -> str:
-    """Return the text unable to add media, roles or lines to a prompt; ordinary text is returned unchanged."""
+    """Neutralise special tokens and line breaks in user text; ordinary text is returned unchanged."""
     if text.isprintable() and "<" not in text and "[" not in text:  # nearly all transcripts; no break is printable
         return text
-    return _OPENING.sub(lambda found: found.group() + " ", _BREAK.sub(" ", text))
+    return _TOKEN_START.sub(lambda match: match.group() + " ", _LINE_BREAK.sub(" ", text))
 
 
 MUTED: Final = "..."
-# Greedy, as a transcript may hold quotes of its own.
-_SPOKEN: Final = re.compile(r"(The person says: (['\"])).*(\2 <[a-z]+> )", re.DOTALL)
+# Greedy, as a transcript may contain quotation marks.
+_TRANSCRIPT: Final = re.compile(r"(The person says: (['\"])).*(\2 <[a-z]+> )", re.DOTALL)
 
 
-def mute(prompt: str, words: str = MUTED) -> str | None:
-    """Return the prompt with other words, ``...``, for the person's; None for a prompt that quotes none."""
-    found = _SPOKEN.search(prompt)
-    return f"{prompt[: found.end(1)]}{words}{prompt[found.start(3) :]}" if found else None
+def mute(prompt: str, replacement: str = MUTED) -> str | None:
+    """Return the prompt with its transcript replaced, by default with ``...``; None if it quotes no transcript."""
+    match = _TRANSCRIPT.search(prompt)
+    return f"{prompt[: match.end(1)]}{replacement}{prompt[match.start(3) :]}" if match else None
 
 
 Numbers = NDArray[np.float64]
 Gold = Mapping[str, Any]
-"""What a test file's ``gold`` holds: ``answer`` (str), ``answers`` (every allowed answer in a fixed order, or None for
-an open task), ``group`` (the dialogue, added by ``amt``: records of one group are not independent), and its own keys.
-"""
+"""The ``gold`` object of a test row: ``answer`` (str), ``answers`` (every allowed answer in a fixed order, or None for
+an open task), ``group`` (the dialogue, added by ``amt``: records of one group are not independent), and the task's own
+keys."""
 UNPARSABLE = "unparsable"
-"""The extra predicted class of replies that no parser can read; they count as wrong and are never dropped."""
+"""The extra predicted class of replies that the parser cannot read; they count as wrong and are never dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,23 +56,29 @@ class Options:
     """The choices of ``params.yaml`` that change a question or its answer."""
 
     zero_sentiment: Literal["drop", "positive", "own-class"] = "drop"
+    ecpe_gold_emotions: bool | Literal["both"] = True
 
 
-# Reason, Scene and Question are named tuples: one is made for every row, and a frozen dataclass takes thrice as long.
+# Reason, Context and Question are named tuples: each is made once per row, and a frozen dataclass takes three times
+# as long to make.
 class Reason(NamedTuple):
-    """Why the person feels so, in words, and who says it; ``clues`` are the observations the text builds on."""
+    """A textual reason for an emotion and who wrote it; ``clues`` are the observations it builds on."""
 
     text: str
     provider: str
     clues: tuple[str, ...] = ()
 
 
-class Scene(NamedTuple):
-    """All that a task may look at to make a question.
+class Context(NamedTuple):
+    """Everything a task may use to make a question about one utterance.
 
-    ``dialogue`` holds the utterance and its neighbours in order of position. ``units`` maps ``"AU01"`` to its
-    intensity (0..5) at the peak frame, None where nobody measured. ``reason`` is for ERI only. ``verbatim`` asks for
-    the transcript as it stands, for the published form; otherwise it is neutralised.
+    Attributes:
+        utterance: What the question is about.
+        dialogue: The utterance and its neighbours in order of position.
+        units: ``"AU01"`` to its intensity (0..5) at the peak frame; None if no action units were measured.
+        reason: For tasks with ``needs_reason``.
+        options: The parameters that change questions.
+        verbatim: Whether to quote transcripts unchanged (the published form) instead of neutralised.
     """
 
     utterance: Utterance
@@ -79,16 +88,17 @@ class Scene(NamedTuple):
     options: Options = Options()
     verbatim: bool = False
 
-    def words(self, utterance: Utterance) -> str:
-        """Return an utterance's words as they go into a prompt."""
+    def transcript(self, utterance: Utterance) -> str:
+        """Return an utterance's text as it goes into a prompt."""
         return utterance.text if self.verbatim else neutralise(utterance.text)
 
 
 class Question(NamedTuple):
     """A question without its media placeholder, its right answer, and what scoring needs.
 
-    ``gold`` may be that of other questions too: nobody changes it. ``trained`` is False for a record that belongs to a
-    test file only (sentiment 0 under ``drop``). ``extra`` holds more string keys of the row, as ERI's ``provider``.
+    ``gold`` may be shared with other questions: do not change it. ``trained`` is False for a record that belongs only
+    in a test file (sentiment 0 under ``drop``). ``extra`` holds more string keys of the row, such as ERI's
+    ``provider``.
     """
 
     text: str
@@ -99,15 +109,18 @@ class Question(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Skipped:
     """Why an utterance gives no question: a short stable code that is counted, and what would change it.
 
-    ``tolerated``: a task that loses all its rows this way is reported and not an error.
+    ``tolerated``: a task that loses all its rows this way is reported and is not an error.
     """
 
     reason: str
     remedy: str = ""
     tolerated: bool = False
+
+
+NO_EMOTION: Final = Skipped("no-emotion-label", "give the corpus's emotion labels (MOSEI: CMU_MOSEI_Labels.csd)")
 
 
 @dataclass(frozen=True)
@@ -119,51 +132,110 @@ class Confusion:
     matrix: Numbers
 
 
-class Scorer(Protocol):
-    """Scores replies to a fixed list of n gold records, by additive counts of k columns."""
+class Scorer:
+    """Score replies to a fixed list of n gold records, by additive counts in k columns.
+
+    Counts are additive so that a bootstrap resample is a matrix product. Subclasses implement ``count`` (or
+    ``counts``) and ``scores``.
+    """
+
+    def __init__(self, golds: Sequence[Gold]) -> None:
+        self.golds = list(golds)
 
     @property
     def size(self) -> int:
         """Return n, the number of records."""
+        return len(self.golds)
+
+    def count(self, gold: Gold, reply: str) -> Iterable[float]:
+        """Return one record's k counts."""
+        raise NotImplementedError
 
     def counts(self, replies: Sequence[str]) -> Numbers:
-        """Return an (n, k) array of additive counts; raise ValueError when there are not n replies."""
+        """Return an (n, k) array of additive counts; raise ValueError unless there are n replies."""
+        self.check(replies)
+        pairs = zip(self.golds, replies, strict=True)
+        return np.array([tuple(self.count(gold, reply)) for gold, reply in pairs], dtype=np.float64)
+
+    def check(self, replies: Sequence[str]) -> None:
+        """Raise ValueError unless there is one reply per record."""
+        if len(replies) != self.size:
+            raise ValueError(f"{len(replies)} replies for {self.size} records")
 
     def scores(self, totals: Numbers) -> dict[str, Numbers]:
         """Turn summed counts of shape (..., k) into named scores of shape (...); 0/0 is 0."""
+        raise NotImplementedError
 
     def confusion(self, totals: Numbers) -> Confusion | None:
         """Return the confusion matrix of summed counts of shape (k,), None for a task without one."""
+        return None
 
 
-class Task(Protocol):
-    """One task. ``name`` is its word in params.yaml, ``headline`` the score that stands for it."""
+class Task:
+    """One task, and all that the rest of the package needs to know about it.
 
-    name: str
-    title: str
-    headline: str
-    media: Literal["clip", "peak"]  # what the question is about: the moving clip, or its one still
-    shows: Literal["utterance", "dialogue"]  # whose words and labels the prompt or the answer reveals
+    Attributes:
+        name: Its name in params.yaml.
+        title: What people read.
+        headline: The name, among the scorer's scores, of the score that stands for the task.
+        rank: Its place in reports and in the demo; the first task's confusion matrix is the one ``dvc plots`` shows.
+        media: What the question is about: the moving clip, or its one still.
+        shows: Whose text and labels the prompt or the answer reveals.
+        needs_reason: Whether a question needs ``Context.reason``.
+        free_text: Whether the right answer is free text, which ``parse`` may not read and which a judge can mark.
+        modality_dropout: Whether modality drop-out copies its rows; its prompt must quote the transcript.
+        public_names: Public names of the scorer's scores, where a bare ``f1`` would be ambiguous.
+    """
 
-    def ask(self, scene: Scene) -> Question | LeftOut:
-        """Make the question about ``scene.utterance``, or say why there is none."""
+    name: ClassVar[str]
+    title: ClassVar[str]
+    headline: ClassVar[str]
+    rank: ClassVar[int] = 100
+    media: ClassVar[Literal["clip", "peak"]] = "clip"
+    shows: ClassVar[Literal["utterance", "dialogue"]] = "utterance"
+    needs_reason: ClassVar[bool] = False
+    free_text: ClassVar[bool] = False
+    modality_dropout: ClassVar[bool] = False
+    public_names: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    def question(self, context: Context) -> Question | Skipped:
+        """Make the question about ``context.utterance``, or say why there is none."""
+        raise NotImplementedError
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return the gold of a published record, which has only its answer and its query."""
+        return {"answer": answer, "answers": None}
 
     def parse(self, reply: str, gold: Gold) -> Any | None:
-        """Read a reply (a label, a set of pairs ...); None when it cannot be read."""
+        """Read a reply (a label, a set of pairs ...); None if it cannot be read."""
+        raise NotImplementedError
 
     def scorer(self, golds: Sequence[Gold]) -> Scorer:
         """Return the scorer of these gold records (n >= 1)."""
+        raise NotImplementedError
 
     def baselines(self, golds: Sequence[Gold], trained: Counter[str]) -> dict[str, list[str]]:
         """Return named trivial predictors' n replies; ``trained`` counts the answers of the train rows."""
+        return {"majority": [majority(golds, trained)] * len(golds)}
+
+    def default_corpus(self, answers: Iterable[str]) -> str:
+        """Guess whose labels a predictions file uses from its right answers, if its rows name no corpus."""
+        return "meld"
+
+    def is_trained(self, options: Options) -> bool:
+        """Return whether the mixtures train this condition of the task; test sets are written for all conditions."""
+        return True
+
+    @property
+    def public_headline(self) -> str:
+        """Return the public name of the headline score."""
+        return self.public_names.get(self.headline, self.headline)
 
 
-def ratio(above: Numbers, below: Numbers) -> Numbers:
+def ratio(numerator: Numbers, denominator: Numbers) -> Numbers:
     """Divide, taking x/0 as 0."""
-    return np.divide(above, below, out=np.zeros(np.broadcast(above, below).shape), where=below > 0)
+    out = np.zeros(np.broadcast(numerator, denominator).shape)
+    return np.divide(numerator, denominator, out=out, where=denominator > 0)
 
 
 def f1(hits: Numbers, predicted: Numbers, gold: Numbers) -> Numbers:
@@ -172,12 +244,6 @@ def f1(hits: Numbers, predicted: Numbers, gold: Numbers) -> Numbers:
 
 
 def majority(golds: Sequence[Gold], trained: Counter[str]) -> str:
-    """Return the commonest train answer (the commonest gold when nothing was trained); ties by code point."""
-    seen = trained or Counter(str(gold["answer"]) for gold in golds)
-    return min(seen, key=lambda answer: (-seen[answer], answer))
-
-
-def expect(replies: Sequence[str], size: int) -> None:
-    """Raise ValueError unless there is one reply per record."""
-    if len(replies) != size:
-        raise ValueError(f"{len(replies)} replies for {size} records")
+    """Return the most frequent train answer (the most frequent gold without train rows); ties by code point."""
+    counted = trained or Counter(str(gold["answer"]) for gold in golds)
+    return min(counted, key=lambda answer: (-counted[answer], answer))

@@ -4,62 +4,52 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import resources
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
-from emoverse.tasks.base import Confusion, Gold, LeftOut, Numbers, Question, Scene, Scorer, expect, f1, majority, ratio
+from emoverse.tasks.base import NO_EMOTION, Context, Gold, Numbers, Question, Scorer, Skipped, Task, f1, ratio
 
 PROMPT: Final = "Detail the facial expressions used in the image."
-"""The authors' words (their data figure); whether they put an identifier before it is unknown."""
-_UNMEASURED: Final = LeftOut(
+"""The authors' prompt (their data figure); whether they put an identifier before it is unknown."""
+_UNMEASURED: Final = Skipped(
     "no-action-units",
     "put OpenFace CSVs beside the corpus, or run validate with --action-units",
     tolerated=True,
 )
-_UNLABELLED: Final = LeftOut("no-emotion-label")
-_STILL: Final = LeftOut("face-shows-nothing")
+_STILL: Final = Skipped("face-shows-nothing")
 
 
-class _Fer:
+class _FacialExpression(Task):
     name = "fer"
     title = "facial expression"
     headline = "f1"
-    media: Literal["clip", "peak"] = "peak"
-    shows: Literal["utterance", "dialogue"] = "utterance"
+    rank = 2
+    media = "peak"
 
-    def ask(self, scene: Scene) -> Question | LeftOut:
-        """Make the question of a clip whose face was measured and shows its emotion."""
-        if scene.units is None:
+    def question(self, context: Context) -> Question | Skipped:
+        """Make the question of a clip whose action units were measured and fit its emotion."""
+        if context.units is None:
             return _UNMEASURED
-        if scene.utterance.emotion is None:
-            return _UNLABELLED
-        found = phrases(scene.units, scene.utterance.emotion)
-        if not found:
+        if context.utterance.emotion is None:
+            return NO_EMOTION
+        active = phrases(context.units, context.utterance.emotion)
+        if not active:
             return _STILL
-        right = "; ".join(found)
-        return Question(text=PROMPT, answer=right, gold=self.gold(right, corpus=scene.utterance.corpus))
-
-    def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
-        """Return the answer; its phrases are read from it."""
-        return {"answer": answer, "answers": None}
+        answer = "; ".join(active)
+        return Question(text=PROMPT, answer=answer, gold=self.gold(answer, corpus=context.utterance.corpus))
 
     def parse(self, reply: str, gold: Gold) -> frozenset[str] | None:
-        """Return the reply's phrases, known ones in their proper form; None when no table nor the gold knows any."""
-        found = parse_phrases(reply)
-        return found if found & (parse_phrases(str(gold["answer"])) | set(known().values())) else None
+        """Return the reply's phrases, known ones in their proper form; None if neither table nor gold has any."""
+        predicted = parse_phrases(reply)
+        return predicted if predicted & (parse_phrases(str(gold["answer"])) | set(known().values())) else None
 
     def scorer(self, golds: Sequence[Gold]) -> Scorer:
         """Return the scorer of sets of phrases."""
-        return _SetScorer(golds)
-
-    def baselines(self, golds: Sequence[Gold], trained: Counter[str]) -> dict[str, list[str]]:
-        """Give the commonest face."""
-        return {"majority": [majority(golds, trained)] * len(golds)}
+        return _PhraseScorer(golds)
 
 
 def parse_phrases(reply: str) -> frozenset[str]:
@@ -68,50 +58,38 @@ def parse_phrases(reply: str) -> frozenset[str]:
     return frozenset(known().get(part, part) for part in parts if part)
 
 
-class _SetScorer:
+class _PhraseScorer(Scorer):
     """Count phrases. Columns: hits, predicted, gold, the record's own F1, exact, unparsable, 1.
 
-    A phrase that no table knows is predicted and wrong, also in the gold of authors' files.
+    A phrase that is not in the table counts as predicted and wrong, also in the gold of the authors' files.
     """
 
     def __init__(self, golds: Sequence[Gold]) -> None:
-        self._gold = [parse_phrases(str(gold["answer"])) for gold in golds]
+        super().__init__(golds)
+        self._phrases = {str(gold["answer"]): parse_phrases(str(gold["answer"])) for gold in golds}
 
-    @property
-    def size(self) -> int:
-        """Return the number of records."""
-        return len(self._gold)
-
-    def counts(self, replies: Sequence[str]) -> Numbers:
-        """Return an (n, 7) array."""
-        expect(replies, self.size)
-        rows = []
-        for gold, reply in zip(self._gold, replies, strict=True):
-            said = parse_phrases(reply)
-            hits = len(gold & said)
-            own = 2.0 * hits / (len(gold) + len(said)) if gold or said else 1.0
-            unread = not said & (gold | set(known().values()))
-            rows.append((hits, len(said), len(gold), own, gold == said, unread, 1))
-        return np.array(rows, dtype=np.float64)
+    def count(self, gold: Gold, reply: str) -> Iterable[float]:
+        """Return a record's seven counts."""
+        right, predicted = self._phrases[str(gold["answer"])], parse_phrases(reply)
+        hits = len(right & predicted)
+        record_f1 = 2.0 * hits / (len(right) + len(predicted)) if right or predicted else 1.0
+        unparsable = not predicted & (right | set(known().values()))
+        return hits, len(predicted), len(right), record_f1, right == predicted, unparsable, 1
 
     def scores(self, totals: Numbers) -> dict[str, Numbers]:
         """Return micro precision, recall and F1 over phrases, the mean F1 of records, exact and unparsable shares."""
-        hits, said, gold, own, exact, unread, size = np.moveaxis(totals, -1, 0)
+        hits, predicted, gold, record_f1, exact, unparsable, size = np.moveaxis(totals, -1, 0)
         return {
-            "precision": ratio(hits, said),
+            "precision": ratio(hits, predicted),
             "recall": ratio(hits, gold),
-            "f1": f1(hits, said, gold),
-            "record_f1": ratio(own, size),
+            "f1": f1(hits, predicted, gold),
+            "record_f1": ratio(record_f1, size),
             "exact_match": ratio(exact, size),
-            "unparsable": ratio(unread, size),
+            "unparsable": ratio(unparsable, size),
         }
 
-    def confusion(self, totals: Numbers) -> Confusion | None:
-        """Return None: sets of phrases have no confusion matrix."""
-        return None
 
-
-TASK = _Fer()
+TASK = _FacialExpression()
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Score tasks whose answer is one label out of a closed list."""
+"""Read and score answers that are one label out of a closed list."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Final
 
 import numpy as np
 
-from emoverse.tasks.base import UNPARSABLE, Confusion, Gold, Numbers, expect, f1, ratio
+from emoverse.tasks.base import UNPARSABLE, Confusion, Gold, Numbers, Scorer, f1, ratio
 
-# Other forms of a label word that a model may use; the label's own word always counts.
+# Other forms of a label's word that a model may use.
 _FORMS: Final = {
     "anger": ("angry",),
     "sadness": ("sad",),
@@ -30,7 +30,7 @@ def word_of(label: str) -> str:
 
 
 def parse_label(reply: str, labels: Sequence[str]) -> str | None:
-    """Return the label a reply names first, None when it names none.
+    """Return the label that a reply names first, None if it names none.
 
     A reply equal to a label is that label; otherwise the first whole word that is a label's word or another form of
     it decides, unless it is negated (``not happy``, ``non-negative``).
@@ -39,9 +39,9 @@ def parse_label(reply: str, labels: Sequence[str]) -> str | None:
         return reply
     pattern, meaning = _pattern(tuple(labels))
     lower = reply.lower()
-    for found in pattern.finditer(lower):
-        if not _NEGATED.search(lower[: found.start()]):
-            return meaning[found.group()]
+    for match in pattern.finditer(lower):
+        if not _NEGATED.search(lower[: match.start()]):
+            return meaning[match.group()]
     return None
 
 
@@ -56,14 +56,15 @@ def _pattern(labels: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, str]]:
     return re.compile(r"\b(?:" + "|".join(map(re.escape, longest)) + r")\b"), meaning
 
 
-class LabelScorer:
+class LabelScorer(Scorer):
     """Count a confusion matrix of g gold classes by p labels and ``unparsable``, and how many replies are exact.
 
-    ``classes`` are the gold classes (n of them, one per record); by default a record's class is its answer. Columns of
-    the counts: the flattened (g, p + 1) matrix, then one for replies that equal the answer to the letter.
+    ``classes`` are the gold classes (n, one per record); by default a record's class is its answer. Columns of the
+    counts: the flattened (g, p + 1) matrix, then one for replies that equal the answer exactly.
     """
 
     def __init__(self, golds: Sequence[Gold], classes: Sequence[str] | None = None, rows: Sequence[str] = ()) -> None:
+        super().__init__(golds)
         self.labels: tuple[str, ...] = tuple(golds[0]["answers"])
         self.rows = tuple(rows) or self.labels
         self.answers = [str(gold["answer"]) for gold in golds]
@@ -72,32 +73,27 @@ class LabelScorer:
         index = {name: i for i, name in enumerate(self.rows)}
         self._gold = np.array([index[name] for name in (classes or self.answers)], dtype=np.int64)
 
-    @property
-    def size(self) -> int:
-        """Return the number of records."""
-        return len(self.answers)
-
     def counts(self, replies: Sequence[str]) -> Numbers:
-        """Return an (n, g * (p + 1) + 1) array with two ones at most in each row."""
-        expect(replies, self.size)
+        """Return an (n, g * (p + 1) + 1) array with at most two ones in each row."""
+        self.check(replies)
         index: dict[str | None, int] = {label: i for i, label in enumerate(self.labels)}
-        index[None] = wide = len(self.labels)
+        index[None] = width = len(self.labels)
         predicted = np.array([index[parse_label(reply, self.labels)] for reply in replies], dtype=np.int64)
-        found = np.zeros((self.size, len(self.rows) * (wide + 1) + 1))
-        found[np.arange(self.size), self._gold * (wide + 1) + predicted] = 1.0
-        found[:, -1] = [reply == answer for reply, answer in zip(replies, self.answers, strict=True)]
-        return found
+        counts = np.zeros((self.size, len(self.rows) * (width + 1) + 1))
+        counts[np.arange(self.size), self._gold * (width + 1) + predicted] = 1.0
+        counts[:, -1] = [reply == answer for reply, answer in zip(replies, self.answers, strict=True)]
+        return counts
 
     def matrix(self, totals: Numbers) -> Numbers:
         """Return the confusion matrices (..., g, p + 1) of summed counts."""
         return totals[..., :-1].reshape(*totals.shape[:-1], len(self.rows), len(self.labels) + 1)
 
     def scores(self, totals: Numbers) -> dict[str, Numbers]:
-        """Return ``label_scores`` and the share of replies that equal the answer to the letter."""
+        """Return ``label_scores`` and the share of replies that equal the answer exactly."""
         matrix = self.matrix(totals)
-        found = label_scores(matrix, [word_of(label) for label in self.labels])
-        found["exact_match"] = ratio(totals[..., -1], matrix.sum((-1, -2)))
-        return found
+        scores = label_scores(matrix, [word_of(label) for label in self.labels])
+        scores["exact_match"] = ratio(totals[..., -1], matrix.sum((-1, -2)))
+        return scores
 
     def confusion(self, totals: Numbers) -> Confusion | None:
         """Return gold by predicted counts."""
@@ -113,7 +109,7 @@ def label_scores(matrix: Numbers, names: Sequence[str]) -> dict[str, Numbers]:
     hits = np.diagonal(square, axis1=-2, axis2=-1)
     gold, predicted, total = matrix.sum(-1), square.sum(-2), matrix.sum((-1, -2))
     each = f1(hits, predicted, gold)
-    found = {
+    scores = {
         "accuracy": ratio(hits.sum(-1), total),
         "weighted_f1": ratio((each * gold).sum(-1), total),
         "macro_f1": each.mean(-1),
@@ -121,7 +117,7 @@ def label_scores(matrix: Numbers, names: Sequence[str]) -> dict[str, Numbers]:
     }
     precision, recall = ratio(hits, predicted), ratio(hits, gold)
     for i, name in enumerate(names):
-        found[f"precision/{name}"] = precision[..., i]
-        found[f"recall/{name}"] = recall[..., i]
-        found[f"f1/{name}"] = each[..., i]
-    return found
+        scores[f"precision/{name}"] = precision[..., i]
+        scores[f"recall/{name}"] = recall[..., i]
+        scores[f"f1/{name}"] = each[..., i]
+    return scores

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from emoverse.corpora.base import EMOTIONS
-from emoverse.tasks.base import Gold, LeftOut, Question, Scene, Scorer, majority
+from emoverse.tasks.base import NO_EMOTION, Context, Gold, Question, Scorer, Skipped, Task
 from emoverse.tasks.labels import LabelScorer, parse_label
 
-# MELD's list in the order of the authors' published prompt; MOSEI's words and labels as in their figure and scorer.
+# MELD's list in the order of the authors' published prompt; MOSEI's labels as in their figure and scorer.
 _MELD: Final = ("Anger.", "Sadness.", "Surprise.", "Disgust.", "Joy.", "Neutral.", "Fear.")
 _MOSEI: Final = ("Anger.", "Sadness.", "Surprise.", "Disgust.", "Happy.", "Neutral.", "Fear.")
 _ANSWERS: Final = {name: f"{name.capitalize()}." for name in EMOTIONS}
-_UNLABELLED: Final = LeftOut("no-emotion-label", "give the corpus's emotion labels (MOSEI: CMU_MOSEI_Labels.csd)")
-_ASK: Final = "<emotion> Please determine which emotion label in the video represents: "
+_INSTRUCTION: Final = "<emotion> Please determine which emotion label in the video represents: "
 
 
 def labels(corpus: str) -> tuple[str, ...]:
-    """Return the answers of a corpus, in the prompt's order; every corpus but MOSEI uses MELD's words."""
+    """Return the answers of a corpus, in the prompt's order; every corpus but MOSEI uses MELD's labels."""
     return _MOSEI if corpus == "mosei" else _MELD
 
 
 def answer(emotion: str, corpus: str) -> str:
-    """Turn the table's emotion word into the corpus's answer."""
+    """Turn an emotion of the utterance table into the corpus's answer."""
     return "Happy." if corpus == "mosei" and emotion == "joy" else _ANSWERS[emotion]
 
 
 def prompt(text: str, corpus: str) -> str:
-    """Return the authors' prompt; the words go in verbatim, in single quotes (MELD) or double ones (MOSEI)."""
+    """Return the authors' prompt; the transcript goes in verbatim, in single quotes (MELD) or double ones (MOSEI)."""
     if corpus == "mosei":
-        return f'The person says: "{text}" {_ASK}anger, sad, surprise, disgust, happy, neutral or fear.'
-    return f"The person says: '{text}' {_ASK}anger, sadness, surprise, disgust, joy, neutral or fear."
+        return f'The person says: "{text}" {_INSTRUCTION}anger, sad, surprise, disgust, happy, neutral or fear.'
+    return f"The person says: '{text}' {_INSTRUCTION}anger, sadness, surprise, disgust, joy, neutral or fear."
 
 
 @lru_cache(maxsize=64)
@@ -42,36 +40,37 @@ def _gold(answer: str, corpus: str) -> dict[str, Any]:
     return {"answer": answer, "answers": list(labels(corpus))}
 
 
-class _Mer:
+class _EmotionRecognition(Task):
     name = "mer"
     title = "emotion recognition"
     headline = "accuracy"
-    media: Literal["clip", "peak"] = "clip"
-    shows: Literal["utterance", "dialogue"] = "utterance"
+    rank = 0
+    modality_dropout = True
 
-    def ask(self, scene: Scene) -> Question | LeftOut:
+    def question(self, context: Context) -> Question | Skipped:
         """Make the question of a labelled utterance."""
-        one = scene.utterance
-        if one.emotion is None:
-            return _UNLABELLED
-        right = answer(one.emotion, one.corpus)
-        return Question(prompt(scene.words(one), one.corpus), right, _gold(right, one.corpus))
+        utterance = context.utterance
+        if utterance.emotion is None:
+            return NO_EMOTION
+        right = answer(utterance.emotion, utterance.corpus)
+        text = prompt(context.transcript(utterance), utterance.corpus)
+        return Question(text, right, _gold(right, utterance.corpus))
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return the answer and the corpus's list of answers."""
         return dict(_gold(answer, corpus))
 
     def parse(self, reply: str, gold: Gold) -> str | None:
-        """Return the label the reply names."""
+        """Return the label that the reply names."""
         return parse_label(reply, gold["answers"])
 
     def scorer(self, golds: Sequence[Gold]) -> Scorer:
         """Return the scorer of a confusion matrix."""
         return LabelScorer(golds)
 
-    def baselines(self, golds: Sequence[Gold], trained: Counter[str]) -> dict[str, list[str]]:
-        """Give the commonest emotion."""
-        return {"majority": [majority(golds, trained)] * len(golds)}
+    def default_corpus(self, answers: Iterable[str]) -> str:
+        """Return mosei if "Happy." is a right answer: CMU-MOSEI's label, where MELD's is "Joy."."""
+        return "mosei" if "Happy." in answers else "meld"
 
 
-TASK = _Mer()
+TASK = _EmotionRecognition()

@@ -1,37 +1,36 @@
 """Ask whether a clip's sentiment is positive or negative (multimodal sentiment analysis).
 
-CMU-MOSEI's sentiment is a number in [-3, 3]. The authors do not say how they treat 0; their test files are named for
-both usual ways, so both are always scored: ``non_neg`` (0 counts as positive) and ``pos_neg`` (0 is not scored).
-``zero_sentiment`` chooses the way that is trained and that ``accuracy`` stands for, or makes 0 a class of its own.
+CMU-MOSEI's sentiment is a number in [-3, 3]. The authors do not say how they treat 0; their test files are named after
+both conventions, so both are always scored: ``non_neg`` (0 counts as positive) and ``pos_neg`` (0 is not scored).
+``zero_sentiment`` selects the one that is trained and that ``accuracy`` means, or makes 0 a class of its own.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
 from emoverse.corpora.base import Utterance
-from emoverse.tasks.base import UNPARSABLE, Confusion, Gold, LeftOut, Numbers, Question, Scene, Scorer, majority, ratio
+from emoverse.tasks.base import UNPARSABLE, Confusion, Context, Gold, Numbers, Question, Scorer, Skipped, Task, ratio
 from emoverse.tasks.labels import LabelScorer, label_scores, parse_label, word_of
 
 _TWO: Final = ("Positive.", "Negative.")
 _THREE: Final = ("Positive.", "Neutral.", "Negative.")
 _ZERO: Final = "zero"
 _SIGNS: Final = {"negative": -1, "neutral": 0, "positive": 1}
-_UNLABELLED: Final = LeftOut("no-sentiment-label")
-_AT_ZERO: Final = LeftOut("sentiment-zero")
+_UNLABELLED: Final = Skipped("no-sentiment-label")
+_AT_ZERO: Final = Skipped("sentiment-zero")
 
 
 def prompt(text: str, *, own_class: bool = False) -> str:
-    """Return the authors' prompt, words verbatim in double quotes; with three classes the list names all three."""
-    known = "positive, neutral or negative" if own_class else "positive or negative"
+    """Return the authors' prompt, the transcript in double quotes; with three classes the list names all three."""
+    options = "positive, neutral or negative" if own_class else "positive or negative"
     return (
         f'The person says: "{text}" <sentiment> '
-        f"Please determine which sentiment label in the video represents: {known}."
+        f"Please determine which sentiment label in the video represents: {options}."
     )
 
 
@@ -43,48 +42,47 @@ def sign(utterance: Utterance) -> int | None:
 
 
 @lru_cache(maxsize=64)
-def _gold(answer: str, zero: bool, way: str) -> dict[str, Any]:
+def _gold(answer: str, zero: bool, zeros: str) -> dict[str, Any]:
     """Return what all questions with this answer have in common."""
-    return {"answer": answer, "answers": list(_THREE if way == "own-class" else _TWO), "zero": zero, "zeros": way}
+    answers = list(_THREE if zeros == "own-class" else _TWO)
+    return {"answer": answer, "answers": answers, "zero": zero, "zeros": zeros}
 
 
-class _Msa:
+class _SentimentAnalysis(Task):
     name = "msa"
     title = "sentiment analysis"
     headline = "accuracy"
-    media: Literal["clip", "peak"] = "clip"
-    shows: Literal["utterance", "dialogue"] = "utterance"
+    rank = 1
+    modality_dropout = True
 
-    def ask(self, scene: Scene) -> Question | LeftOut:
-        """Make the question of a labelled utterance; sentiment 0 goes the way the options say."""
-        one, way = scene.utterance, scene.options.zero_sentiment
-        found = sign(one)
-        if found is None:
+    def question(self, context: Context) -> Question | Skipped:
+        """Make the question of a labelled utterance; ``zero_sentiment`` decides what happens to sentiment 0."""
+        utterance, zeros = context.utterance, context.options.zero_sentiment
+        polarity = sign(utterance)
+        if polarity is None:
             return _UNLABELLED
-        if found == 0 and way == "drop" and one.sentiment is None:
-            return _AT_ZERO  # a neutral polarity; "non-negative" is a custom of MOSEI's numbers only
-        own_class = way == "own-class"
-        right = "Negative." if found < 0 else "Neutral." if found == 0 and own_class else "Positive."
-        text = prompt(scene.words(one), own_class=own_class)
-        return Question(text, right, _gold(right, found == 0, way), found != 0 or way != "drop")
+        if polarity == 0 and zeros == "drop" and utterance.sentiment is None:
+            return _AT_ZERO  # a neutral polarity; "non-negative" is a convention for MOSEI's numbers only
+        own_class = zeros == "own-class"
+        right = "Negative." if polarity < 0 else "Neutral." if polarity == 0 and own_class else "Positive."
+        text = prompt(context.transcript(utterance), own_class=own_class)
+        return Question(text, right, _gold(right, polarity == 0, zeros), polarity != 0 or zeros != "drop")
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return a published record's gold, which cannot tell a 0 from a positive value."""
         return dict(_gold(answer, False, "drop"))
 
     def parse(self, reply: str, gold: Gold) -> str | None:
-        """Return the label the reply names."""
+        """Return the label that the reply names."""
         return parse_label(reply, gold["answers"])
 
     def scorer(self, golds: Sequence[Gold]) -> Scorer:
         """Return the scorer of three classes, or of two with the zeros counted apart."""
-        if golds[0]["zeros"] == "own-class":
-            return LabelScorer(golds)
-        return _ZeroScorer(golds)
+        return LabelScorer(golds) if golds[0]["zeros"] == "own-class" else _ZeroScorer(golds)
 
-    def baselines(self, golds: Sequence[Gold], trained: Counter[str]) -> dict[str, list[str]]:
-        """Give the commonest sentiment."""
-        return {"majority": [majority(golds, trained)] * len(golds)}
+    def default_corpus(self, answers: Iterable[str]) -> str:
+        """Return mosei, the corpus whose sentiment the authors publish."""
+        return "mosei"
 
 
 class _ZeroScorer(LabelScorer):
@@ -100,33 +98,34 @@ class _ZeroScorer(LabelScorer):
 
     def counts(self, replies: Sequence[str]) -> Numbers:
         """Return an (n, 11) array."""
-        found = super().counts(replies)
-        at_zero = found[:, -1] * (self._gold == len(_TWO))
-        return np.column_stack([found, at_zero])
+        counts = super().counts(replies)
+        exact_at_zero = counts[:, -1] * (self._gold == len(_TWO))
+        return np.column_stack([counts, exact_at_zero])
 
     def matrix(self, totals: Numbers) -> Numbers:
         """Return the (..., 3, 3) matrices: positive, negative, zero by positive, negative, unparsable."""
         return super().matrix(totals[..., :-1])
 
     def scores(self, totals: Numbers) -> dict[str, Numbers]:
-        """Return LabelScorer's scores the chosen way, then accuracy, F1 and exact match (the authors') both ways."""
+        """Return the scores with zeros treated as configured, then accuracy, F1 and exact match both ways."""
+        names = [word_of(label) for label in self.labels]
         matrix = self.matrix(totals)
         pos_neg = matrix[..., :2, :]
         non_neg = pos_neg.copy()
         non_neg[..., 0, :] += matrix[..., 2, :]
-        exact, at_zero = totals[..., -2], totals[..., -1]
-        found = label_scores(non_neg if self._zeros_count else pos_neg, [word_of(label) for label in self.labels])
-        for name, one, hits in (("pos_neg", pos_neg, exact - at_zero), ("non_neg", non_neg, exact)):
-            both = label_scores(one, [word_of(label) for label in self.labels])
-            found[f"accuracy/{name}"] = both["accuracy"]
-            found[f"weighted_f1/{name}"] = both["weighted_f1"]
-            found[f"exact_match/{name}"] = ratio(hits, one.sum((-1, -2)))
-        found["exact_match"] = found["exact_match/non_neg" if self._zeros_count else "exact_match/pos_neg"]
-        return found
+        exact, exact_at_zero = totals[..., -2], totals[..., -1]
+        scores = label_scores(non_neg if self._zeros_count else pos_neg, names)
+        for way, counted, hits in (("pos_neg", pos_neg, exact - exact_at_zero), ("non_neg", non_neg, exact)):
+            both = label_scores(counted, names)
+            scores[f"accuracy/{way}"] = both["accuracy"]
+            scores[f"weighted_f1/{way}"] = both["weighted_f1"]
+            scores[f"exact_match/{way}"] = ratio(hits, counted.sum((-1, -2)))
+        scores["exact_match"] = scores["exact_match/non_neg" if self._zeros_count else "exact_match/pos_neg"]
+        return scores
 
     def confusion(self, totals: Numbers) -> Confusion | None:
         """Return gold by predicted counts, a row for sentiment 0 included."""
         return Confusion(self.rows, (*self.labels, UNPARSABLE), self.matrix(totals))
 
 
-TASK = _Msa()
+TASK = _SentimentAnalysis()

@@ -11,7 +11,6 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 
-from emoverse.collector import uncollected
 from emoverse.config import ValidationParams
 from emoverse.corpora.base import EMOTIONS, SPLITS, Utterance
 from emoverse.media.probe import Probe
@@ -140,9 +139,8 @@ def _great_expectations() -> tuple[Any, Any]:
     """Import Great Expectations, silent and without its usage reports; it takes two seconds."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
     logging.getLogger("great_expectations").setLevel(logging.ERROR)
-    with uncollected():
-        import great_expectations as gx
-        import great_expectations.expectations as expectations
+    import great_expectations as gx
+    import great_expectations.expectations as expectations
 
     return gx, expectations
 

@@ -13,15 +13,15 @@ from emoverse.cli.__init__ import main
 from emoverse.corpora import ecf, ecf1, meld, mosei
 from emoverse.corpora.base import Utterance
 from emoverse.tasks import task
-from emoverse.tasks.base import LeftOut, Question, Scene, neutralise
+from emoverse.tasks.base import Context, Question, Skipped, neutralise
 
 
 def questions(name: str, utterances: list[Utterance]) -> list[Question]:
     dialogues: dict[str, list[Utterance]] = {}
     for one in utterances:
         dialogues.setdefault(one.dialogue_id, []).append(one)
-    asked = [task(name).ask(Scene(utterance=one, dialogue=dialogues[one.dialogue_id])) for one in utterances]
-    return [one for one in asked if not isinstance(one, LeftOut)]
+    asked = [task(name).question(Context(utterance=one, dialogue=dialogues[one.dialogue_id])) for one in utterances]
+    return [one for one in asked if not isinstance(one, Skipped)]
 
 
 def test_every_row_of_meld_is_good(shared_data: Path) -> None:

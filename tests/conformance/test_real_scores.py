@@ -13,7 +13,7 @@ import pytest
 from emoverse.cli.__init__ import main
 from emoverse.corpora.base import Utterance
 from emoverse.tasks import task
-from emoverse.tasks.base import Question, Scene
+from emoverse.tasks.base import Context, Question
 from tests.factories.answering import write_rows
 
 _TARGET = re.compile(r"\nTarget utterance:(\d+)_([a-z]+)\.")
@@ -95,7 +95,7 @@ def question(video: str, clip: str, value: float) -> Question:
         utterance_id=name, corpus="mosei", split="test", dialogue_id=video, position=int(clip), text="...",
         sentiment=value, start=None, end=None, clip=f"{name}.mp4", source="label.csv", **blank,
     )  # fmt: skip
-    asked = task("msa").ask(Scene(utterance=one, dialogue=[one]))
+    asked = task("msa").question(Context(utterance=one, dialogue=[one]))
     assert isinstance(asked, Question)
     return asked
 

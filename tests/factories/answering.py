@@ -17,7 +17,7 @@ from emoverse.corpora.base import EMOTIONS, Utterance
 from emoverse.media.frames import ShardWriter, write_index
 from emoverse.models.tiny import build_model, build_processor, save_folder, train_tokenizer
 from emoverse.tasks import task as task_named
-from emoverse.tasks.base import Question, Scene
+from emoverse.tasks.base import Context, Question
 
 MEDIA = MediaParams(frames=2, size=32, timeout=20.0)
 TOLERANCE = ToleranceParams(absolute=1e-3, relative=1e-3, top1=1.0, greedy=1.0, answers=1.0, score=0.0)
@@ -63,7 +63,7 @@ def _utterance(corpus: str, number: int, per_dialogue: int) -> Utterance:
 def make_validated(folder: Path, corpus: str, ids: Iterable[str]) -> Path:
     """Publish frames of noise for each id, as validate leaves them; ids in ascending order."""
     noise = np.random.default_rng(5)
-    with publish(folder, step="validate", name=corpus, params={"media": plain(MEDIA)}, inputs={}, code=()) as draft:
+    with publish(folder, step="validate", name=corpus, params={"media": plain(MEDIA)}, inputs={}) as draft:
         frames = draft.path / "frames"
         writer, rows = ShardWriter(frames), []
         for name in sorted(ids):
@@ -110,7 +110,7 @@ def rows_of(task: str, table: Sequence[Utterance]) -> list[dict[str, Any]]:
     one, found = task_named(task), []
     for utterance in table:
         dialogue = [other for other in table if other.dialogue_id == utterance.dialogue_id]
-        question = one.ask(Scene(utterance=utterance, dialogue=dialogue))
+        question = one.question(Context(utterance=utterance, dialogue=dialogue))
         if isinstance(question, Question):
             found.append(test_row(question, task, utterance, one.media))
     return found
@@ -118,7 +118,7 @@ def rows_of(task: str, table: Sequence[Utterance]) -> list[dict[str, Any]]:
 
 def make_amt(folder: Path, sets: dict[str, list[dict[str, Any]]], stage_rows: Sequence[dict[str, Any]] = ()) -> Path:
     """Publish test files by name (``meld-mer``) and both stages with the same rows, as build-amt leaves them."""
-    with publish(folder, step="build-amt", params={}, inputs={}, code=()) as draft:
+    with publish(folder, step="build-amt", params={}, inputs={}, code_of="report") as draft:
         (draft.path / "test").mkdir()
         for name, rows in sets.items():
             write_rows(draft.path / "test" / f"{name}.jsonl", rows)
@@ -138,7 +138,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 def make_model(folder: Path, seed: int = 1) -> Path:
     """Publish a tiny model with random weights, as base-model leaves it."""
-    with publish(folder, step="base-model", params={}, inputs={}, code=()) as draft:
+    with publish(folder, step="base-model", params={}, inputs={}, code_of="report") as draft:
         write_model(draft.path / "model", seed)
     return folder
 

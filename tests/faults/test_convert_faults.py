@@ -289,7 +289,7 @@ def test_weights_pass_through_memory_a_tensor_at_a_time(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "in", config("internlm2", text=text))
     size = (folder / "model.safetensors").stat().st_size
     program = (
-        "import re, sys; from pathlib import Path; from emoverse.models.convert import step\n"
+        "import re, sys; from pathlib import Path; from emoverse.models.convert import convert as step\n"
         # not getrusage: that remembers the process this one was started from
         "def peak(): return 1024 * int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
         "ready = step.prepare(Path(sys.argv[1])); before = peak(); out = Path(sys.argv[2]); out.mkdir()\n"

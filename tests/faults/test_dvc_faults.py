@@ -104,7 +104,7 @@ def test_what_was_never_pulled_is_no_fault(root: Path) -> None:
 
 
 def test_a_flipped_byte_that_reaches_the_workspace_is_refused_by_the_next_step(tmp_path: Path) -> None:
-    with publish(tmp_path / "out", step="validate", params={}, inputs={}, code=()) as draft:
+    with publish(tmp_path / "out", step="validate", params={}, inputs={}) as draft:
         (draft.path / "rows.csv").write_bytes(b"two")
     (tmp_path / "out/rows.csv").write_bytes(b"twO")
     with pytest.raises(UserError, match=r"rows.csv changed since the step finished; .*dvc checkout --force"):

@@ -18,7 +18,7 @@ import sys, time
 from pathlib import Path
 from emoverse.artifacts.manifest import publish
 out, text, hold = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
-with publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
+with publish(out, step="validate", params={}, inputs={}) as draft:
     for n in range(20):
         (draft.path / f"{n}.txt").write_text(text)
         if hold == "body" and n == 10:
@@ -73,7 +73,7 @@ def test_the_earlier_output_comes_back_when_the_run_after_a_kill_fails_too(tmp_p
     finish(out, "earlier")
     kill(start(out, "killed", "swap"))  # between the two renames: the earlier output has been moved aside
     assert not out.exists()
-    with pytest.raises(RuntimeError), publish(out, step="validate", params={}, inputs={}, code=[]):
+    with pytest.raises(RuntimeError), publish(out, step="validate", params={}, inputs={}):
         raise RuntimeError("fails as well")
     assert (out / "3.txt").read_text("utf-8") == "earlier"
     open_source(out)
@@ -92,7 +92,7 @@ def test_the_second_of_two_runs_at_once_says_who_holds_the_folder(tmp_path: Path
     out = tmp_path / "out"
     first = start(out, "first", "body")
     try:
-        with pytest.raises(UserError) as caught, publish(out, step="validate", params={}, inputs={}, code=[]):
+        with pytest.raises(UserError) as caught, publish(out, step="validate", params={}, inputs={}):
             pytest.fail("two runs wrote one folder at once")
         assert f"process {first.pid}" in str(caught.value)
         assert "`emoverse validate`" in str(caught.value)
@@ -105,10 +105,10 @@ def test_the_second_of_two_runs_at_once_says_who_holds_the_folder(tmp_path: Path
 def test_a_full_disk_is_named_with_bytes_and_leaves_the_earlier_output(make_disk: Callable[[str], Path]) -> None:
     small_disk = make_disk("256k")
     out = small_disk / "out"
-    with publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
+    with publish(out, step="validate", params={}, inputs={}) as draft:
         (draft.path / "good.txt").write_text("good", "utf-8")
     before = open_source(out).digest
-    with pytest.raises(UserError) as caught, publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
+    with pytest.raises(UserError) as caught, publish(out, step="validate", params={}, inputs={}) as draft:
         (draft.path / "big.bin").write_bytes(bytes(1 << 20))
     assert "the disk is full" in str(caught.value)
     assert str(out) in str(caught.value)
@@ -122,7 +122,7 @@ def test_a_disk_without_a_single_byte_left_is_named_too(make_disk: Callable[[str
     (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free))
     with (
         pytest.raises(UserError, match=r"out: the disk is full"),
-        publish(small_disk / "out", step="validate", params={}, inputs={}, code=[]) as draft,
+        publish(small_disk / "out", step="validate", params={}, inputs={}) as draft,
     ):
         (draft.path / "one.txt").write_text("x", "utf-8")
     with pytest.raises(UserError, match=r"p\.json: the disk is full"):

@@ -203,7 +203,7 @@ def test_dvc_gets_a_score_file_a_task_and_a_loss_file_a_stage(results: Results, 
 
 
 def test_confusion_counts_every_record_once(results: Results) -> None:
-    labels, counts = confusion_over(results.scores, "mer")
+    labels, counts = confusion_over(results.scores)
     (mer,) = [one for one in test_sets(results.scores) if one.headline.task == "mer"]
     assert sum(map(sum, counts)) == mer.headline.n
     assert len(labels) == len(counts) == len(counts[0])
@@ -226,7 +226,7 @@ def test_scores_and_graphs_of_another_model_are_refused(results: Results, tmp_pa
 def test_scores_of_another_dataset_are_refused(results: Results, tmp_path: Path) -> None:
     validated, _, stages, scores, onnx = results.arguments()
     other = make_results(tmp_path, count=12)
-    with pytest.raises(UserError, match=r"scores: it was made from another amt than .*; make it again"):
+    with pytest.raises(UserError, match=r"scores: it was made from a different amt than .*; run the step again"):
         report(validated, other.amt, stages, scores, onnx, tmp_path / "reports")
 
 

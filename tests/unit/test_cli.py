@@ -82,7 +82,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path: Path) -> None:
 def _published(out: Path) -> Path:
     from emoverse.artifacts.manifest import publish
 
-    with publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
+    with publish(out, step="validate", params={}, inputs={}) as draft:
         (draft.path / "a").write_text("x", "utf-8")
     return out
 

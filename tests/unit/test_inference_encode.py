@@ -87,7 +87,7 @@ def test_a_row_that_shows_two_clips_is_refused(encoder):
 
 
 def test_frames_of_another_size_are_refused_with_the_parameter_to_change(encoder):
-    with pytest.raises(UserError, match=r"16x16 pixels, the model sees 32x32; set media\.size"):
+    with pytest.raises(UserError, match=r"16x16 pixels, the model expects 32x32; set media\.size"):
         encoder.pixels(np.zeros((2, 16, 16, 3), np.uint8), {"channel": "one"})
 
 

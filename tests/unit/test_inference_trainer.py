@@ -93,6 +93,6 @@ def test_the_lengths_checked_beforehand_are_the_trainers_and_its_own_tokens_are_
         system, question, answer = row["messages"]
         return {**row, "messages": [system, {**question, "content": question["content"] + ENDS[kind]}, answer]}
 
-    with pytest.raises(RowErrors, match=f"{rows[1]['channel']}: its words hold the model's own token") as caught:
+    with pytest.raises(RowErrors, match=f"{rows[1]['channel']}: the text contains the model's control token") as caught:
         check_lengths([rows[0], spoiled(rows[1]), spoiled(rows[2])], model, n_frames=2, max_length=4096)
     assert len(caught.value.problems) == 2

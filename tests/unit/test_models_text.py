@@ -12,12 +12,12 @@ from emoverse.models.pretraining_data import (
     FEELINGS,
     FIRST_IDENTITY,
     VALENCES,
+    Example,
     Face,
-    Lesson,
     draw_face,
     feeling_sentence,
+    make_examples,
     verdict_sentence,
-    write_lessons,
 )
 from emoverse.synthetic import SAMPLE_IDENTITIES
 from emoverse.synthetic.expressions import EMOTIONS
@@ -33,8 +33,8 @@ def faces() -> list[Face]:
 
 
 @pytest.fixture(scope="module")
-def lessons(faces: list[Face]) -> list[Lesson]:
-    return write_lessons(faces, 1500, seed=1)
+def examples(faces: list[Face]) -> list[Example]:
+    return make_examples(faces, 1500, seed=1)
 
 
 def words_of(text: str) -> list[str]:
@@ -70,24 +70,24 @@ def test_identities_are_not_the_samples() -> None:
     assert FIRST_IDENTITY > SAMPLE_IDENTITIES
 
 
-def test_no_answer_about_a_face_or_a_sentence_is_a_label_of_amt(lessons: list[Lesson]) -> None:
+def test_no_answer_about_a_face_or_a_sentence_is_a_label_of_amt(examples: list[Example]) -> None:
     labels = {*mer.labels("meld"), *mer.labels("mosei"), "Positive.", "Negative."}
-    answers = {lesson.answer for lesson in lessons if not lesson.question.endswith(("?", "synonym of"))}
+    answers = {example.answer for example in examples if not example.question.endswith(("?", "synonym of"))}
     assert len(answers) > 8
-    told = {lesson.answer for lesson in lessons if "'" in lesson.question or '"' in lesson.question}
+    told = {example.answer for example in examples if "'" in example.question or '"' in example.question}
     assert not told & labels
 
 
-def test_no_question_is_a_question_of_amt(lessons: list[Lesson]) -> None:
+def test_no_question_is_a_question_of_amt(examples: list[Example]) -> None:
     asked = (mer.prompt("", "meld"), mer.prompt("", "mosei"), msa.prompt(""))
     shared = set().union(*(runs(prompt, 5) for prompt in asked))
-    assert not any(runs(lesson.question, 5) & shared for lesson in lessons)
-    assert not any("<emotion>" in lesson.question or "<sentiment>" in lesson.question for lesson in lessons)
+    assert not any(runs(example.question, 5) & shared for example in examples)
+    assert not any("<emotion>" in example.question or "<sentiment>" in example.question for example in examples)
 
 
-def test_lessons_follow_from_the_seed(faces: list[Face], lessons: list[Lesson]) -> None:
-    assert write_lessons(faces, 1500, seed=1) == lessons
-    assert write_lessons(faces, 1500, seed=2) != lessons
+def test_the_seed_decides_the_examples(faces: list[Face], examples: list[Example]) -> None:
+    assert make_examples(faces, 1500, seed=1) == examples
+    assert make_examples(faces, 1500, seed=2) != examples
 
 
 def test_a_face_is_drawn_the_same_whatever_was_drawn_before(faces: list[Face]) -> None:

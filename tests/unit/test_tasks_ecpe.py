@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from emoverse.corpora.base import Utterance
 from emoverse.tasks import conditions, task, tasks
-from emoverse.tasks.base import LeftOut, Question, Scene, Task
+from emoverse.tasks.base import Context, Question, Skipped, Task
 from emoverse.tasks.ecpe import EMOTIONS, parse_pairs
 from tests.factories.amt import utterance
 
@@ -23,10 +23,10 @@ def talk() -> list[Utterance]:
     ]
 
 
-def asked(position: int, dialogue: Sequence[Utterance] | None = None, condition: Task = ECPE) -> Question | LeftOut:
+def asked(position: int, dialogue: Sequence[Utterance] | None = None, condition: Task = ECPE) -> Question | Skipped:
     rows = dialogue or talk()
     one = next(row for row in rows if row.position == position)
-    return condition.ask(Scene(utterance=one, dialogue=rows))
+    return condition.question(Context(utterance=one, dialogue=rows))
 
 
 def test_the_prompt_lists_the_conversation_and_only_what_came_before() -> None:
@@ -84,10 +84,10 @@ def test_the_trivial_rules_without_gold_emotions_know_no_emotion_but_the_commone
 
 
 def test_targets_without_an_emotion_annotation_or_a_surviving_cause_are_left_out() -> None:
-    assert asked(1) == LeftOut("neutral-target")
-    assert asked(1, [utterance(position=1)]) == LeftOut("no-cause-pairs")
+    assert asked(1) == Skipped("neutral-target")
+    assert asked(1, [utterance(position=1)]) == Skipped("no-cause-pairs")
     left = asked(3, talk()[1:])
-    assert isinstance(left, LeftOut)
+    assert isinstance(left, Skipped)
     assert left.reason == "cause-quarantined"
 
 

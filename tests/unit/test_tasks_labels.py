@@ -9,7 +9,7 @@ from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_su
 
 from emoverse.errors import UserError
 from emoverse.tasks import mer, task, tasks
-from emoverse.tasks.base import LeftOut, Options, Question, Scene
+from emoverse.tasks.base import Context, Options, Question, Skipped
 from emoverse.tasks.labels import parse_label
 from tests.factories.amt import utterance
 
@@ -17,8 +17,8 @@ MELD = mer.labels("meld")
 MOSEI = mer.labels("mosei")
 
 
-def ask(name: str, one: object, **options: object) -> Question | LeftOut:
-    return task(name).ask(Scene(utterance=one, dialogue=[one], options=Options(**options)))  # type: ignore[arg-type]
+def ask(name: str, one: object, **options: object) -> Question | Skipped:
+    return task(name).question(Context(utterance=one, dialogue=[one], options=Options(**options)))  # type: ignore[arg-type]
 
 
 def test_the_five_tasks_are_found_and_a_misspelt_one_names_the_nearest() -> None:
@@ -37,7 +37,7 @@ def test_mer_speaks_each_corpuss_words() -> None:
     assert isinstance(mosei, Question)
     assert mosei.answer == "Happy."
     assert mosei.text.endswith("anger, sad, surprise, disgust, happy, neutral or fear.")
-    assert isinstance(ask("mer", replace(one, emotion=None)), LeftOut)
+    assert isinstance(ask("mer", replace(one, emotion=None)), Skipped)
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_sentiment_zero_goes_three_ways(way: str, answer: str, trained: bool, cl
 
 
 def test_a_neutral_polarity_has_no_sentiment_to_ask_for_unless_it_is_a_class() -> None:
-    assert ask("msa", utterance(polarity="neutral")) == LeftOut("sentiment-zero")
-    assert ask("msa", utterance(polarity=None)) == LeftOut("no-sentiment-label")
+    assert ask("msa", utterance(polarity="neutral")) == Skipped("sentiment-zero")
+    assert ask("msa", utterance(polarity=None)) == Skipped("no-sentiment-label")
     assert isinstance(ask("msa", utterance(polarity="neutral"), zero_sentiment="own-class"), Question)
 
 

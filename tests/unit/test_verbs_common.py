@@ -24,7 +24,7 @@ def params() -> Params:
 def validated(tmp_path: Path) -> Path:
     """Publish three corpora, of which one has been taken out of the parameters since."""
     for name in ("meld", "ecf", "mosei"):
-        with publish(tmp_path / name, step="validate", name=name, params={}, inputs={}, code=()) as draft:
+        with publish(tmp_path / name, step="validate", name=name, params={}, inputs={}) as draft:
             (draft.path / "a").write_text(name, "utf-8")
     return tmp_path
 

@@ -18,7 +18,6 @@ from emoverse.models.convert.architectures import refuse
 from emoverse.models.convert.chat_template import Conversation, chat_template, read_conversation, write_processor
 from emoverse.models.convert.checkpoint import Checkpoint, open_checkpoint
 from emoverse.models.convert.tokenizers import IMAGE, VIDEO, Vocabulary, read_vocabulary
-from emoverse.registry import CODE
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,7 @@ def convert(source: Path, out: Path) -> None:
         raise UserError(f"lies in or around {source}", place=str(out), remedy="choose another output folder")
     conversion = prepare(source)
     raw = open_raw(source, name=f"internvl2/{here.name}")
-    libraries = ("transformers", "tokenizers", "torch", "safetensors")
-    with publish(
-        out, step="convert", params={}, inputs={"source": raw}, code=CODE["convert"], libraries=libraries
-    ) as draft:
+    with publish(out, step="convert", params={}, inputs={"source": raw}) as draft:
         model = draft.path / "model"
         model.mkdir()
         write_model(conversion, model)

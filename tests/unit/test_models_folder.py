@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from emoverse.errors import UserError
-from emoverse.models.native import check_model_folder
+from emoverse.models.model_folder import check_model_folder
 from tests.factories.answering import make_model
 
 
@@ -31,7 +31,7 @@ def test_a_native_model_in_safetensors_is_accepted(tmp_path: Path) -> None:
         (lambda folder: (folder / "model.safetensors").unlink(), "weights are missing: model.safetensors"),
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
-        (lambda folder: (folder / "processor_config.json").write_text('{"auto_map": {}}'), "asks for remote code"),
+        (lambda folder: (folder / "processor_config.json").write_text('{"auto_map": {}}'), "requests remote code"),
         (lambda folder: os.truncate(folder / "model.safetensors", 9000), "not a whole safetensors file"),
     ],
 )

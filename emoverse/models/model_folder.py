@@ -1,4 +1,4 @@
-"""Tell whether a folder is a transformers-native InternVL that can be loaded without running anybody's code."""
+"""Check that a folder is a transformers-native InternVL that can be loaded without running code from it."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _AGAIN: Final = "copy the whole folder again"
 
 
 def check_model_folder(folder: Path) -> dict[str, Any]:
-    """Return config.json of a native InternVL in whole safetensors files without code or pickles.
+    """Return config.json of a native InternVL with complete safetensors files and without code or pickles.
 
     Raises UserError naming the file that is missing, cut off, or could run code, and what to do.
     """
     config = read_config(folder)
     for path in sorted(folder.rglob("*")):
         if path.suffix in _CODE:
-            remedy = "convert the original checkpoint with `emoverse convert`, and take weights only from who you trust"
+            remedy = "convert the original checkpoint with `emoverse convert`, and use only weights that you trust"
             raise UserError(f"{path.name} could run code when loaded, refused", place=str(folder), remedy=remedy)
     if config.get("model_type") != "internvl":
         problem = f"its model_type is {config.get('model_type')!r}: not a native InternVL"
         raise UserError(problem, place=str(folder), remedy=_CONVERT)
-    for path in sorted(folder.glob("*.json")):  # a tokenizer or a processor can ask for code, too
+    for path in sorted(folder.glob("*.json")):  # a tokenizer or a processor can request code, too
         if '"auto_map"' in path.read_text("utf-8"):
-            raise UserError(f"{path.name} asks for remote code (auto_map)", place=str(folder), remedy=_CONVERT)
+            raise UserError(f"{path.name} requests remote code (auto_map)", place=str(folder), remedy=_CONVERT)
     _check_weights(folder)
     return config
 
