@@ -11,10 +11,10 @@ from emoverse.amt.mixture import stages
 from emoverse.artifacts.digests import MANIFEST, digest_of_value
 from emoverse.compat.kfp import WORKSPACE
 from emoverse.config import TINY, Params
-from emoverse.corpora import reader, readers
+from emoverse.corpora import corpora, get_corpus
 from emoverse.errors import UserError, did_you_mean
-from emoverse.fetching.fetch import Tracked, check_held, resolve
-from emoverse.fetching.storage import lacking, travels
+from emoverse.fetching.fetch import Tracked, check_complete, resolve
+from emoverse.fetching.storage import is_shared, missing_variables
 from emoverse.tasks import tasks
 from pipelines.cluster import Cluster
 from pipelines.options import PipelineOptions
@@ -39,15 +39,15 @@ def check_data(
     arguments = {}
     for name, root in roots.items():
         tracked = resolve(root, repository=base, revision=revision, remote=remote)
-        if travels(tracked.config) and secrets:
+        if is_shared(tracked.config) and secrets:
             variables = {variable for secret in cluster.secrets for variable in secret.env.values()}
             check_secrets(tracked, variables | cluster.data.env.keys())
-        if not travels(tracked.config) and not prefilled:
+        if not is_shared(tracked.config) and not prefilled:
             problem = "the remote is a folder of this machine, which pods cannot read"
             remedy = "name a remote that pods can reach (--remote), or a mounted volume with the data (--raw-volume)"
             raise UserError(problem, place=root, remedy=remedy)
-        check_held(tracked)
-        settings = tracked.remote if travels(tracked.config) else ""
+        check_complete(tracked)
+        settings = tracked.remote if is_shared(tracked.config) else ""
         arguments[name] = {"corpus": name, "root": root, "md5": tracked.md5, "remote": settings}
     return arguments
 
@@ -68,7 +68,7 @@ def _below(path: str, mount: str) -> bool:
 
 def check_secrets(tracked: Tracked, variables: Collection[str]) -> None:
     """Raise UserError if pods would lack a secret that the remote needs on this machine."""
-    absent = lacking(tracked.config, variables)
+    absent = missing_variables(tracked.config, variables)
     if absent:
         problem = f"its remote needs {' and '.join(absent)}, which no secret of the cluster profile gives to the pods"
         remedy = (
@@ -80,9 +80,9 @@ def check_secrets(tracked: Tracked, variables: Collection[str]) -> None:
 def check_params(params: Params, options: PipelineOptions) -> None:
     """Raise UserError for an unknown corpus or task, or for parameters that the options contradict."""
     for name in params.corpora:
-        reader(name)
+        get_corpus(name)
     for stage, mixture in (("stage1", params.amt.stage1), ("stage2", params.amt.stage2)):
-        for name in sorted(set(mixture.corpora) & readers().keys() - params.corpora.keys()):
+        for name in sorted(set(mixture.corpora) & corpora().keys() - params.corpora.keys()):
             remedy = f"name its folder under corpora in params.yaml, or remove it from amt.{stage}.corpora"
             raise UserError(f"there is no corpus {name!r} to train on", place=f"amt.{stage}.corpora", remedy=remedy)
     stages(params.amt, list(params.corpora))

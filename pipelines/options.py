@@ -13,8 +13,8 @@ from emoverse.artifacts.manifest import open_raw
 from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TINY, Params, plain
 from emoverse.errors import UserError
-from emoverse.fetching.fetch import Remotes
-from emoverse.fetching.storage import public, travels
+from emoverse.fetching.fetch import RemoteConfigs
+from emoverse.fetching.storage import is_shared, public_settings
 from pipelines.cluster import Cluster
 
 Start = Literal["base-model", "convert", "stage1"]
@@ -144,8 +144,8 @@ def _tracked(name: str, root: str, base: Path) -> dict[str, str]:
     tracked = base / (root + ".dvc")
     found = {"corpus": name, "root": root, "md5": dvc_md5_in(tracked) if tracked.is_file() else "", "remote": ""}
     if found["md5"] and (base / ".dvc").is_dir():
-        config = Remotes(base).named("", root)
-        found["remote"] = public(config, place=root) if travels(config) else ""
+        config = RemoteConfigs(base).named("", root)
+        found["remote"] = public_settings(config, place=root) if is_shared(config) else ""
     return found
 
 
