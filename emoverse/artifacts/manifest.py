@@ -222,7 +222,7 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON durably: a temporary file beside it, fsync, rename; sorted keys, two spaces, a final newline."""
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8", newline="\n") as handle:
-        json.dump(value, handle, indent=2, sort_keys=True, ensure_ascii=False)
+        json.dump(value, handle, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         handle.write("\n")
         handle.flush()
         os.fsync(handle.fileno())

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emoverse.config import EvaluateParams
+from emoverse.errors import UserError
 from emoverse.evaluation.intervals import posterior
 from emoverse.inference.test_sets import AmtRow, EvaluationSet
 from emoverse.inference.torch_engine import Answers
@@ -42,6 +43,11 @@ def collect(engine: Answers, test: EvaluationSet, params: EvaluateParams) -> Rep
         replies = {name: engine.generate(changed, params.max_new_tokens) for name, changed in controls.items()}
         return Replies(engine.generate(rows, params.max_new_tokens), None, replies)
     likelihoods, chosen = engine.judged(rows, answers)
+    bad = np.flatnonzero(~np.isfinite(likelihoods).all(axis=1))
+    if len(bad):
+        problem = f"the model gives likelihoods that are not finite numbers, in {len(bad)} of {len(rows)} rows"
+        remedy = "look for NaN or Inf in the model's weights, and try another precision"
+        raise UserError(problem, place=f"{test.name}: {test.ids[bad[0]]}", remedy=remedy)
     replies = {name: _texts(engine.judged(changed, answers)[1], answers) for name, changed in controls.items()}
     sample = agreement_sample(len(rows), params)
     generated = engine.generate([rows[i] for i in sample], params.max_new_tokens)

@@ -23,7 +23,7 @@ from emoverse.prompt.encode import Row
 from emoverse.serving.clips import Limits, Look, look, warm
 from emoverse.tasks import task
 from emoverse.tasks.base import MUTED, neutralise
-from emoverse.tasks.labels import word_of
+from emoverse.tasks.replies import word_of
 
 LONGEST: Final = 4000  # characters of a person's words
 BATCH: Final = 8  # questions asked at once
