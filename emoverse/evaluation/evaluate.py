@@ -15,14 +15,13 @@ from emoverse.evaluation.metrics import Measured, measure, metrics, write_jsonl,
 from emoverse.evaluation.replies import collect, prediction_rows, trivial_scores
 from emoverse.evaluation.score_file import published_beside
 from emoverse.evaluation.scoring import warnings_of
+from emoverse.inference.engine import EngineName, open_engine
 from emoverse.inference.test_sets import check_frames, read_sets
-from emoverse.inference.torch_engine import EngineName, open_engine
 from emoverse.media.frames import FrameStore
 
 LIBRARIES: Final[dict[EngineName, tuple[str, ...]]] = {
     "torch": ("torch", "transformers"),
     "onnx": ("onnxruntime-gpu",),
-    "vllm": ("vllm", "torch", "transformers"),
 }
 
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from emoverse.config import EvaluateParams
 from emoverse.errors import UserError
 from emoverse.evaluation.intervals import posterior
+from emoverse.inference.engine import Engine
 from emoverse.inference.test_sets import AmtRow, EvaluationSet
-from emoverse.inference.torch_engine import Answers
 from emoverse.tasks.base import mute
 
 
@@ -33,7 +33,7 @@ class Replies:
     generated: dict[int, str] = field(default_factory=dict)
 
 
-def collect(engine: Answers, test: EvaluationSet, params: EvaluateParams) -> Replies:
+def collect(engine: Engine, test: EvaluationSet, params: EvaluateParams) -> Replies:
     """Ask every row of a test set: by likelihood if its answers are a closed list, else by generation."""
     rows, answers = list(test.rows), test.answers
     if not answers:
@@ -42,13 +42,13 @@ def collect(engine: Answers, test: EvaluationSet, params: EvaluateParams) -> Rep
     if params.closed == "generation":
         replies = {name: engine.generate(changed, params.max_new_tokens) for name, changed in controls.items()}
         return Replies(engine.generate(rows, params.max_new_tokens), None, replies)
-    likelihoods, chosen = engine.judged(rows, answers)
+    likelihoods, chosen = engine.score_answers(rows, answers)
     bad = np.flatnonzero(~np.isfinite(likelihoods).all(axis=1))
     if len(bad):
         problem = f"the model gives likelihoods that are not finite numbers, in {len(bad)} of {len(rows)} rows"
         remedy = "look for NaN or Inf in the model's weights, and try another precision"
         raise UserError(problem, place=f"{test.name}: {test.ids[bad[0]]}", remedy=remedy)
-    replies = {name: _texts(engine.judged(changed, answers)[1], answers) for name, changed in controls.items()}
+    replies = {name: _texts(engine.score_answers(changed, answers)[1], answers) for name, changed in controls.items()}
     sample = agreement_sample(len(rows), params)
     generated = engine.generate([rows[i] for i in sample], params.max_new_tokens)
     return Replies(_texts(chosen, answers), posterior(likelihoods), replies, dict(zip(sample, generated, strict=True)))

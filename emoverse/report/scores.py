@@ -88,6 +88,19 @@ def confusion_over(scores: Path, task: str = "") -> tuple[list[str], list[list[i
     return names, [[counts[actual, predicted] for predicted in names] for actual in names]
 
 
+def confusion_matrices(scores: Path) -> dict[str, tuple[list[str], list[list[int]]]]:
+    """Return test set -> (labels, square confusion matrix) for each test set that has one."""
+    found: dict[str, tuple[list[str], list[list[int]]]] = {}
+    for test in test_sets(scores):
+        names = list(dict.fromkeys([*test.labels, *test.columns]))
+        counts = {(actual, predicted): test.confusion[i][j]
+                  for i, actual in enumerate(test.labels) for j, predicted in enumerate(test.columns)}  # fmt: skip
+        if names:
+            matrix = [[counts.get((actual, predicted), 0) for predicted in names] for actual in names]
+            found[test.name] = [name.rstrip(".") for name in names], matrix
+    return found
+
+
 def _headline(task: str, numbers: Mapping[str, Any]) -> Headline:
     metric, baseline = task_named(task).headline, numbers["baseline"]
     return Headline(

@@ -1,1 +1,1 @@
-"""Answer questions about single clips with an exported model, on the command line and in a browser."""
+"""Answer questions about a clip or a dialogue with an exported model, on the command line or on a page."""

@@ -68,9 +68,9 @@ def trainers_template(model: Path, frames: FrameStore) -> Any:
     from swift.model import get_model_processor
     from swift.template import get_template
 
-    from emoverse.training.swift_template import NAME, use_frames
+    from emoverse.training.swift_template import NAME, register
 
-    use_frames(frames)
+    register(frames)
     _, processor = get_model_processor(str(model), load_model=False, model_type="internvl", use_hf=True)
     template = get_template(processor, template_type=NAME, max_length=4096)
     template.set_mode("train")
