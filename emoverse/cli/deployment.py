@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emoverse.cli.options import above_zero, add_params, count, params_of, validated_of
+from emoverse.cli.options import add_params, parameters_from, positive_number, validated_folders, whole_number
 from emoverse.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _BAR = 24  # characters
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of export."""
+    """Declare the command's options."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="output of train or base-model")
     parser.add_argument("--amt", type=Path, metavar="DIR", help="output of build-amt, for the rows to compare on")
     parser.add_argument("--validated", type=Path, nargs="+", default=[], metavar="DIR", help="outputs of validate")
@@ -37,8 +37,8 @@ def run_export(args: argparse.Namespace) -> None:
     """Run the step."""
     from emoverse.export.export import export
 
-    params = params_of(args)
-    validated = validated_of(args, params)
+    params = parameters_from(args)
+    validated = validated_folders(args, params)
     export(args.model, args.out, params.export, amt=args.amt, validated=validated, scores=args.scores)
 
 
@@ -46,14 +46,14 @@ def _add_model_options(parser: argparse.ArgumentParser, *, seconds: int, megabyt
     parser.add_argument(
         "--model", type=Path, default=Path("data/onnx"), metavar="DIR", help="output of export (default data/onnx)"
     )
-    parser.add_argument("--max-seconds", type=above_zero, default=float(seconds), metavar="S",
+    parser.add_argument("--max-seconds", type=positive_number, default=float(seconds), metavar="S",
                         help=f"longest clip (default {seconds})")  # fmt: skip
-    parser.add_argument("--max-megabytes", type=count(), default=megabytes, metavar="MB",
+    parser.add_argument("--max-megabytes", type=whole_number(), default=megabytes, metavar="MB",
                         help=f"largest file (default {megabytes})")  # fmt: skip
 
 
 def add_predict_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of predict."""
+    """Declare the command's options."""
     parser.add_argument("input", type=Path, metavar="CLIP|DIALOGUE.json", help="a video file, or a dialogue")
     parser.add_argument("--text", default="", metavar="TEXT", help="what the person says in the clip")
     parser.add_argument("--task", action="append", default=[], metavar="TASK", help="msa, mer, fer or eri; repeatable")
@@ -110,11 +110,11 @@ def dialogue_table(prediction: DialoguePrediction) -> str:
 
 
 def add_demo_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of demo."""
+    """Declare the command's options."""
     parser.add_argument(
         "--host", default="127.0.0.1", help="0.0.0.0 or :: lets other machines in; there is no password"
     )
-    parser.add_argument("--port", type=count(1, 65_535), help="default: a free one from 7860 on")
+    parser.add_argument("--port", type=whole_number(1, 65_535), help="default: a free one from 7860 on")
     parser.add_argument(
         "--root-path", metavar="PATH", help="path or address below which a reverse proxy publishes the page"
     )
@@ -138,7 +138,7 @@ def run_demo(args: argparse.Namespace) -> None:
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         predictor = load_predictor(args.model, Limits(size=args.max_megabytes << 20, seconds=args.max_seconds))
-        examples = find_examples(params_of(args), args.validated) if args.params.is_file() else []
+        examples = find_examples(parameters_from(args), args.validated) if args.params.is_file() else []
         if not examples:
             print("no corpus found: the page shows no examples", flush=True)
         address = {"host": args.host, "port": args.port, "root_path": args.root_path}

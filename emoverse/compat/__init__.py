@@ -1,1 +1,1 @@
-"""Private interfaces of libraries, one module a library; a contract test says what an upgrade broke."""
+"""Private interfaces of libraries, one module per library, each use with its reason; contract tests check upgrades."""

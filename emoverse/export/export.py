@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emoverse.artifacts.manifest import open_source, publish, require_of, write_json
+from emoverse.artifacts.manifest import open_source, publish, require_same_model, write_json
 from emoverse.config import ExportParams, plain
 from emoverse.errors import UserError, did_you_mean
 from emoverse.export.model_card import model_card
@@ -68,7 +68,7 @@ def export(
     metrics = None
     if scores is not None:
         sources["scores"] = open_source(scores, made_by="evaluate")
-        require_of(sources["model"], sources["scores"])
+        require_same_model(sources["model"], sources["scores"])
         metrics = json.loads((scores / "metrics.json").read_text("utf-8"))
     require_floor(scores_for_floor(model, metrics), params.floor)
     media = media_settings([source for name, source in sources.items() if name.startswith("validated/")])

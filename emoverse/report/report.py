@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from emoverse.artifacts.lineage import tree_of
-from emoverse.artifacts.manifest import Source, open_source, publish, require_of, write_json
+from emoverse.artifacts.manifest import Source, open_source, publish, require_same_model, write_json
 from emoverse.artifacts.tables import write_csv
 from emoverse.errors import UserError
 from emoverse.report import charts, data, samples
@@ -56,7 +56,7 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
     sources |= {"scores": open_source(scores, made_by="evaluate")}
     sources |= {"onnx": open_source(onnx, made_by="export", weights=False)}
     for name in ("scores", "onnx"):
-        require_of(sources[names[-1]], sources[name])
+        require_same_model(sources[names[-1]], sources[name])
         _require_same_data(sources, name)
     with publish(out, step="report", params={}, inputs=sources) as draft:
         logs = {name: charts.read_log(sources[name].path) for name in names}

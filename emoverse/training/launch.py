@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.config import TrainParams, parse, plain
-from emoverse.errors import UserError, of_system
+from emoverse.errors import UserError, from_os_error
 from emoverse.media.frames import FrameStore
 from emoverse.training.checkpoints import last_complete
 from emoverse.training.distributed import PreemptedError, StopRequest, on_sigterm, rank
@@ -176,7 +176,7 @@ def main(scratch: Path, launcher: int) -> int:
     except PreemptedError as error:
         outcome = {"preempted": str(error)}
     except BaseException as error:
-        refusal = of_system(error) if isinstance(error, OSError) else error
+        refusal = from_os_error(error) if isinstance(error, OSError) else error
         if isinstance(refusal, UserError):
             outcome = {"refused": {"problem": refusal.problem, "place": refusal.place, "remedy": refusal.remedy}}
         else:

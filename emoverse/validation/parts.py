@@ -16,7 +16,7 @@ from emoverse.artifacts.digests import digest_of_pairs, digest_of_value, files_b
 from emoverse.artifacts.manifest import Source, open_source, publish, raw_source, write_json
 from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import MediaParams, ValidationParams, plain
-from emoverse.corpora import reader
+from emoverse.corpora import get_corpus
 from emoverse.corpora.base import Reading
 from emoverse.errors import UserError
 from emoverse.media.action_units import measurer
@@ -50,7 +50,7 @@ def validate_part(
         raise UserError(
             f"there is no part {part} of {parts}", place="--part", remedy=f"give 1/{parts} to {parts}/{parts}"
         )
-    reader(corpus)
+    get_corpus(corpus)
     measuring = measurer(action_units)
     if not raw.is_dir():
         remedy = "run `dvc pull`, or set its root in params.yaml"
@@ -86,7 +86,7 @@ def join_parts(
     Reads the annotations in ``raw`` and lists its files, but opens no clip. Raises UserError for a part that is
     missing, given twice, or made from other files, parameters or code; and as ``validate`` does for too many bad rows.
     """
-    reader(corpus)
+    get_corpus(corpus)
     sources = _in_order(corpus, [open_source(part, made_by=STEP) for part in parts], media)
     plan = make_plan(corpus, raw, media)
     pairs = _pairs(sources, plan, raw)

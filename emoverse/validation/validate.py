@@ -13,7 +13,7 @@ from emoverse.artifacts.digests import digest_of_value
 from emoverse.artifacts.manifest import Draft, Source, open_raw, publish, write_json
 from emoverse.artifacts.source_digest import modules_digest
 from emoverse.config import MediaParams, ValidationParams, plain
-from emoverse.corpora import reader
+from emoverse.corpora import get_corpus
 from emoverse.errors import UserError
 from emoverse.media.action_units import measurer
 from emoverse.media.extract import JOURNAL, extract
@@ -48,7 +48,7 @@ def validate(
     UserError is raised; ``out`` stays as it was.
     ``action_units`` says who measures clips without a table (``media.measure``); the manifest's facts record it.
     """
-    reader(corpus)
+    get_corpus(corpus)
     measuring = measurer(action_units)
     source = open_raw(raw, name=corpus)
     with publishing(corpus, out, source, media, params) as draft:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from emoverse.artifacts.lineage import shown_with
 from emoverse.artifacts.manifest import open_source
 from emoverse.report.scores import flat
 from tests.e2e.conftest import Checkout
@@ -25,9 +24,9 @@ def test_every_output_is_finished_and_matches_its_manifest(repro: Checkout) -> N
     assert all(digests(repro.root / "data").values())
 
 
-def test_a_second_repro_runs_nothing(repro: Checkout) -> None:
+def test_a_second_repro_runs_no_step(repro: Checkout) -> None:
     before = {name: (repro.root / "data" / name / "manifest.json").stat().st_mtime_ns for name in OUTPUTS}
-    assert "Running stage" not in repro.run("dvc", "repro")
+    assert re.findall(r"Running stage '(.*)'", repro.run("dvc", "repro")) == ["fingerprints"]
     assert before == {name: (repro.root / "data" / name / "manifest.json").stat().st_mtime_ns for name in OUTPUTS}
 
 
@@ -49,9 +48,11 @@ def test_a_final_score_leads_back_to_the_raw_videos_the_same_in_every_place(repr
     told = artifacts(repro.root / "scratch/kubeflow")
     kubeflow = told["evaluate/scores"]
     metrics = told["evaluate/metrics"]
-    assert json.loads(metrics["params"]) == kubeflow["params"]
-    assert metrics == flat(repro.root / "data/scores") | shown_with(kubeflow) | {"params": metrics["params"]}
-    of_steps = {name: one for name, one in told.items() if not name.startswith("raw ")}
+    assert metrics == flat(repro.root / "data/scores"), "the UI compares every key of a metrics artifact"
+    shown = ("/metrics", "/confusion_")
+    of_steps = {
+        name: one for name, one in told.items() if not name.startswith("raw ") and not any(s in name for s in shown)
+    }
     assert all({"digest", "raw", "params", "code", "revision"} <= one.keys() for one in of_steps.values())
     chain = json.loads(repro.run("emoverse", "lineage", "data/scores", "--json"))
     assert kubeflow["raw"] == raw_of(chain) == tracked

@@ -154,7 +154,7 @@ def test_of_two_runs_in_one_place_the_second_says_who_is_there(tmp_path: Path) -
     raw, out = make_meld(tmp_path / "MELD"), tmp_path / "out"
     params = load_params(REPO / "params.yaml")
     with publish(out, step="validate", params={}, inputs={}) as draft:
-        with pytest.raises(UserError, match=rf"being made right now by .*process {os.getpid()}"):
+        with pytest.raises(UserError, match=rf"being written by .*process {os.getpid()}"):
             validate("meld", raw, out, params.media, params.validation, workers=1)
         (draft.path / "mine").write_text("undisturbed")
     assert (out / "mine").read_text() == "undisturbed"

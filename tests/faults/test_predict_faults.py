@@ -173,7 +173,7 @@ def test_a_folder_without_its_manifest_or_of_another_step_is_refused(house, tmp_
     said = capsys.readouterr()
     assert "unfinished: it has no manifest.json; run `emoverse export`" in said.err
     assert said.out == ""
-    with pytest.raises(UserError, match="made by step 'base-model', not 'export'"):
+    with pytest.raises(UserError, match="an output of 'base-model', not of 'export'"):
         load_predictor(house["model"])
     with pytest.raises(UserError, match="no such folder"):
         load_predictor(tmp_path / "nowhere")

@@ -153,7 +153,7 @@ def test_the_audit_and_the_baselines_are_there(amt: Path) -> None:
     assert set(table) == {path.stem for path in (amt / "test").iterdir()}
     assert set(table["ecf-ecpe"]["baselines"]) == {"target itself", "previous + target"}
     # causes in the factory are the previous utterance and the target: the rule is right but where a target is the first
-    assert table["ecf-ecpe"]["baselines"]["previous + target"]["scores"]["f1"] == 1.0
+    assert table["ecf-ecpe"]["baselines"]["previous + target"]["scores"]["pair_f1"] == 1.0
 
 
 def test_the_page_shows_the_audit_and_escapes_what_people_wrote(amt: Path, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_corpus_twice_an_unfinished_folder_and_a_wrong_step_are_errors(inputs:
         build_amt([inputs[0], inputs[0], inputs[1]], tmp_path / "amt", PARAMS)
     with pytest.raises(UserError, match="no such folder"):
         build_amt([tmp_path / "nothing"], tmp_path / "amt", PARAMS)
-    with pytest.raises(UserError, match="the mixture wants 'mosei', which was not given"):
+    with pytest.raises(UserError, match="the mixture needs 'mosei', which is missing"):
         build_amt(inputs[:2], tmp_path / "amt", PARAMS)
 
 

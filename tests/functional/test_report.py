@@ -219,7 +219,7 @@ def test_kubeflow_gets_each_headline_with_its_company(results: Results) -> None:
 
 def test_scores_and_graphs_of_another_model_are_refused(results: Results, tmp_path: Path) -> None:
     validated, amt, (base, one, _), scores, onnx = results.arguments()
-    with pytest.raises(UserError, match=r"scores: it is of another model than .*stage1"):
+    with pytest.raises(UserError, match=r"scores: it was produced from a different model than .*stage1"):
         report(validated, amt, [base, one], scores, onnx, tmp_path / "reports")
 
 
@@ -232,6 +232,6 @@ def test_scores_of_another_dataset_are_refused(results: Results, tmp_path: Path)
 
 def test_the_output_of_another_step_is_refused(results: Results, tmp_path: Path) -> None:
     validated, amt, stages, scores, _ = results.arguments()
-    with pytest.raises(UserError, match="made by step 'evaluate', not 'export'"):
+    with pytest.raises(UserError, match="an output of 'evaluate', not of 'export'"):
         report(validated, amt, stages, scores, scores, tmp_path / "reports")
     assert not (tmp_path / "reports").exists()

@@ -152,7 +152,7 @@ def test_a_changed_file_is_found_even_when_the_manifest_was_changed_to_match(mak
 
 
 def test_the_output_of_another_step_is_refused(make: Make) -> None:
-    with pytest.raises(UserError, match="made by step 'out', not 'build-amt'"):
+    with pytest.raises(UserError, match="an output of 'out', not of 'build-amt'"):
         open_source(make(), made_by="build-amt")
 
 
@@ -165,7 +165,7 @@ def test_an_empty_folder_is_no_raw_corpus(tmp_path: Path) -> None:
 
 def test_a_step_never_replaces_what_no_step_made(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", "utf-8")
-    for out, says in ((tmp_path / "notes.txt", "is a file"), (tmp_path, "no step made it")):
+    for out, says in ((tmp_path / "notes.txt", "is a file"), (tmp_path, "no step wrote it")):
         with pytest.raises(UserError, match=says), publish(out, step="s", params={}, inputs={}, code_of="report"):
             raise AssertionError("not reached")
     assert (tmp_path / "notes.txt").read_text("utf-8") == "mine"
@@ -186,5 +186,5 @@ def test_a_manifest_that_lost_a_key_is_none(make: Make, key: str) -> None:
     path = make() / MANIFEST
     whole = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps({name: value for name, value in whole.items() if name != key}), "utf-8")
-    with pytest.raises(UserError, match="not a manifest of schema 1; make the folder again"):
+    with pytest.raises(UserError, match="not a manifest of schema 1; run its step again"):
         open_source(path.parent)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from components.image import DATA, TRAIN
-from emoverse.cli import VERBS
+from emoverse.cli import COMMANDS
 from emoverse.config import Params
 from emoverse.registry import STEPS, Step
 
@@ -31,7 +31,7 @@ def test_the_function_of_a_step_exists(step: Step) -> None:
 
 @pytest.mark.parametrize("name", STEPS)
 def test_every_step_is_a_command(name: str) -> None:
-    assert name in VERBS
+    assert name in COMMANDS
 
 
 def test_dvc_yaml_has_the_stages_of_the_registry_and_no_others() -> None:
