@@ -114,3 +114,9 @@ def test_profile_works_outside_a_checkout(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "params.yaml").is_file()
     assert "missing: data/raw/MELD" in done.stdout
+
+
+def test_the_sample_s_profile_asks_for_no_checkpoint(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "emoverse.cli", "profile", "sample"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "hf download" not in done.stdout
