@@ -292,7 +292,7 @@ def test_weights_pass_through_memory_a_tensor_at_a_time(tmp_path: Path) -> None:
         "import re, sys; from pathlib import Path; from emoverse.models.convert import convert as step\n"
         # not getrusage: that remembers the process this one was started from
         "def peak(): return 1024 * int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
-        "ready = step.prepare(Path(sys.argv[1])); before = peak(); out = Path(sys.argv[2]); out.mkdir()\n"
+        "ready = step.plan_conversion(Path(sys.argv[1])); before = peak(); out = Path(sys.argv[2]); out.mkdir()\n"
         "step.weights.write(ready.checkpoint, ready.layout, ready.planned, out); print(peak() - before)\n"
     )
     command = [sys.executable, "-c", program, str(folder), str(tmp_path / "out")]
