@@ -107,20 +107,21 @@ def started(args: argparse.Namespace) -> Found:
 
 def predictor(args: argparse.Namespace) -> Any:
     """Open one engine behind the very predictor the verb uses."""
-    from emoverse.serving.clips import Limits, warm
-    from emoverse.serving.predictor import BATCH, Predictor, Shown, load, read_export
+    from emoverse.serving.clips import Limits, start_forkserver
+    from emoverse.serving.predictor import BATCH_SIZE, ClipStore, Predictor, load_predictor, read_export
 
     if args.engine == "onnx":
-        return load(args.onnx, precision=args.precision)
-    from emoverse.inference.torch_engine import open_engine
+        return load_predictor(args.onnx, precision=args.precision)
+    from emoverse.inference.engine import open_engine
 
-    warm()
-    shown = Shown()
-    return Predictor(read_export(args.onnx), open_engine("torch", args.model, shown, batch_size=BATCH), shown, Limits())
+    start_forkserver()
+    clips = ClipStore()
+    engine = open_engine("torch", args.model, clips, batch_size=BATCH_SIZE)
+    return Predictor(read_export(args.onnx), engine, clips, Limits())
 
 
 def once(args: argparse.Namespace) -> dict[str, float]:
-    predictor(args).clip(args.clip, TEXT)
+    predictor(args).predict_clip(args.clip, TEXT)
     return {}
 
 
@@ -128,19 +129,18 @@ def many(args: argparse.Namespace) -> dict[str, float]:
     """Ask about one clip after another; no two are alike, so nothing is remembered."""
     from dataclasses import replace
 
-    from emoverse.serving.clips import look
-    from emoverse.serving.predictor import WORDS
+    from emoverse.serving.clips import read_clip
 
     asked = predictor(args)
-    seen, noise = look(args.clip, asked.exported.media), np.random.default_rng(0)
-    questions = [(one, one.template.replace(WORDS, TEXT)) for one in asked.exported.asking.values() if one.template]
+    seen, noise = read_clip(args.clip, asked.exported.media), np.random.default_rng(0)
+    questions = [(one, one.question(TEXT)) for one in asked.exported.prompts.values() if one.template]
     walls, cpus = [], []
     for _ in range(CLIPS):
         frames = seen.frames ^ noise.integers(0, 4, seen.frames.shape, dtype=np.uint8)
         still = seen.still ^ noise.integers(0, 4, seen.still.shape, dtype=np.uint8)
         one = replace(seen, frames=frames, still=still)
         wall, cpu = time.perf_counter(), time.process_time()
-        asked.ask(one, questions)
+        asked.answer(one, questions)
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -155,7 +155,7 @@ def tokens(args: argparse.Namespace) -> dict[str, float]:
     settings = asked.engine.encoder.settings
     object.__setattr__(settings, "stop", ())
     frames = np.random.default_rng(0).integers(0, 256, (8, *settings.size, 3), dtype=np.uint8)
-    asked.shown["clip:a"] = frames
+    asked.clips["clip:a"] = frames
     row = {"messages": [{"role": "user", "content": "<video>Tell a story."}], "videos": ["clip:a"], "channel": "a"}
     walls = []
     for _ in range(4):

@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 from emoverse.evaluation.score_file import score_file
-from emoverse.inference.engine import Engine
+from emoverse.inference.engine import Engine, model_folder
 from emoverse.inference.test_sets import EvaluationSet, read_sets
-from emoverse.inference.torch_engine import model_folder
 from emoverse.media.frames import FrameStore
 
 ROUNDS = 3
@@ -51,9 +50,9 @@ def swift_infer(model: Path, rows: Path, frames: FrameStore, batch_size: int, to
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from swift.pipelines.infer.infer import SwiftInfer
 
-    from emoverse.training.swift_template import NAME, use_frames
+    from emoverse.training.swift_template import NAME, register
 
-    use_frames(frames)  # type: ignore[arg-type]
+    register(frames)  # type: ignore[arg-type]
     flags = {
         "model": model,
         "model_type": "internvl",
@@ -89,7 +88,7 @@ class Ours:
         found: list[str] = []
         for one in sets:
             answers = one.answers
-            found += [answers[i] for i in engine.judged(list(one.rows), answers)[1]]
+            found += [answers[i] for i in engine.score_answers(list(one.rows), answers)[1]]
         return found
 
 

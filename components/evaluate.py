@@ -50,7 +50,7 @@ def evaluate(
     scores.metadata.update(metadata_of(out))
     for name, value in flat(out).items():
         metrics.log_metric(name, value)
-    labels, counts = confusion_over(out, "mer")
+    labels, counts = confusion_over(out)
     if labels:
         confusion.log_confusion_matrix(labels, counts)
     for shown in (metrics, confusion):

@@ -21,9 +21,9 @@ def finish(
     from pathlib import Path
 
     from emoverse.artifacts.lineage import made_with
-    from emoverse.report.run_pages import tell
+    from emoverse.report.run_pages import write_status
 
-    words = tell(
+    words = write_status(
         run,
         name=name,
         state=status.state,

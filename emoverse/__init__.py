@@ -1,4 +1,4 @@
-"""EmoVerse as a workflow: raw emotional videos to a trained, evaluated and exported model."""
+"""EmoVerse as a workflow: from raw emotional videos to a trained, evaluated and exported model."""
 
 import os
 import sys
@@ -8,9 +8,9 @@ __version__ = "0.1.0"
 
 
 def _in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    from emoverse.errors import tell_from_a_step
+    from emoverse.errors import report_step_error
 
-    if not tell_from_a_step(error):
+    if not report_step_error(error):
         sys.__excepthook__(kind, error, trace)
 
 

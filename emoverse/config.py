@@ -1,4 +1,4 @@
-"""Read params.yaml: one frozen dataclass per section, and an error that names the key and the nearest known one."""
+"""Read params.yaml: one frozen dataclass per section; errors name the key and the nearest known one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid",
 
 @_frozen
 class CorpusParams:
-    """Where one raw corpus lies; ``root`` is relative to the repository or absolute."""
+    """Where one raw corpus is; ``root`` is absolute or relative to the repository."""
 
     root: str
 
@@ -165,7 +165,7 @@ class EvaluateParams:
     """
 
     controls: tuple[Literal["text-only", "face-only"], ...]
-    engine: Literal["torch", "onnx", "vllm"] = "torch"
+    engine: Literal["torch", "onnx"] = "torch"
     closed: Literal["likelihood", "generation"]
     agreement: int = Field(ge=0)
     bootstrap: int = Field(ge=1)
@@ -252,16 +252,31 @@ def load_params(path: Path = Path("params.yaml"), overrides: Mapping[str, Any] |
         raise UserError("holds no mapping of sections", place=str(path), remedy="restore it with `git checkout`")
     for key, value in (overrides or {}).items():
         _set(tree, key, value, path)
+    _check_effect(tree, overrides or {}, path)
     place = f"{path} with --set {', '.join(overrides)}" if overrides else str(path)
     _share(tree, place=place)
     return parse(Params, tree, place=place)
 
 
+def _check_effect(tree: Mapping[str, Any], overrides: Mapping[str, Any], path: Path) -> None:
+    """Raise UserError when a shared training parameter is overridden that a stage sets for itself."""
+    for key in overrides:
+        section, _, name = key.partition(".")
+        hiding = [
+            f"{stage}.{name}"
+            for stage in ("stage1", "stage2")
+            if section == "train" and isinstance(own := tree.get(stage), dict) and name in own
+        ]
+        if hidden := [own for own in hiding if own not in overrides]:
+            problem = f"--set {key} has no effect: {path} sets {' and '.join(hidden)}, which take precedence"
+            raise UserError(problem, remedy=f"--set {' or '.join(hidden)} instead")
+
+
 def _share(tree: dict[str, Any], *, place: str) -> None:
-    """Complete stage1 and stage2 by section ``train``, which says what both have in common; a stage's own word wins."""
+    """Complete sections stage1 and stage2 by section ``train``; a stage's own values take precedence."""
     shared = tree.pop("train", {})
     if not isinstance(shared, dict):
-        raise UserError("section train is no mapping", place=place, remedy="give it the parameters of both stages")
+        raise UserError("section train is not a mapping", place=place, remedy="give it the parameters of both stages")
     try:
         TypeAdapter(TrainParams).validate_json(json.dumps(shared, default=str), strict=True)
     except ValidationError as error:

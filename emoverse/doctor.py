@@ -1,4 +1,7 @@
-"""Check that a machine has what the steps need: each check tries the thing itself and gives one line."""
+"""Check that a machine has what the steps need: each check tries the thing itself and gives one line.
+
+A check never writes outside a temporary folder, and a missing package is a finding: nothing needs to be installed.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,21 @@ from typing import Any, Final
 
 from emoverse.errors import UserError
 
-ROOM: Final = 5 * 2**30  # bytes; the sample's results and DVC's cache take about one, a trained InternVL2 more
-NVIDIA: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the second is Windows' own Linux
+FREE_BYTES: Final = 5 * 2**30  # the sample's results and DVC's cache take about one GiB, a trained InternVL2 more
+NVIDIA_DEVICES: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the second is that of Windows' Linux
+_SETUP: Final = "run `make setup`"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found.
+    """Result of one check.
 
-    ``needed`` is False where the work can be done without it; the remedy is empty when all is well.
+    Attributes:
+        check: name of the check.
+        ok: whether all is well.
+        found: what was found.
+        remedy: what to do; empty when all is well.
+        needed: whether the sample's run needs it.
     """
 
     check: str
@@ -32,60 +41,69 @@ class Finding:
 
     @property
     def state(self) -> str:
-        """Return ``ok``, ``mend`` (needed and not there) or ``none`` (not there, not needed)."""
-        return "ok" if self.ok else "mend" if self.needed else "none"
+        """Return ``ok``, ``fail`` (needed and missing) or ``none`` (missing and not needed)."""
+        return "ok" if self.ok else "fail" if self.needed else "none"
 
     def line(self) -> str:
         """Return the finding as one line."""
         return f"{self.state:5} {self.check:10} {self.found}" + (f"; {self.remedy}" if self.remedy else "")
 
-    def plain(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """Return the finding as JSON values."""
         return {"state": self.state, **asdict(self)}
 
 
 def findings(base: Path, params: Path, lock: Path, *, deep: bool = False) -> Iterator[Finding]:
-    """Yield what each check of this machine finds; ``base`` is the repository's root, ``deep`` reads all its data."""
+    """Yield the result of each check of this machine.
+
+    Args:
+        base: root of the repository.
+        params: the parameters, whose corpora are checked.
+        lock: the lock file to compare the installed packages with.
+        deep: whether to read every byte of the data.
+    """
     yield python()
     yield versions(lock)
     yield from (decoder(name) for name in ("decord", "pyav"))
     yield gpu()
     yield disk(base)
-    yield from raw_data(base, params)
-    if (base / ".dvc").is_dir():
-        yield from kept(base, deep=deep)
+    try:
+        yield from raw_data(base, params, deep=deep)
+        if (base / ".dvc").is_dir():
+            yield from cache(base, deep=deep)
+    except ModuleNotFoundError as error:
+        yield Finding("data", False, f"cannot be checked: {error}", _SETUP)
     yield docker()
 
 
 def python() -> Finding:
-    """Check that this is the Python the lock was resolved for."""
-    found = ".".join(map(str, sys.version_info[:3]))
-    return Finding(
-        "python", sys.version_info[:2] == (3, 11), found, "" if sys.version_info[:2] == (3, 11) else "use 3.11"
-    )
+    """Check that this is the Python version that the lock file was resolved for."""
+    good = sys.version_info[:2] == (3, 11)
+    return Finding("python", good, ".".join(map(str, sys.version_info[:3])), "" if good else "use Python 3.11")
 
 
 def versions(lock: Path) -> Finding:
-    """Compare what is installed with the lock file."""
-    from packaging.requirements import Requirement
-
+    """Compare the installed packages with the lock file."""
     if not lock.is_file():
         return Finding("versions", False, "no lock file here", "run this in a checkout to compare", needed=False)
+    try:
+        from packaging.requirements import Requirement
+    except ModuleNotFoundError as error:
+        return Finding("versions", False, f"cannot be compared: {error}", _SETUP)
     wrong, count = [], 0
     for text in lock.read_text("utf-8").splitlines():
-        if text[:1].isalnum():
-            one = Requirement(text.rstrip(" \\"))
-            if one.marker is None or one.marker.evaluate():
-                count += 1
-                here = _installed(one.name)
-                wrong += (
-                    []
-                    if here and one.specifier.contains(here, prereleases=True)
-                    else [f"{one} (here: {here or 'none'})"]
-                )
+        if not text[:1].isalnum():
+            continue
+        requirement = Requirement(text.rstrip(" \\"))
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
+        count += 1
+        installed = _installed(requirement.name)
+        if not (installed and requirement.specifier.contains(installed, prereleases=True)):
+            wrong.append(f"{requirement} (installed: {installed or 'none'})")
     if not wrong:
-        return Finding("versions", True, f"all {count} packages are the lock's")
-    return Finding("versions", False, f"{len(wrong)} of {count} differ, such as {wrong[0]}", "run `make setup`")
+        return Finding("versions", True, f"all {count} packages match the lock file")
+    return Finding("versions", False, f"{len(wrong)} of {count} packages differ, such as {wrong[0]}", _SETUP)
 
 
 def decoder(name: str) -> Finding:
@@ -97,22 +115,22 @@ def decoder(name: str) -> Finding:
         from emoverse.media.probe import ClipError
         from emoverse.synthetic.clips import write_clip
     except ImportError as error:
-        return Finding(name, False, f"cannot be imported: {error}", "run `make setup`")
-    seen: list[int] = []
+        return Finding(name, False, f"cannot be imported: {error}", _SETUP)
+    brightness: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "clip.mp4")
         write_clip(path, np.zeros((6, 32, 32, 3), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None, None] * 40)
         try:
-            probe = read_frames(path, range, lambda _, frame: seen.append(int(frame.mean())), decoders=[name])
-        except ClipError as error:
-            return Finding(name, False, f"cannot read a clip: {error}", "run `make setup`; it brings the decoder")
-    good = probe.frames == 6 and seen == sorted(set(seen))
-    return Finding(name, good, f"read {probe.frames} frames of {probe.codec}", "" if good else "run `make setup`")
+            probe = read_frames(path, range, lambda _, f: brightness.append(int(f.mean())), decoders=[name])
+        except (ClipError, ImportError) as error:
+            return Finding(name, False, f"cannot read a clip: {error}", f"{_SETUP}, which installs the decoder")
+    good = probe.frames == 6 and brightness == sorted(set(brightness))
+    return Finding(name, good, f"read {probe.frames} frames of {probe.codec}", "" if good else _SETUP)
 
 
 def gpu() -> Finding:
-    """Check that torch and onnxruntime compute on the GPU, where there is one."""
-    if not any(path.exists() for path in NVIDIA):
+    """Check that torch and onnxruntime compute on the GPU, if there is one."""
+    if not any(path.exists() for path in NVIDIA_DEVICES):
         remedy = "the sample needs none; InternVL2 needs one, with a driver for CUDA 13"
         return Finding("gpu", False, "no NVIDIA device", remedy, needed=False)
     try:
@@ -121,70 +139,67 @@ def gpu() -> Finding:
         torch.zeros(8, device="cuda").sum().item()
         name = torch.cuda.get_device_name(0)
         providers = _onnx_providers()
-    except Exception as error:  # torch and onnxruntime raise whatever the driver made of it
-        return Finding("gpu", False, f"does not compute: {error}", "install a driver for CUDA 13, and run `make setup`")
+    except Exception as error:  # torch and onnxruntime raise many kinds of errors for a driver
+        return Finding("gpu", False, f"does not compute: {error}", f"install a driver for CUDA 13, and {_SETUP}")
     good = providers[0] == "CUDAExecutionProvider"
-    remedy = "" if good else "torch's CUDA libraries must be onnxruntime-gpu's: run `make setup`"
+    remedy = "" if good else f"torch's and onnxruntime-gpu's CUDA libraries must be the same: {_SETUP}"
     return Finding("gpu", good, f"{name}, onnxruntime with {providers[0]}", remedy)
 
 
 def disk(base: Path) -> Finding:
-    """Check the space where results and DVC's cache go."""
+    """Check the free space for results and DVC's cache."""
     free = shutil.disk_usage(base).free
-    remedy = "" if free >= ROOM else f"free {ROOM / 2**30:.0f} GiB, or move DVC's cache: `dvc cache dir`"
-    return Finding("disk", free >= ROOM, f"{free / 2**30:.0f} GiB free", remedy)
+    remedy = "" if free >= FREE_BYTES else f"free {FREE_BYTES / 2**30:.0f} GiB, or move DVC's cache: `dvc cache dir`"
+    return Finding("disk", free >= FREE_BYTES, f"{free / 2**30:.0f} GiB free", remedy)
 
 
-def raw_data(base: Path, params: Path) -> Iterator[Finding]:
-    """Check, for each corpus of params.yaml and the weights, that the repository's DVC remote holds all files."""
+def raw_data(base: Path, params: Path, *, deep: bool) -> Iterator[Finding]:
+    """Check that the DVC remote has all files of each corpus of params.yaml and of the weights."""
     from emoverse.config import TINY, load_params
-    from emoverse.fetching.fetch import check_held, resolve
+    from emoverse.fetching.fetch import check_complete, resolve
 
     try:
-        found = load_params(params)
+        loaded = load_params(params)
     except UserError as error:
-        yield Finding("params", False, str(error))
+        yield Finding("params", False, f"{error.place}: {error.problem}", error.remedy)
         return
-    roots = {f"raw {name}": one.root for name, one in found.corpora.items()}
-    if found.base_model.source != TINY:
-        roots["weights"] = found.base_model.source
+    roots = {f"raw {name}": corpus.root for name, corpus in loaded.corpora.items()}
+    if loaded.base_model.source != TINY:
+        roots["weights"] = loaded.base_model.source
     for name, root in roots.items():
 
-        def held(root: str = root) -> str:
+        def check(root: str = root) -> str:
             tracked = resolve(root, repository=base)
-            return f"{check_held(tracked)} files in {tracked.config['url']}"
+            return f"{check_complete(tracked, deep=deep)} files in {tracked.config['url']}"
 
-        yield _tried(name, held)
+        yield _tried(name, check)
 
 
-def kept(base: Path, *, deep: bool) -> Iterator[Finding]:
-    """Check ``dvc.lock`` and that DVC's cache holds what it names; ``deep`` reads every byte."""
-    from emoverse.fetching.storage import amiss, tracked
+def cache(base: Path, *, deep: bool) -> Iterator[Finding]:
+    """Check ``dvc.lock`` and that DVC's cache has what it names; ``deep`` reads every byte."""
+    from emoverse.fetching.storage import cache_problems, cached_outputs
 
     try:
-        outputs = tracked(base)
+        outputs = cached_outputs(base)
     except UserError as error:
         yield Finding("dvc.lock", False, str(error).removesuffix(f"; {error.remedy}"), error.remedy)
         return
-    whole = 0
-    for one in outputs:
-        wrong = list(amiss(base, one, deep=deep))
-        if wrong == [(".", "missing")]:
-            yield Finding("cache", False, f"{one.path} is not here", f"`{one.remedy}` brings it", needed=False)
-        elif wrong:
-            name, what = wrong[0]
-            name = f"its own ({one.md5})" if name == "." else name
-            found = f"{len(wrong)} objects of {one.path} are missing or changed: {name} is {what}"
-            yield Finding("cache", False, found, _mending(one.remedy, name))
+    complete = 0
+    for output in outputs:
+        problems = list(cache_problems(base, output, deep=deep))
+        if problems == [(".", "missing")]:
+            yield Finding("cache", False, f"{output.path} is not here", f"`{output.remedy}` brings it", needed=False)
+        elif problems:
+            name, problem = problems[0]
+            name = f"its own ({output.md5})" if name == "." else name
+            found = f"{len(problems)} objects of {output.path} are missing or changed: {name} is {problem}"
+            md5 = name.rpartition("(")[2].rstrip(")")
+            remedy = f"remove files/md5/{md5[:2]}/{md5[2:]} from DVC's cache and run `{output.repair}`"
+            yield Finding("cache", False, found, remedy)
         else:
-            whole += 1
+            complete += 1
     how = "every byte was read" if deep else "none of their files is missing; --data reads every byte"
-    yield Finding("cache", True, f"{whole} of {len(outputs)} outputs are here and whole ({how})")
-
-
-def _mending(remedy: str, name: str) -> str:
-    md5 = name.rpartition("(")[2].rstrip(")")
-    return f"remove files/md5/{md5[:2]}/{md5[2:]} from DVC's cache and run `{remedy}`"
+    yield Finding("cache", True, f"{complete} of {len(outputs)} outputs are complete ({how})")
 
 
 def docker() -> Finding:
@@ -194,16 +209,16 @@ def docker() -> Finding:
 
         client = from_env(timeout=10)
         return Finding("docker", True, f"version {client.version()['Version']}")
-    except Exception as error:  # the engine's client has errors of its own, and raises requests' too
+    except Exception as error:  # the client has errors of its own, and raises those of requests too
         remedy = "start it, or give yourself the right to use it; only images and `run-local --docker` need it"
         return Finding("docker", False, str(error).split("(")[0].strip(" :") or "no answer", remedy, needed=False)
 
 
-def _tried(check: str, question: Callable[[], str]) -> Finding:
+def _tried(name: str, check: Callable[[], str]) -> Finding:
     try:
-        return Finding(check, True, question())
+        return Finding(name, True, check())
     except UserError as error:
-        return Finding(check, False, f"{error.place}: {error.problem}", error.remedy)
+        return Finding(name, False, f"{error.place}: {error.problem}", error.remedy)
 
 
 def _installed(name: str) -> str:
@@ -214,7 +229,7 @@ def _installed(name: str) -> str:
 
 
 def _onnx_providers() -> list[str]:
-    """Return the providers a session really got: the list of available ones names CUDA on any machine."""
+    """Return the providers that a session really uses: the list of available ones names CUDA on any machine."""
     import onnxruntime
     from onnx import TensorProto, helper
 

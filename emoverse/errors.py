@@ -1,4 +1,4 @@
-"""Say what was wrong, where, and what to do about it."""
+"""Errors with place, problem and remedy, and how a process reports them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-FAULT: Final = "EMOVERSE_FAULT"  # names the file where a step of a local run leaves its fault, for whoever runs it
+FAULT: Final = "EMOVERSE_FAULT"  # names the file in which a step of a local run leaves its error for the runner
 
 
 class UserError(Exception):
-    """Report a mistake in what the user gave us: the CLI prints it on one line and exits with code 2.
+    """A mistake in the user's input or machine: the CLI prints it on one line and exits with code 2.
 
-    ``place`` is a file, ``file:row``, or a parameter name; ``remedy`` is an imperative sentence.
+    Args:
+        problem: what is wrong.
+        place: a file, ``file:row``, an address, or the name of a parameter or option.
+        remedy: an imperative sentence.
     """
 
     def __init__(self, problem: str, *, place: str = "", remedy: str = "") -> None:
@@ -27,10 +30,7 @@ class UserError(Exception):
 
 
 class RowErrors(UserError):  # noqa: N818  (a plural, as it holds many)
-    """Report every bad row of one file in one go.
-
-    ``problems`` are complete ``file:row: column: what`` sentences; the message shows the first twenty.
-    """
+    """All bad rows of one file; ``problems`` are complete ``file:row: column: what`` sentences."""
 
     SHOWN = 20
 
@@ -44,28 +44,39 @@ class RowErrors(UserError):  # noqa: N818  (a plural, as it holds many)
 
 _REMEDIES: Final = {
     errno.ENOENT: "check the path",
-    errno.EACCES: "give a path you may read and write",
-    errno.EPERM: "give a path you may read and write",
+    errno.EACCES: "give a path that you may read and write",
+    errno.EPERM: "give a path that you may read and write",
     errno.EROFS: "give a path that can be written",
     errno.EISDIR: "give a file",
     errno.ENOTDIR: "give a folder",
     errno.EEXIST: "give a path that does not exist yet",
-    errno.ELOOP: "mend the links on the way there",
+    errno.ELOOP: "correct the symbolic links on the way there",
     errno.ENAMETOOLONG: "give a shorter path",
     errno.ENOSPC: "free some space and run again",
     errno.EDQUOT: "free some space and run again",
     errno.EMFILE: "raise the limit of open files (`ulimit -n`)",
+    errno.ENFILE: "raise the limit of open files (`sysctl fs.file-max`)",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the network file system, and run again",
 }
+# Errors that the operating system may report without a path and that are still not this program's.
+_WITHOUT_PATH: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)
+_PACKAGE: Final = str(Path(__file__).parent)
 
 
-def of_system(error: OSError) -> UserError | None:
-    """Return what the operating system refused, as a mistake of the user's; None for an error of another kind."""
+def from_os_error(error: OSError) -> UserError | None:
+    """Return the user's error for one of the operating system; None where this program is at fault.
+
+    An error is the user's when it names a path outside this package, or when a disk, quota or limit is exhausted.
+    """
     if error.errno is None or not error.strerror:
         return None
     # the second name is where something should have been moved to
-    place = error.filename2 or error.filename or ""
+    place = os.fsdecode(name) if isinstance(name := error.filename2 or error.filename or "", str | bytes) else ""
+    if error.errno not in _WITHOUT_PATH and (not place or place.startswith(_PACKAGE) or error.errno == errno.EBADF):
+        return None
     remedy = _REMEDIES.get(error.errno, "check the path and its disk")
-    return UserError(error.strerror.lower(), place=str(place), remedy=remedy)
+    return UserError(error.strerror.lower(), place=place, remedy=remedy)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -75,16 +86,27 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(options)}"
 
 
-def tell_from_a_step(error: BaseException) -> bool:
-    """Print a mistake of the user's without its traceback, as the command line does; False for any other error.
+def report_step_error(error: BaseException) -> bool:
+    """Print a user's error on one line, as the command line does; return False for any other error.
 
-    The first one of a local run is left where FAULT says, too.
+    In a local run the first message is also left in the file that ``FAULT`` names.
     """
-    said = error if isinstance(error, UserError) else of_system(error) if isinstance(error, OSError) else None
-    if said is None:
+    known = error if isinstance(error, UserError) else from_os_error(error) if isinstance(error, OSError) else None
+    if known is None:
         return False
-    print(f"emoverse: {said}", file=sys.stderr)
+    print(f"emoverse: {known}", file=sys.stderr)
     if place := os.environ.get(FAULT):
         with contextlib.suppress(OSError), Path(place).open("x", encoding="utf-8") as handle:
-            handle.write(str(said))
+            handle.write(str(known))
     return True
+
+
+@contextlib.contextmanager
+def step_errors() -> Iterator[None]:
+    """End the process of a pipeline's step with one line on stderr, without a traceback, for a user's error."""
+    try:
+        yield
+    except Exception as error:
+        if not report_step_error(error):
+            raise
+        sys.exit(1)

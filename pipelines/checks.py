@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Collection, Mapping
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
 from emoverse.amt.mixture import stages
 from emoverse.artifacts.digests import MANIFEST, digest_of_value
 from emoverse.config import TINY, Params
-from emoverse.corpora import reader, readers
+from emoverse.corpora import corpora, get_corpus
 from emoverse.errors import UserError, did_you_mean
-from emoverse.fetching.fetch import Tracked, check_held, resolve
-from emoverse.fetching.storage import lacking, travels
+from emoverse.fetching.fetch import Tracked, check_complete, resolve
+from emoverse.fetching.storage import is_shared, missing_variables
 from emoverse.tasks import tasks
 from pipelines.cluster import WORKSPACE, Cluster
 from pipelines.options import Options
-
-TOKEN = "KUBEFLOW_TOKEN"  # the variable that holds the bearer token of a cluster that asks for one
 
 
 def check_data(
@@ -42,15 +36,15 @@ def check_data(
     found = {}
     for name, root in roots.items():
         tracked = resolve(root, repository=base, revision=revision, remote=remote)
-        if travels(tracked.config) and secrets:
+        if is_shared(tracked.config) and secrets:
             told = {variable for secret in cluster.secrets for variable in secret.env.values()}
             check_secrets(tracked, told | cluster.data.env.keys())
-        if not travels(tracked.config) and not filled:
+        if not is_shared(tracked.config) and not filled:
             problem = "the remote is a folder of this machine, which pods do not see"
             remedy = "name one that they reach (--remote), or the mounted volume that holds the data (--raw-volume)"
             raise UserError(problem, place=root, remedy=remedy)
-        check_held(tracked)
-        settings = tracked.remote if travels(tracked.config) else ""
+        check_complete(tracked)
+        settings = tracked.remote if is_shared(tracked.config) else ""
         found[name] = {"corpus": name, "root": root, "md5": tracked.md5, "remote": settings}
     return found
 
@@ -71,7 +65,7 @@ def _below(path: str, mount: str) -> bool:
 
 def check_secrets(tracked: Tracked, given: Collection[str]) -> None:
     """Raise UserError when the pods would lack a secret that reaching the remote takes on this machine."""
-    absent = lacking(tracked.config, given)
+    absent = missing_variables(tracked.config, given)
     if absent:
         problem = f"its remote needs {' and '.join(absent)}, which no secret of the cluster profile gives to the pods"
         remedy = (
@@ -80,37 +74,12 @@ def check_secrets(tracked: Tracked, given: Collection[str]) -> None:
         raise UserError(problem, place=tracked.path, remedy=remedy)
 
 
-def check_endpoint(host: str) -> dict[str, Any]:
-    """Return what Kubeflow Pipelines says of its health; raise UserError unless it is there and speaks v2beta1."""
-    url = host.rstrip("/") + "/apis/v2beta1/healthz"
-    if not url.startswith(("http://", "https://")):
-        remedy = "for example --host http://localhost:8080"
-        raise UserError("not an http(s) address", place=host, remedy=remedy)
-    token = os.environ.get(TOKEN)
-    try:
-        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
-        with urllib.request.urlopen(request, timeout=10) as reply:
-            found = json.loads(reply.read())
-    except urllib.error.HTTPError as error:
-        remedy = f"put a token into {TOKEN}" if error.code in (401, 403) else "give the address of Kubeflow Pipelines"
-        raise UserError(f"the endpoint answers with HTTP {error.code}", place=url, remedy=remedy) from None
-    except OSError as error:
-        remedy = "check the address; `kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80` makes one at http://localhost:8080"
-        raise UserError(f"the endpoint gives no answer: {error}", place=url, remedy=remedy) from None
-    except (HTTPException, ValueError):
-        found = None
-    if not isinstance(found, dict):
-        remedy = "give the address of Kubeflow Pipelines itself, past any login page"
-        raise UserError("it answers something else than Kubeflow Pipelines does", place=url, remedy=remedy)
-    return found
-
-
 def check_params(params: Params, options: Options) -> None:
     """Raise UserError for a name that no corpus or task has, or for parameters that the options contradict."""
     for name in params.corpora:
-        reader(name)
+        get_corpus(name)
     for stage, mixture in (("stage1", params.amt.stage1), ("stage2", params.amt.stage2)):
-        for name in sorted(set(mixture.corpora) & readers().keys() - params.corpora.keys()):
+        for name in sorted(set(mixture.corpora) & corpora().keys() - params.corpora.keys()):
             remedy = f"name its folder under corpora in params.yaml, or remove it from amt.{stage}.corpora"
             raise UserError(f"no corpus {name!r} is there to train on", place=f"amt.{stage}.corpora", remedy=remedy)
     stages(params.amt, list(params.corpora))

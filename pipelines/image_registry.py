@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Mapping
-from http.client import HTTPException
-from typing import Any, Final
+from typing import Final
+from urllib.parse import urlencode, urlsplit
 
 from emoverse.errors import UserError
+from emoverse.http import HttpClient, NoAnswerError, bearer, json_object
 
 PINNED: Final = re.compile(r"(?P<name>[a-z0-9][\w.\-/:]*)@(?P<digest>sha256:[0-9a-f]{64})")
 KINDS: Final = ", ".join(
@@ -20,7 +16,6 @@ KINDS: Final = ", ".join(
     for kind in ("oci.image.index.v1", "oci.image.manifest.v1", "docker.distribution.manifest.list.v2",
                  "docker.distribution.manifest.v2")
 )  # fmt: skip
-TIMEOUT: Final = 10.0  # seconds
 
 
 def check_pinned(image: str, option: str) -> None:
@@ -32,15 +27,22 @@ def check_pinned(image: str, option: str) -> None:
 
 
 def check_held(image: str) -> None:
-    """Raise UserError unless the image's registry answers that it holds it, asked as ``docker login`` allows."""
+    """Raise UserError unless the image's registry answers that it holds it; ``docker login``'s password is used."""
     registry, name = _split(image.partition("@")[0])
     digest = image.partition("@")[2]
     scheme = "http" if registry.split(":")[0] in ("localhost", "127.0.0.1") else "https"
     url = f"{scheme}://{registry}/v2/{name}/manifests/{digest}"
     login = _login(registry)
-    status, headers = _ask(url, login)
-    if status == 401 and "bearer" in headers.get("www-authenticate", "").lower():
-        status, _ = _ask(url, {"Authorization": f"Bearer {_token(headers['www-authenticate'], login, image)}"})
+    try:
+        reply = HttpClient(authorization=login, follow=True).request("HEAD", url, headers={"Accept": KINDS})
+        challenge = reply.headers.get("WWW-Authenticate", "")
+        if reply.status == 401 and "bearer" in challenge.lower():
+            token = bearer(_token(challenge, login, url, image))
+            reply = HttpClient(authorization=token, follow=True).request("HEAD", url, headers={"Accept": KINDS})
+    except NoAnswerError as error:
+        remedy = "check its name; --unchecked image submits where only the cluster reaches the registry"
+        raise UserError(f"the registry gives no answer: {error.problem}", place=error.place, remedy=remedy) from None
+    status = reply.status
     if status == 404:
         raise UserError("the registry does not hold it", place=image, remedy="push it with `docker push`")
     if status in (401, 403):
@@ -60,36 +62,32 @@ def _split(name: str) -> tuple[str, str]:
     return first, "/".join(part for part in (path, last.partition(":")[0]) if part)
 
 
-def _login(registry: str) -> dict[str, str]:
+def _login(registry: str) -> str:
+    """Return the Authorization header for what ``docker login`` stored; empty for nothing."""
     from docker.auth import load_config
+    from docker.errors import DockerException
 
-    known = load_config().resolve_authconfig(None if registry == "registry-1.docker.io" else registry) or {}
+    try:
+        known = load_config().resolve_authconfig(None if registry == "registry-1.docker.io" else registry) or {}
+    except DockerException as error:
+        remedy = "install the credential helper that docker's config.json names, or run `docker login` again"
+        raise UserError(f"docker's credentials cannot be read: {error}", place=registry, remedy=remedy) from None
     user, password = known.get("username", known.get("Username")), known.get("password", known.get("Password"))
-    if not user:
-        return {}
-    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode() if user else ""
 
 
-def _token(challenge: str, login: Mapping[str, str], image: str) -> str:
+def _token(challenge: str, login: str, url: str, image: str) -> str:
+    """Get a bearer token where the registry's challenge says; the password goes to that place over TLS only."""
     asked = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
-    url = asked.pop("realm", "") + "?" + urllib.parse.urlencode(asked)
-    try:
-        request = urllib.request.Request(url, headers=dict(login))
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
-            found = json.loads(reply.read())
-        return str(found.get("token") or found["access_token"])
-    except (OSError, HTTPException, ValueError, KeyError) as error:
+    realm = asked.pop("realm", "")
+    here, there = urlsplit(url), urlsplit(realm)
+    if login and there.scheme != "https" and (here.scheme, here.netloc) != (there.scheme, there.netloc):
+        problem = "the registry asks for your password at an address without TLS, and was not given it"
+        raise UserError(problem, place=image, remedy="ask who runs the registry to correct its login address")
+    reply = HttpClient(authorization=login).request("GET", f"{realm}?{urlencode(asked)}")
+    answer = json_object(reply) or {}
+    token = answer.get("token") or answer.get("access_token")
+    if reply.status != 200 or not isinstance(token, str):
         remedy = "run `docker login` for its registry"
-        raise UserError(f"the registry's login gives no token: {error}", place=image, remedy=remedy) from None
-
-
-def _ask(url: str, headers: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
-    request = urllib.request.Request(url, headers={"Accept": KINDS, **headers}, method="HEAD")
-    try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
-            return int(reply.status), {}
-    except urllib.error.HTTPError as error:
-        return error.code, {key.lower(): value for key, value in error.headers.items()}
-    except (OSError, HTTPException) as error:
-        remedy = "check its name; --unchecked image submits where only the cluster reaches the registry"
-        raise UserError(f"the registry gives no answer: {str(error).strip()}", place=url, remedy=remedy) from None
+        raise UserError(f"the registry's login gives no token: HTTP {reply.status}", place=image, remedy=remedy)
+    return token

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_type_hints
 
 from components.image import Images
-from emoverse.artifacts.digests import canonical, code_digest
+from emoverse.artifacts.digests import canonical
 from emoverse.artifacts.lineage import dvc_md5_in
 from emoverse.artifacts.manifest import open_raw
+from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TINY, Params, plain
 from emoverse.errors import UserError
-from emoverse.fetching.fetch import Remotes
-from emoverse.fetching.storage import public, travels
-from emoverse.registry import CODE
+from emoverse.fetching.fetch import RemoteConfigs
+from emoverse.fetching.storage import is_shared, public_settings
 from pipelines.cluster import Cluster
 
 Start = Literal["base-model", "convert", "stage1"]
@@ -108,7 +108,7 @@ def presets(params: Params, base: Path) -> Arguments:
 
 def ordered(params: Params, corpora: list[dict[str, str]], weights: Mapping[str, str] | None = None) -> Arguments:
     """Return the arguments of a run on a cluster: these corpora and weights, the code of this checkout and no other."""
-    return Arguments(corpora, _sections(params), {step: code_digest(CODE[step]) for step in STEPS}, weights or {})
+    return Arguments(corpora, _sections(params), {step: code_digest(step) for step in STEPS}, weights or {})
 
 
 def measured(params: Params, base: Path) -> Arguments:
@@ -130,8 +130,8 @@ def _preset(name: str, root: str, base: Path) -> dict[str, str]:
     tracked = base / (root + ".dvc")
     found = {"corpus": name, "root": root, "md5": dvc_md5_in(tracked) if tracked.is_file() else "", "remote": ""}
     if found["md5"] and (base / ".dvc").is_dir():
-        config = Remotes(base).named("", root)
-        found["remote"] = public(config, place=root) if travels(config) else ""
+        config = RemoteConfigs(base).named("", root)
+        found["remote"] = public_settings(config, place=root) if is_shared(config) else ""
     return found
 
 

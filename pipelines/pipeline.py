@@ -1,7 +1,6 @@
 """Say where a task runs: its image, its place in the cluster, what it is told and sees, how often it is tried."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: kfp reads the annotations of the pipeline function.
 import ast
 import re
 from collections.abc import Callable

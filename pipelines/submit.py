@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import os
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
 from emoverse.config import Params
 from emoverse.errors import UserError
-from pipelines.checks import TOKEN
+from emoverse.http import NoAnswerError
+from pipelines.kubeflow_api import KubeflowApi
 from pipelines.options import Arguments, Options
 from pipelines.pipeline import compile_to
 
@@ -25,7 +24,7 @@ SYSTEM: Final = ("root-driver", "-driver", "executor")  # Kubeflow's own pods, w
 
 @dataclass(frozen=True)
 class Run:
-    """A submitted run: where a person looks at it, and by what name the API knows it."""
+    """A submitted run: its id in the API, and the address where a person looks at it."""
 
     id: str
     url: str
@@ -42,99 +41,75 @@ def submit(
     volume: str = "",
     namespace: str = "",
 ) -> Run:
-    """Compile the pipeline as ``options`` want it and start a run of it; raise UserError when Kubeflow refuses.
+    """Compile the pipeline as ``options`` say and start a run of it; raise UserError when Kubeflow refuses.
 
     ``volume`` is the mounted folder that keeps raw corpora; empty: they travel as artifacts.
     """
-    with tempfile.TemporaryDirectory() as folder, _answering(host):
+    with tempfile.TemporaryDirectory() as folder:
         package = Path(folder, "emoverse.yaml")
         compile_to(package, params, base=base, options=options)
-        client = _client(host, namespace)
-        with contextlib.redirect_stdout(io.StringIO()):  # the client prints links of its own
-            home = client.create_experiment(experiment, namespace=namespace or None)
-            made = client.run_pipeline(
-                home.experiment_id,
-                job_name=f"{experiment} {time.strftime('%Y-%m-%d %H:%M')}",
-                pipeline_package_path=str(package),
-                params={**arguments.as_keywords(), "raw_volume": volume},
-            )
-    return Run(made.run_id, f"{host.rstrip('/')}/#/runs/details/{made.run_id}")
-
-
-class SilentError(UserError):
-    """Report an endpoint that gives no answer now, and may give one again."""
+        documents = list(yaml.safe_load_all(package.read_text("utf-8")))
+    spec = documents[0] if len(documents) == 1 else {"pipeline_spec": documents[0], "platform_spec": documents[1]}
+    api = KubeflowApi(host)
+    if api.health().get("multi_user") is True and not namespace:
+        remedy = "give your namespace there"
+        raise UserError("this cluster separates its users", place="--namespace", remedy=remedy)
+    made = api.experiment(experiment, namespace)
+    name = f"{experiment} {time.strftime('%Y-%m-%d %H:%M')}"
+    try:
+        run = api.start_run(made, name, spec, {**arguments.as_keywords(), "raw_volume": volume})
+    except NoAnswerError as error:
+        remedy = "look there whether the run has started before you submit again"
+        raise UserError(error.problem, place=f"{api.address}/#/runs", remedy=remedy) from None
+    return Run(run, api.run_url(run))
 
 
 def watch(
     run: Run,
     *,
     host: str,
-    namespace: str = "",
     pause: float = 10.0,
     patience: int = 30,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Say each step's states as they change until the run ends; raise UserError unless it succeeded.
+    """Print each step's states as they change until the run ends; raise UserError unless it succeeded.
 
-    ``pause`` is the time between two questions, in seconds. A run takes days and a tunnel breaks now and then, so up to
-    ``patience`` questions in a row may stay without an answer.
+    Args:
+        run: the submitted run.
+        host: address of Kubeflow Pipelines.
+        pause: seconds between two requests.
+        patience: requests in a row that may stay without an answer. A run takes days, and a tunnel breaks now and then.
+        say: takes each line.
     """
-    client, failed, unanswered = None, [], 0
+    api, failed, unanswered = KubeflowApi(host, retries=0), [], 0
     seen: dict[str, str] = {}
     while True:
         try:
-            with _answering(host):
-                client = client or _client(host, namespace)
-                now = client.get_run(run.id)
-        except SilentError:
+            now = api.run(run.id)
+            unanswered = 0
+        except UserError as error:
             unanswered += 1
-            if unanswered > patience:
-                raise
-            time.sleep(pause)
-            continue
-        unanswered = 0
+            if isinstance(error, NoAnswerError) and unanswered <= patience:
+                time.sleep(pause)
+                continue
+            remedy = f"{error.remedy}; the run continues, look at it there"
+            raise type(error)(f"no longer watched: {error.problem}", place=run.url, remedy=remedy) from None
         for step in _steps(now):
-            if seen.get(step.task_id) != step.state:
-                seen[step.task_id] = step.state
-                say(f"{str(step.state).lower():10}  {step.display_name}")
-                failed += [step.display_name] if step.state in ("FAILED", "ERROR") else []
-        if now.state in ENDED:
+            if seen.get(step["task_id"]) != step["state"]:
+                seen[step["task_id"]] = step["state"]
+                say(f"{step['state'].lower():10}  {step['display_name']}")
+                failed += [step["display_name"]] if step["state"] in ("FAILED", "ERROR") else []
+        state = str(now.get("state"))
+        if state in ENDED:
             break
         time.sleep(pause)
-    if now.state != "SUCCEEDED":
-        problem = f"the run ended as {str(now.state).lower()}" + (f" at {', '.join(failed)}" if failed else "")
-        raise UserError(
-            problem, place=run.url, remedy="read that step's log there; steps that are done stay in the cache"
-        )
+    if state != "SUCCEEDED":
+        problem = f"the run ended as {state.lower()}" + (f" at {', '.join(failed)}" if failed else "")
+        remedy = "read that step's log there; steps that are done stay in the cache"
+        raise UserError(problem, place=run.url, remedy=remedy)
 
 
-def _steps(now: Any) -> list[Any]:
-    tasks = (now.run_details and now.run_details.task_details) or []
-    mine = [t for t in tasks if t.display_name and t.state and not t.display_name.endswith(SYSTEM)]
-    return sorted(mine, key=lambda task: str(task.start_time or task.create_time or ""))
-
-
-def _client(host: str, namespace: str) -> Any:
-    from kfp import Client
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # that it speaks to Kubeflow Pipelines 2 alone, as it should
-        return Client(host=host, existing_token=os.environ.get(TOKEN), namespace=namespace or "kubeflow")
-
-
-@contextlib.contextmanager
-def _answering(host: str) -> Iterator[None]:
-    import kfp_server_api
-    import urllib3
-
-    try:
-        yield
-    except kfp_server_api.ApiException as error:
-        if error.status >= 500:
-            remedy = "look at Kubeflow's own pods; a run that was started goes on"
-            raise SilentError(f"the endpoint answers with HTTP {error.status}", place=host, remedy=remedy) from None
-        problem = f"Kubeflow refuses (HTTP {error.status}): {str(error.body or error.reason)[:300]}"
-        raise UserError(problem, place=host, remedy="check your rights and the namespace (--namespace)") from None
-    except urllib3.exceptions.HTTPError as error:
-        problem = f"the endpoint gives no answer any more: {error}"
-        raise SilentError(problem, place=host, remedy="a run that was started goes on; look at it in the UI") from None
+def _steps(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    tasks = (run.get("run_details") or {}).get("task_details") or []
+    own = [t for t in tasks if t.get("display_name") and t.get("state") and not t["display_name"].endswith(SYSTEM)]
+    return sorted(own, key=lambda task: str(task.get("start_time") or task.get("create_time") or ""))

@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from emoverse.amt.columns import CorpusTable
+from emoverse.amt.corpus_table import CorpusTable
 from emoverse.amt.leakage import (
     MIN_IOU,
     MIN_WORDS,
@@ -43,32 +43,32 @@ class Conflict(NamedTuple):
 def shared_utterances(pairs: Sequence[tuple[Side, Side]]) -> list[tuple[str, str]]:
     """Return (id, id) of utterances that two different corpora share, by clip or by episode and time, sorted."""
     halves: list[Side] = [side for pair in pairs for side in pair]
-    found: set[tuple[str, str]] = set()
+    shared: set[tuple[str, str]] = set()
     for i, one in enumerate(halves):
         for other in halves[i + 1 :]:
             if one.corpus != other.corpus:
-                found.update(same_clips(one, other))
-                found.update((left, right) for right, left in same_clips(other, one))
-                found.update(overlaps(one, other, CONFLICT_MIN_IOU))
-    return sorted(found)
+                shared.update(same_clips(one, other))
+                shared.update((left, right) for right, left in same_clips(other, one))
+                shared.update(overlaps(one, other, CONFLICT_MIN_IOU))
+    return sorted(shared)
 
 
-def conflicts(pairs: Iterable[tuple[str, str]], emotion: dict[str, str | None]) -> list[Conflict]:
+def conflicts(pairs: Iterable[tuple[str, str]], emotion: Mapping[str, str | None]) -> list[Conflict]:
     """Return the pairs whose emotions differ, where both have one."""
-    found = []
-    for one, other in pairs:
-        left, right = emotion[one], emotion[other]
-        if left is not None and right is not None and left != right:
-            found.append(Conflict(one, other, left, right))
-    return sorted(found)
+    labelled = ((one, other, emotion[one], emotion[other]) for one, other in pairs)
+    return sorted(
+        Conflict(one, other, left, right)
+        for one, other, left, right in labelled
+        if left is not None and right is not None and left != right
+    )
 
 
-def summary(pairs: Sequence[tuple[str, str]], found: Sequence[Conflict]) -> dict[str, Any]:
-    """Return how many utterances are shared, how many differ, and the commonest differences."""
-    kinds = Counter(f"{one.one_emotion} -> {one.other_emotion}" for one in found)
+def summary(pairs: Sequence[tuple[str, str]], differing: Sequence[Conflict]) -> dict[str, Any]:
+    """Return how many utterances are shared, how many differ, and the most frequent differences."""
+    kinds = Counter(f"{conflict.one_emotion} -> {conflict.other_emotion}" for conflict in differing)
     return {
         "shared_utterances": len(pairs),
-        "different_emotion": len(found),
+        "different_emotion": len(differing),
         "commonest": dict(sorted(kinds.items(), key=lambda item: (-item[1], item[0]))[:10]),
     }
 
@@ -82,7 +82,9 @@ def audit_annotations(meld_dir: Path, ecf_train: Path, ecf_mapping: Path) -> dic
     ``leakage``: how many MELD test utterances are in ECF train, how many conversations touch one, and what the
     leak-free cut (without those conversations) keeps. ``conflicts``: the shared utterances whose emotions differ.
     """
-    friends = _meld(meld_dir)
+    if not meld_dir.is_dir():
+        raise UserError("no such folder", place=str(meld_dir), remedy="give the folder of MELD's three CSVs")
+    friends = {utterance.utterance_id: utterance for utterance in _strict(meld.read(meld_dir), meld_dir)}
     train = _strict(ecf.read_split(ecf_train, "train"), ecf_train.parent)
     pairs = _pairs(train, ecf1.read_mapping(ecf_mapping), friends, ecf_mapping)
     return {
@@ -93,18 +95,18 @@ def audit_annotations(meld_dir: Path, ecf_train: Path, ecf_mapping: Path) -> dic
 
 def _leakage(train: Sequence[Utterance], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Count what the mapping says about MELD test, and what is left without the conversations it touches."""
-    test = {one: other for one, other in pairs if other.startswith("meld/test/")}
-    touched = {one.dialogue_id for one in train if one.utterance_id in test}
-    kept = [one for one in train if one.dialogue_id not in touched]
-    targets = [one for one in kept if one.emotion != "neutral"]
-    everything = {split: sum(other.startswith(f"meld/{split}/") for _, other in pairs) for split in meld.FILES}
+    test = {ecf_id: meld_id for ecf_id, meld_id in pairs if meld_id.startswith("meld/test/")}
+    touched = {utterance.dialogue_id for utterance in train if utterance.utterance_id in test}
+    kept = [utterance for utterance in train if utterance.dialogue_id not in touched]
+    targets = [utterance for utterance in kept if utterance.emotion != "neutral"]
+    by_split = {split: sum(meld_id.startswith(f"meld/{split}/") for _, meld_id in pairs) for split in meld.FILES}
     return {
         "meld_test_utterances": len(set(test.values())),
-        "meld_utterances": everything,
+        "meld_utterances": by_split,
         "dropped_conversations": len(touched),
-        "kept_conversations": len({one.dialogue_id for one in kept}),
+        "kept_conversations": len({utterance.dialogue_id for utterance in kept}),
         "kept_targets": len(targets),
-        "kept_targets_with_cause": sum(bool(one.causes) for one in targets),
+        "kept_targets_with_cause": sum(bool(utterance.causes) for utterance in targets),
     }
 
 
@@ -112,15 +114,15 @@ def _conflicts(
     train: Sequence[Utterance], pairs: Sequence[tuple[str, str]], friends: Mapping[str, Utterance]
 ) -> dict[str, Any]:
     """Compare the emotions of shared utterances, MELD's first, and list every one that differs."""
-    emotion = {one.utterance_id: one.emotion for one in (*train, *friends.values())}
-    turned = [(other, one) for one, other in pairs]
-    found = conflicts(turned, emotion)
-    return {**summary(turned, found), "listed": [one._asdict() for one in found]}
+    emotion = {utterance.utterance_id: utterance.emotion for utterance in (*train, *friends.values())}
+    meld_first = [(meld_id, ecf_id) for ecf_id, meld_id in pairs]
+    differing = conflicts(meld_first, emotion)
+    return {**summary(meld_first, differing), "listed": [conflict._asdict() for conflict in differing]}
 
 
 def _signs(train: Sequence[Utterance], friends: Sequence[Utterance]) -> dict[str, int]:
-    """Count the MELD test utterances that episode and time, or equal words, find in ECF train without the mapping."""
-    (_, others), (tests, _) = sides(CorpusTable.of(train)), sides(CorpusTable.of(friends))
+    """Count the MELD test utterances found in ECF train by episode and time, or equal text, without the mapping."""
+    (_, others), (tests, _) = sides(CorpusTable(train)), sides(CorpusTable(friends))
     return {
         "by_time": len({leak.test_id for leak in by_time([tests], [others])}),
         "by_text": len({leak.test_id for leak in by_text([tests], [others])}),
@@ -130,42 +132,37 @@ def _signs(train: Sequence[Utterance], friends: Sequence[Utterance]) -> dict[str
 def _pairs(
     train: Sequence[Utterance], mapping: Clips, friends: Mapping[str, Utterance], path: Path
 ) -> list[tuple[str, str]]:
-    """Return (ECF id, MELD id) of mapped utterances; raise RowErrors for clips MELD does not have."""
-    found, problems = [], []
-    for one in train:
-        target = mapping.get((one.dialogue_id, one.position))
+    """Return (ECF id, MELD id) of mapped utterances; raise RowErrors for clips that MELD does not have."""
+    pairs, problems = [], []
+    for utterance in train:
+        target = mapping.get((utterance.dialogue_id, utterance.position))
         if target is None:
             continue
         meld_id = f"meld/{target[0]}/{target[1]}"
         if meld_id in friends:
-            found.append((one.utterance_id, meld_id))
+            pairs.append((utterance.utterance_id, meld_id))
         else:
-            problems.append(f"{path}: conversation {one.dialogue_id} utterance {one.position}: MELD has no {meld_id}")
+            where = f"conversation {utterance.dialogue_id} utterance {utterance.position}"
+            problems.append(f"{path}: {where}: MELD has no {meld_id}")
     if problems:
         raise RowErrors(problems, remedy="give the mapping that belongs to these files")
-    if not found:
+    if not pairs:
         remedy = "give the ECFvsMELD file, and ECF's train file"
         raise UserError("maps no utterance of the train file", place=str(path), remedy=remedy)
-    return found
-
-
-def _meld(folder: Path) -> dict[str, Utterance]:
-    if not folder.is_dir():
-        raise UserError("no such folder", place=str(folder), remedy="give the folder of MELD's three CSVs")
-    return {one.utterance_id: one for one in _strict(meld.read(folder), folder)}
+    return pairs
 
 
 def _strict(reading: Reading, folder: Path) -> list[Utterance]:
-    """Return the utterances when no row was set aside: an audit with holes would pass for a whole one."""
+    """Return the utterances when no row was set aside: an incomplete audit would be mistaken for a complete one."""
     if reading.quarantined:
-        problems = [row.said(folder) for row in reading.quarantined]
-        raise RowErrors(problems, remedy="mend the rows and run the audit again")
+        problems = [row.message(folder) for row in reading.quarantined]
+        raise RowErrors(problems, remedy="correct the rows and run the audit again")
     return reading.utterances
 
 
 @dataclass(frozen=True)
 class CorporaAudit:
-    """What was found: leaks, the utterances two corpora share, and those of them that are labelled differently."""
+    """Leaks, the utterances that two corpora share, and those of them that are labelled differently."""
 
     leaks: list[Leak]
     shared: list[tuple[str, str]]
@@ -179,7 +176,7 @@ class CorporaAudit:
     def summary(self, policy: str) -> dict[str, Any]:
         """Return the counts for ``audit.json``; pairs of splits are named ``ecf/train in meld/test``."""
         pairs = {(leak.utterance_id, leak.test_id) for leak in self.leaks}
-        between = Counter(f"{_split(one)} in {_split(test)}" for one, test in pairs)
+        between = Counter(f"{_split(train_id)} in {_split(test_id)}" for train_id, test_id in pairs)
         leakage = {
             "policy": policy,
             "rule": {"least_iou": MIN_IOU, "least_words": MIN_WORDS},
@@ -200,9 +197,7 @@ def audit_corpora(tables: Sequence[CorpusTable], *, near: bool = True) -> Corpor
     """Compare all corpora with each other; ``near`` looks for nearly equal transcripts too."""
     pairs = [sides(table) for table in tables]
     shared = shared_utterances(pairs)
-    wanted = {name for pair in shared for name in pair}
-    labels = (zip(side.ids, side.emotions, strict=True) for pair in pairs for side in pair)
-    emotion = {name: label for side in labels for name, label in side if name in wanted}
+    emotion = {utterance.utterance_id: utterance.emotion for table in tables for utterance in table.utterances}
     return CorporaAudit(find_leaks(pairs, near=near), shared, conflicts(shared, emotion))
 
 

@@ -1,44 +1,43 @@
 """Find train and validation utterances that are also in a test set, of the same corpus or another.
 
-Three signs, measured on the real files against ECF's own mapping to MELD (2535 true pairs of ECF train and MELD test):
+Four signs, measured on the real files against ECF's own mapping to MELD (2535 true pairs of ECF train and MELD test):
 
 * ``clip``: the row's clip is the test row's clip (ECF mapped to MELD).
 * ``time``: same episode, spans that share ``MIN_IOU`` of their union. Finds 2480 of the 2535; a sign that needs less
   overlap finds 25 more and three times as many neighbours, because some of MELD's spans last minutes.
-* ``text``: same words and same speaker (where both name one), at least ``MIN_WORDS`` of them: "Okay." is no leak. With
+* ``text``: same text and same speaker (where both name one), at least ``MIN_WORDS`` words: "Okay." is no leak. With
   six words 589 of 591 pairs are true, with four 830 of 901.
-* ``near``: the words are nearly the same, see ``near``.
+* ``near``: the text is nearly the same: a Jaccard similarity of word trigrams of at least ``THRESHOLD``.
 """
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
-from typing import Any, Final, NamedTuple
+from itertools import accumulate
+from typing import Final, NamedTuple
 
-import numpy as np
 from datasketch import MinHash, MinHashLSH
-from numpy.typing import NDArray
 
-from emoverse.amt.columns import CorpusTable
+from emoverse.amt.corpus_table import CorpusTable
+from emoverse.corpora.base import Utterance
 
 MIN_IOU: Final = 0.3
 MIN_WORDS: Final = 6
+THRESHOLD: Final = 0.8
+"""Estimated Jaccard similarity of word trigrams from which two transcripts are nearly the same."""
+_PERMUTATIONS: Final = 64
+_SEED: Final = 1
 _BATCH: Final = 4096
-_DAY: Final = 86_400.0  # seconds
-_SLACK: Final = 1e-3  # seconds; a time after many days is rounded
-_NUMBERS: Final[defaultdict[str | None, int]] = defaultdict(count().__next__)
-"""Number the episodes as they come; which number one gets decides nothing."""
-_COLUMNS: Final = ("utterance_id", "clip", "speaker", "text", "emotion", "episode", "start", "end")
-Rows = NDArray[np.int64]
-Times = NDArray[np.float64]
+_WORD: Final = re.compile(r"[^\W_]+")
 
 
 class Leak(NamedTuple):
-    """A train (or validation) utterance that shows a test utterance, and by which sign it was found."""
+    """A train (or validation) utterance that shows a test utterance, and the sign that it was found by."""
 
     utterance_id: str
     test_id: str
@@ -47,82 +46,60 @@ class Leak(NamedTuple):
 
 @dataclass(frozen=True)
 class Side:
-    """Some utterances of one corpus in columns; ``start`` and ``end`` are NaN where unknown."""
+    """The test utterances of one corpus, or all others."""
 
     corpus: str
-    ids: Sequence[str]
-    clips: Sequence[str]
-    speakers: Sequence[str | None]
-    texts: Sequence[str]  # normalised
-    emotions: Sequence[str | None]
-    episodes: Sequence[str | None]
-    start: Times
-    end: Times
+    utterances: Sequence[Utterance]
 
     @cached_property
-    def timed(self) -> tuple[Rows, Times, Times, Times]:
-        """Return the rows with a known time in order, and when the episode, the row and its end come.
+    def long_texts(self) -> list[tuple[Utterance, str]]:
+        """Return the utterances whose normalised text is long enough to identify them, and that text."""
+        texts = ((utterance, normalised(utterance.text)) for utterance in self.utterances)
+        return [(utterance, text) for utterance, text in texts if text.count(" ") >= MIN_WORDS - 1]
 
-        As if all episodes were shown one after another, a day for each.
-        """
-        known = np.fromiter((name is not None for name in self.episodes), np.bool_, len(self.ids))
-        rows = np.flatnonzero(known & np.isfinite(self.start) & np.isfinite(self.end))
-        day = _DAY * np.array([_NUMBERS[self.episodes[row]] for row in rows.tolist()], dtype=np.float64)
-        order = np.argsort(day + self.start[rows], kind="stable")
-        rows, day = rows[order], day[order]
-        return rows, day, day + self.start[rows], day + self.end[rows]
+    @cached_property
+    def episodes(self) -> dict[str, list[tuple[float, float, str]]]:
+        """Return (start, end, id) of the utterances with a known time, by episode and in order."""
+        spans: defaultdict[str, list[tuple[float, float, str]]] = defaultdict(list)
+        for one in self.utterances:
+            if one.episode is not None and one.start is not None and one.end is not None:
+                spans[one.episode].append((one.start, one.end, one.utterance_id))
+        return {episode: sorted(listed) for episode, listed in spans.items()}
 
     @cached_property
     def borrowed(self) -> dict[str, list[tuple[str, str]]]:
-        """Return (id, clip) of clips below a folder named for another corpus, by that corpus; ``MELD/test/...``."""
-        found: dict[str, list[tuple[str, str]]] = defaultdict(list)
-        for name, clip in zip(self.ids, self.clips, strict=True):
-            folder, _, path = clip.partition("/")
+        """Return (id, clip) of clips in a folder named after another corpus, by that corpus: ``MELD/test/...``."""
+        clips: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        for utterance in self.utterances:
+            folder, _, path = utterance.clip.partition("/")
             if folder.isupper() and folder.lower() != self.corpus:
-                found[folder.lower()].append((name, path))
-        return dict(found)
+                clips[folder.lower()].append((utterance.utterance_id, path))
+        return dict(clips)
 
 
-def normalised(texts: Sequence[str]) -> list[str]:
-    """Return lower-case words with single spaces: what two spellings of one utterance have in common.
-
-    Words are letters and digits of any script. Many texts are looked up as one array of code points, NUL between them.
-    """
-    every = "".join([text.replace("\0", " ") + "\0" for text in texts]).lower()
-    codes = np.frombuffer(every.encode("utf-32-le"), np.uint32)
-    points = np.flatnonzero(np.bincount(codes))
-    meant = np.zeros(int(codes.max(initial=0)) + 1, np.uint32)
-    meant[points] = [point if point == 0 or chr(point).isalnum() else 32 for point in points.tolist()]
-    words = meant[codes]
-    gap = words == 32
-    follows = np.concatenate([[True], (gap | (words == 0))[:-1]])  # what comes before is no word either
-    kept: str = words[~(gap & follows)].tobytes().decode("utf-32-le")
-    return kept.replace(" \0", "\0").split("\0")[:-1]
-
-
-def long_enough(words: str) -> bool:
-    """Say whether normalised words identify an utterance."""
-    return words.count(" ") >= MIN_WORDS - 1
+def normalised(text: str) -> str:
+    """Return lower-case words with single spaces: what two spellings of one utterance have in common."""
+    return " ".join(_WORD.findall(text.lower()))
 
 
 def sides(table: CorpusTable) -> tuple[Side, Side]:
     """Return a corpus's test utterances, and all others."""
-    split, *columns = table.columns("split", *_COLUMNS)
-    rest = len(split) - split.count("test")  # test comes last
-    return _side(table.name, [one[rest:] for one in columns]), _side(table.name, [one[:rest] for one in columns])
+    tests = [utterance for utterance in table.utterances if utterance.split == "test"]
+    others = [utterance for utterance in table.utterances if utterance.split != "test"]
+    return Side(table.name, tests), Side(table.name, others)
 
 
 def find_leaks(pairs: Sequence[tuple[Side, Side]], *, near: bool = True) -> list[Leak]:
     """Return every leak between the ``sides`` of some corpora: train and validation rows against test rows; sorted."""
     tests, others = [test for test, _ in pairs], [other for _, other in pairs]
-    found = {*by_clip(tests, others), *by_time(tests, others), *by_text(tests, others)}
+    leaks = {*by_clip(tests, others), *by_time(tests, others), *by_text(tests, others)}
     if near:
-        found.update(by_near_text(tests, others, {(leak.utterance_id, leak.test_id) for leak in found}))
-    return sorted(found)
+        leaks.update(by_near_text(tests, others, {(leak.utterance_id, leak.test_id) for leak in leaks}))
+    return sorted(leaks)
 
 
 def by_clip(tests: Sequence[Side], others: Sequence[Side]) -> Iterable[Leak]:
-    """Find clips that lie below a folder named for another corpus: ``MELD/test/...`` in ECF is MELD's ``test/...``."""
+    """Find clips in a folder named after another corpus: ``MELD/test/...`` in ECF is MELD's ``test/...``."""
     for other in others:
         for test in tests:
             for name, test_id in same_clips(other, test):
@@ -131,10 +108,9 @@ def by_clip(tests: Sequence[Side], others: Sequence[Side]) -> Iterable[Leak]:
 
 def same_clips(one: Side, two: Side) -> Iterable[tuple[str, str]]:
     """Yield (id, id) of utterances of ``one`` whose clip is a clip of ``two``."""
-    wanted = one.borrowed.get(two.corpus)
-    if wanted:
-        known = dict(zip(two.clips, two.ids, strict=True))
-        yield from ((name, known[path]) for name, path in wanted if path in known)
+    borrowed = one.borrowed.get(two.corpus, [])
+    ids = {utterance.clip: utterance.utterance_id for utterance in two.utterances} if borrowed else {}
+    return [(name, ids[path]) for name, path in borrowed if path in ids]
 
 
 def by_time(tests: Sequence[Side], others: Sequence[Side]) -> Iterable[Leak]:
@@ -146,90 +122,64 @@ def by_time(tests: Sequence[Side], others: Sequence[Side]) -> Iterable[Leak]:
 
 
 def by_text(tests: Sequence[Side], others: Sequence[Side]) -> Iterable[Leak]:
-    """Find utterances of the same speaker with the same words, six or more."""
-    known: dict[str, list[tuple[str, str | None]]] = defaultdict(list)
+    """Find utterances of the same speaker with the same text of at least six words."""
+    known: defaultdict[str, list[Utterance]] = defaultdict(list)
     for test in tests:
-        for name, words, speaker in zip(test.ids, test.texts, test.speakers, strict=True):
-            if long_enough(words):
-                known[words].append((name, speaker))
+        for utterance, text in test.long_texts:
+            known[text].append(utterance)
     for other in others:
-        for name, words, speaker in zip(other.ids, other.texts, other.speakers, strict=True):
-            for test_id, test_speaker in known.get(words, ()):
-                if same_speaker(speaker, test_speaker):
-                    yield Leak(name, test_id, "text")
+        for utterance, text in other.long_texts:
+            for found in known.get(text, ()):
+                if same_speaker(utterance, found):
+                    yield Leak(utterance.utterance_id, found.utterance_id, "text")
 
 
-def same_speaker(one: str | None, two: str | None) -> bool:
-    """Say whether two speakers can be the same person."""
-    return one is None or two is None or one == two
+def same_speaker(one: Utterance, two: Utterance) -> bool:
+    """Return whether two speakers can be the same person."""
+    return one.speaker is None or two.speaker is None or one.speaker == two.speaker
 
 
-def overlaps(one: Side, two: Side, least: float) -> Iterable[tuple[str, str]]:
-    """Yield (id, id) of utterances of the same episode whose intersection is at least ``least`` of their union."""
-    i, j = _neighbours(one, two)
-    shared = np.minimum(one.end[i], two.end[j]) - np.maximum(one.start[i], two.start[j])
-    union = np.maximum(one.end[i], two.end[j]) - np.minimum(one.start[i], two.start[j])
-    alike = (shared > 0) & (shared >= least * union)
-    for left, right in zip(i[alike].tolist(), j[alike].tolist(), strict=True):
-        yield one.ids[left], two.ids[right]
-
-
-def _neighbours(one: Side, two: Side) -> tuple[Rows, Rows]:
-    """Return the rows of all pairs of utterances that touch in an episode, and of some that do not quite.
-
-    In linear time: what touches a span is a stretch of the other side, from the first row that it or an earlier one
-    reaches into the span, to the last that begins before the span ends.
-    """
-    left, day, start, end = one.timed
-    right, other_day, other_start, other_end = two.timed
-    first = np.searchsorted(np.maximum.accumulate(other_end), start - _SLACK)
-    long = np.maximum(np.searchsorted(other_start, end + _SLACK) - first, 0)
-    i = np.repeat(np.arange(len(left)), long)
-    j = np.arange(len(i)) + np.repeat(first - np.cumsum(long) + long, long)
-    same = day[i] == other_day[j]
-    return left[i[same]], right[j[same]]
-
-
-def _side(corpus: str, columns: Sequence[Sequence[Any]]) -> Side:
-    ids, clips, speakers, texts, emotions, episodes, start, end = columns
-    words = [one for at in range(0, len(texts), _BATCH) for one in normalised(texts[at : at + _BATCH])]
-    times = (np.array(column, dtype=np.float64) for column in (start, end))  # None becomes NaN
-    return Side(corpus, ids, clips, speakers, words, emotions, episodes, *times)
-
-
-THRESHOLD: Final = 0.8
-"""Estimated Jaccard similarity of word trigrams from which two transcripts are nearly the same."""
-_PERMUTATIONS: Final = 64
-_SEED: Final = 1
-_NEAR_BATCH: Final = 4096
+def overlaps(one: Side, two: Side, min_iou: float) -> Iterable[tuple[str, str]]:
+    """Yield (id, id) of utterances of the same episode whose intersection is at least ``min_iou`` of their union."""
+    for episode, spans in one.episodes.items():
+        others = two.episodes.get(episode, [])
+        # The first that may reach into a span: the first that, or whose predecessor, ends after the span starts.
+        reach = list(accumulate((end for _, end, _ in others), max))
+        for start, end, name in spans:
+            for other_start, other_end, other_name in others[bisect_right(reach, start) :]:
+                if other_start >= end:
+                    break
+                shared = min(end, other_end) - max(start, other_start)
+                if shared > 0 and shared >= min_iou * (max(end, other_end) - min(start, other_start)):
+                    yield name, other_name
 
 
 def by_near_text(tests: Sequence[Side], others: Sequence[Side], known: set[tuple[str, str]]) -> Iterable[Leak]:
-    """Yield train utterances whose words nearly equal a test utterance's, pairs in ``known`` aside."""
+    """Yield train utterances whose text nearly equals a test utterance's, without the pairs in ``known``."""
     index = MinHashLSH(threshold=THRESHOLD, num_perm=_PERMUTATIONS)
-    where: dict[str, tuple[Side, int, MinHash]] = {}
+    indexed: dict[str, tuple[Utterance, MinHash]] = {}
     for test in tests:
-        for i, sketch in _sketches(test):
-            where[test.ids[i]] = (test, i, sketch)
-            index.insert(test.ids[i], sketch, check_duplication=False)
+        for utterance, sketch in _sketches(test):
+            indexed[utterance.utterance_id] = utterance, sketch
+            index.insert(utterance.utterance_id, sketch, check_duplication=False)
     for other in others:
-        for i, sketch in _sketches(other):
+        for utterance, sketch in _sketches(other):
             for test_id in sorted(index.query(sketch)):
-                test, j, found = where[test_id]
-                near = sketch.jaccard(found) >= THRESHOLD and same_speaker(other.speakers[i], test.speakers[j])
-                if near and (other.ids[i], test_id) not in known:
-                    yield Leak(other.ids[i], test_id, "near")
+                found, found_sketch = indexed[test_id]
+                near = sketch.jaccard(found_sketch) >= THRESHOLD and same_speaker(utterance, found)
+                if near and (utterance.utterance_id, test_id) not in known:
+                    yield Leak(utterance.utterance_id, test_id, "near")
 
 
-def _sketches(side: Side) -> Iterable[tuple[int, MinHash]]:
-    """Yield (row, MinHash) of the transcripts that are long enough."""
-    rows = [i for i, words in enumerate(side.texts) if long_enough(words)]
-    for start in range(0, len(rows), _NEAR_BATCH):
-        batch = rows[start : start + _NEAR_BATCH]
-        shingles = [_shingles(side.texts[i]) for i in batch]
-        yield from zip(batch, MinHash.generator(shingles, num_perm=_PERMUTATIONS, seed=_SEED), strict=True)
+def _sketches(side: Side) -> Iterable[tuple[Utterance, MinHash]]:
+    """Yield the utterances with a long text and the MinHash of its word trigrams."""
+    for start in range(0, len(side.long_texts), _BATCH):
+        batch = side.long_texts[start : start + _BATCH]
+        shingles = [_shingles(text) for _, text in batch]
+        sketches = MinHash.generator(shingles, num_perm=_PERMUTATIONS, seed=_SEED)
+        yield from zip((utterance for utterance, _ in batch), sketches, strict=True)
 
 
-def _shingles(words: str) -> list[bytes]:
-    parts = words.split()
+def _shingles(text: str) -> list[bytes]:
+    parts = text.split()
     return [" ".join(parts[i : i + 3]).encode("utf-8") for i in range(len(parts) - 2)]

@@ -3,37 +3,39 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Literal, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from emoverse.config import AmtParams
-from emoverse.corpora import readers
+from emoverse.corpora import corpora as all_corpora
 from emoverse.errors import UserError, did_you_mean
-from emoverse.tasks import conditions, tasks
-from emoverse.tasks import task as task_named
+from emoverse.tasks import conditions, task, tasks
 from emoverse.tasks.base import Options
 
 
-def draws(ids: Sequence[str], *key: str | int) -> NDArray[np.float64]:
-    """Return for each id a number in [0, 1) that is a fixed, well-mixed function of the key and the id."""
-    begun = hashlib.blake2b("".join(f"{part}\0" for part in key).encode("utf-8"), digest_size=8)
-    digests = []
-    for one in ids:
-        state = begun.copy()
-        state.update(one.encode())
-        digests.append(state.digest())
-    return (np.frombuffer(b"".join(digests), dtype=">u8") >> np.uint64(11)).astype(np.float64) * 2.0**-53
+def draw(utterance_id: str, *key: str | int) -> float:
+    """Return a number in [0, 1) that is a fixed, well-mixed function of the key and the id."""
+    digest = hashlib.blake2b((_prefix(key) + utterance_id).encode("utf-8"), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
+
+
+@cache
+def _prefix(key: tuple[str | int, ...]) -> str:
+    return "".join(f"{part}\0" for part in key)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One training stage's mixture. ``weights`` maps a task to the share of eligible rows kept, 0..1.
+    """One training stage's mixture.
 
-    ``caps`` maps a task to the most rows it may have; ``limits``, found from them, to a draw its rows stay below.
+    Attributes:
+        weights: The share of eligible rows kept of each task, 0..1.
+        per_clip: ``one``: a clip serves one task of the stage.
+        caps: The largest number of rows of a task.
+        limits: The draw that the rows of a capped task must stay below; computed from ``caps``.
     """
 
     name: str
@@ -44,53 +46,32 @@ class Stage:
     caps: dict[str, int] = field(default_factory=dict)
     limits: dict[str, float] = field(default_factory=dict)
 
-    @property
-    def asked(self) -> int:
-        """Return how many tasks have a weight."""
-        return sum(weight > 0 for weight in self.weights.values())
+    @cached_property
+    def tasks(self) -> list[str]:
+        """Return the tasks with a weight; those that keep every row come first."""
+        weighted = ((weight < 1, name) for name, weight in self.weights.items() if weight > 0)
+        return [name for _, name in sorted(weighted)]
 
-    def values(self, name: str, ids: Sequence[str]) -> NDArray[np.float64]:
-        """Return the draws that decide whether clips serve a task."""
-        return draws(ids, self.seed, self.name, name)
+    def draw(self, task_name: str, utterance_id: str) -> float:
+        """Return the draw that decides whether a clip serves a task."""
+        return draw(utterance_id, self.seed, self.name, task_name)
 
-    def queue(self, ids: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-        """Return for each task when it is tried on each clip, infinity for never.
+    def queue(self, utterance_id: str) -> list[str]:
+        """Return the tasks to try on a clip, in order.
 
-        ``several``: at once, where the clip's draw is below the weight. ``one``: in a random order, in which a task
-        comes first with odds proportional to its weight (an exponential race).
+        ``several``: the tasks whose draw is below their weight. ``one``: all of them, in a random order in which a
+        task comes first with odds proportional to its weight (an exponential race).
         """
-        found: dict[str, NDArray[np.float64]] = {}
-        # Tasks that keep every row come first: nothing to draw, where a clip may serve several.
-        for name, weight in sorted(self.weights.items(), key=lambda item: (item[1] < 1, item[0])):
-            if weight <= 0:
-                continue
-            if self.per_clip == "one":
-                found[name] = -np.log1p(-self.values(name, ids)) / weight
-            elif weight >= 1:
-                found[name] = np.zeros(len(ids))
-            else:
-                found[name] = np.where(self.values(name, ids) < weight, 0.0, np.inf)
-        return found
+        if self.per_clip == "one":
+            arrival = {name: -math.log1p(-self.draw(name, utterance_id)) / self.weights[name] for name in self.tasks}
+            return sorted(self.tasks, key=arrival.__getitem__)
+        return [
+            name for name in self.tasks if self.weights[name] >= 1 or self.draw(name, utterance_id) < self.weights[name]
+        ]
 
-
-Masks = dict[str, NDArray[np.bool_]]
-
-
-def served(
-    queue: Mapping[str, NDArray[np.float64]], fits: Masks, per_clip: Literal["one", "several"]
-) -> tuple[Masks, Masks]:
-    """Return which clips serve which task, and on which the task was tried.
-
-    ``fits`` says where a task has a question that may be used. ``one``: the first that fits is kept, and what comes
-    after it in the queue is not tried.
-    """
-    if per_clip == "several":
-        tried = {name: np.isfinite(when) for name, when in queue.items()}
-        return {name: fits[name] & tried[name] for name in queue}, tried
-    when = np.stack([np.where(fits[name], queue[name], np.inf) for name in queue])
-    first, best = when.argmin(0), when.min(0)
-    kept = {name: (first == i) & np.isfinite(best) for i, name in enumerate(queue)}
-    return kept, {name: kept[name] | (queue[name] < best) for name in queue}
+    def is_over_limit(self, task_name: str, utterance_id: str) -> bool:
+        """Return whether a cap leaves a clip out, because its draw is not among the smallest."""
+        return task_name in self.limits and self.draw(task_name, utterance_id) >= self.limits[task_name]
 
 
 Number = TypeVar("Number", int, float)
@@ -103,25 +84,26 @@ def _by_condition(named: Mapping[str, Number], params: AmtParams) -> dict[str, N
         condition: value
         for name, value in named.items()
         for condition in conditions(name)
-        if task_named(condition).is_trained(options)
+        if task(condition).is_trained(options)
     }
 
 
 def stages(params: AmtParams, corpora: Sequence[str]) -> tuple[Stage, ...]:
-    """Return the two stages; raise UserError for a task or corpus that nobody knows, or whose folder was not given."""
-    found = []
+    """Return the two stages; raise UserError for an unknown task or corpus, and for one whose folder is missing."""
+    plan = []
     for name, section in (("stage1", params.stage1), ("stage2", params.stage2)):
-        for task in (*section.tasks, *section.caps):
-            if task not in tasks():
-                raise UserError(f"unknown task {task!r}", place=f"amt.{name}.tasks", remedy=did_you_mean(task, tasks()))
+        for task_name in (*section.tasks, *section.caps):
+            if task_name not in tasks():
+                hint = did_you_mean(task_name, tasks())
+                raise UserError(f"unknown task {task_name!r}", place=f"amt.{name}.tasks", remedy=hint)
         for corpus in section.corpora:
             if corpus in corpora:
                 continue
-            if corpus not in readers():
-                hint = did_you_mean(corpus, readers())
+            if corpus not in all_corpora():
+                hint = did_you_mean(corpus, all_corpora())
                 raise UserError(f"unknown corpus {corpus!r}", place=f"amt.{name}.corpora", remedy=hint)
-            remedy = f"give --validated its folder too, or remove it from amt.{name}.corpora"
-            raise UserError(f"the mixture wants {corpus!r}, which was not given", place=f"amt.{name}", remedy=remedy)
+            remedy = f"add its folder to --validated, or remove it from amt.{name}.corpora"
+            raise UserError(f"the mixture needs {corpus!r}, which is missing", place=f"amt.{name}", remedy=remedy)
         weights, caps = _by_condition(section.tasks, params), _by_condition(section.caps, params)
-        found.append(Stage(name, tuple(section.corpora), weights, params.seed, params.per_clip, caps))
-    return tuple(found)
+        plan.append(Stage(name, tuple(section.corpora), weights, params.seed, params.per_clip, caps))
+    return tuple(plan)

@@ -2,135 +2,93 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import repeat
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
-
-from emoverse.amt.published import RecordList, escaped, records
-from emoverse.tasks.base import Question
-
-if TYPE_CHECKING:
-    pass
-from collections.abc import Mapping
-
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-COPIES: Final = ("~blank", "~mute")
-"""Suffixes of rows that modality drop-out adds; they are not published."""
+from emoverse.amt.published import RecordList, media_path, record
+from emoverse.corpora.base import Utterance
+from emoverse.tasks.base import Question
+
+BLANK, MUTE = "~blank", "~mute"
+"""Suffixes of the copies that modality drop-out adds; they are not published."""
 
 
 @dataclass
-class Rows:
-    """Rows of one task and one corpus, in columns.
+class Row:
+    """One row of the dataset.
 
-    ``ids``, ``clips`` (as published) and ``groups`` are escaped as JSON strings. ``queries`` are verbatim prompts,
-    empty where the safe one is the same; ``suffixes`` tell rows of one task and clip apart (``~blank`` and ``~mute``
-    are copies); ``groups`` are the dialogues of rows with gold. These three may be empty for none at all.
+    Attributes:
+        still: Whether it shows the clip's peak frame instead of the clip.
+        query: The verbatim prompt, where it differs from the neutralised one.
+        suffix: Tells rows of one task and clip apart.
+        group: The dialogue, for rows with gold: records of one dialogue are not independent.
     """
 
     task: str
-    corpus: str
+    utterance: Utterance
+    question: Question
     still: bool
-    ids: Sequence[bytes]
-    clips: Sequence[bytes]
-    questions: Sequence[Question]
-    queries: Sequence[str] = ()
-    suffixes: Sequence[str] = ()
-    groups: Sequence[bytes] = ()
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.questions)
+    query: str = ""
+    suffix: str = ""
+    group: str = ""
 
     @property
-    def copied(self) -> bool:
-        """Say whether these are altered copies of other rows."""
-        return any(suffix in COPIES for suffix in self.suffixes[:1])
-
-    @cached_property
-    def answers(self) -> list[str]:
-        """Return the right answers."""
-        return [question.answer for question in self.questions]
-
-    @cached_property
-    def texts(self) -> list[bytes]:
-        """Return the questions, escaped as JSON strings: both files of a row hold them, and little else."""
-        return escaped([question.text for question in self.questions])
+    def is_copy(self) -> bool:
+        """Return whether this is an altered copy of another row."""
+        return self.suffix in (BLANK, MUTE)
 
     @property
-    def tail(self) -> str:
-        """Return what the references to the rows' frames end with."""
-        return ("#peak" if self.still else "") + ("#blank" if self.suffixes[:1] == ["~blank"] else "")
+    def reference(self) -> str:
+        """Return the reference to the row's frames."""
+        blank = "#blank" if self.suffix == BLANK else ""
+        return f"clip:{self.utterance.utterance_id}{'#peak' if self.still else ''}{blank}"
 
-    def published(self) -> list[bytes]:
-        """Return the records in the authors' form, the transcripts verbatim."""
-        texts = self.texts
-        if any(self.queries):
-            verbatim = zip(texts, escaped(self.queries), strict=True)
-            texts = [query or text for text, query in verbatim]
-        return records(self.task, texts, self._answers, self.clips, still=self.still)
+    def published(self) -> bytes:
+        """Return the record in the authors' form, with the transcript verbatim."""
+        query, path = self.query or self.question.text, media_path(self.utterance, still=self.still)
+        return record(self.task, query, self.question.answer, path, still=self.still)
 
-    def lines(self, system: str) -> list[bytes]:
-        """Return the rows in ms-swift's format, our own keys after ``channel``, as JSON lines."""
-        told = f'{{"role":"system","content":"{escaped([system])[0].decode()}"}},'.replace("%", "%%") if system else ""
-        mark, shown = "<image>" if self.still else "<video>", f'"clip:%b{self.tail}"'
-        videos, images = ("", shown) if self.still else (shown, "")
-        line = (
-            f'{{"messages":[{told}{{"role":"user","content":"{mark}%b"}},{{"role":"assistant","content":"%b"}}],'
-            f'"videos":[{videos}],"images":[{images}],"channel":"{self.task}/%b%b","task":"{self.task}",'
-            f'"corpus":"{self.corpus}","utterance_id":"%b"%b}}\n'
-        ).encode()
-        suffixes = [suffix.encode() for suffix in self.suffixes] or repeat(b"", len(self))
-        columns = zip(self.texts, self._answers, self.ids, suffixes, self._more(), strict=True)
-        return [line % (text, answer, name, name, suffix, name, more) for text, answer, name, suffix, more in columns]
-
-    @cached_property
-    def _answers(self) -> list[bytes]:
-        """Return the answers, escaped as JSON strings; most occur many times."""
-        known = list(set(self.answers))
-        written = dict(zip(known, escaped(known), strict=True))
-        return [written[answer] for answer in self.answers]
-
-    def _more(self) -> list[bytes]:
-        """Return each row's further keys: those of its question, and its gold."""
-        more = [b"," + orjson.dumps(one.extra)[1:-1] if one.extra else b"" for one in self.questions]
-        if not self.groups:
-            return more
-        golds = [orjson.dumps(one.gold)[:-1] for one in self.questions]  # the group is its last key
-        columns = zip(more, golds, self.groups, strict=True)
-        return [b'%b,"gold":%b,"group":"%b"}' % (extra, gold, group) for extra, gold, group in columns]
-
-
-@dataclass
-class _File:
-    """One open JSONL file, what was counted of it, and its published form once that has a row."""
-
-    rows: IO[bytes]
-    tally: Tally
-    published: RecordList | None = None
+    def line(self, system: str) -> bytes:
+        """Return the row in ms-swift's format as a line of JSON; the keys after ``channel`` are ours."""
+        question, utterance_id = self.question, self.utterance.utterance_id
+        messages = [{"role": "system", "content": system}] if system else []
+        messages += [
+            {"role": "user", "content": ("<image>" if self.still else "<video>") + question.text},
+            {"role": "assistant", "content": question.answer},
+        ]
+        row = {
+            "messages": messages,
+            "videos": [] if self.still else [self.reference],
+            "images": [self.reference] if self.still else [],
+            "channel": f"{self.task}/{utterance_id}{self.suffix}",
+            "task": self.task,
+            "corpus": self.utterance.corpus,
+            "utterance_id": utterance_id,
+            **question.extra,
+        }
+        if self.group:
+            row["gold"] = {**question.gold, "group": self.group}
+        return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
 class Outputs:
-    """Open each file when its first row comes; close all of them at the end."""
+    """The open files of the dataset: each is opened with its first row, and all are closed at the end."""
 
     def __init__(self, root: Path, system: str) -> None:
         self._root, self._system = root, system
         self._stack = ExitStack()
-        self._files: dict[str, _File] = {}
-
-    @property
-    def tallies(self) -> dict[str, Tally]:
-        """Return what was counted, by file."""
-        return {name: file.tally for name, file in self._files.items()}
+        self._files: dict[str, IO[bytes]] = {}
+        self._published: dict[str, RecordList] = {}
+        self.tallies: dict[str, Tally] = {}
 
     def __enter__(self) -> Outputs:
         """Return itself."""
@@ -140,108 +98,75 @@ class Outputs:
         """Close the files."""
         self._stack.close()
 
-    def write(self, name: str, parts: Sequence[Rows], places: Sequence[NDArray[np.int64]]) -> None:
-        """Write rows to ``<name>.jsonl`` in order of their places, and all but copies to ``published/<name>.json``."""
-        full = [i for i, rows in enumerate(parts) if len(rows)]
-        if not full:
+    def write(self, name: str, row: Row) -> None:
+        """Write a row to ``<name>.jsonl`` and, unless it is a copy, to ``published/<name>.json``."""
+        if name not in self._files:
+            self._files[name] = self._open(f"{name}.jsonl")
+            self.tallies[name] = Tally()
+        self._files[name].write(row.line(self._system))
+        self.tallies[name].add(row)
+        if row.is_copy:
             return
-        parts, places = [parts[i] for i in full], [places[i] for i in full]
-        file = self._files.get(name) or self._open(name)
-        file.rows.write(b"".join(_in_order([rows.lines(self._system) for rows in parts], places)))
-        for rows in parts:
-            file.tally.add(rows)
-        own = [i for i, rows in enumerate(parts) if not rows.copied]
-        if own:
-            published = _in_order([parts[i].published() for i in own], [places[i] for i in own])
-            (file.published or self._publish(name, file)).add(published)
+        if name not in self._published:
+            self._published[name] = RecordList(self._open(f"published/{name}.json"))
+            self._stack.callback(self._published[name].end)
+        self._published[name].add(row.published())
 
-    def _open(self, name: str) -> _File:
-        path = self._root / f"{name}.jsonl"
+    def _open(self, name: str) -> IO[bytes]:
+        path = self._root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._files[name] = _File(self._stack.enter_context(path.open("wb")), Tally())
-        return self._files[name]
-
-    def _publish(self, name: str, file: _File) -> RecordList:
-        path = self._root / "published" / f"{name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = self._stack.enter_context(path.open("wb"))
-        file.published = RecordList(handle)
-        self._stack.callback(file.published.end)
-        return file.published
-
-
-def _in_order(parts: Sequence[list[bytes]], places: Sequence[NDArray[np.int64]]) -> list[bytes]:
-    """Merge lists into one by the places of their members."""
-    flat = [one for part in parts for one in part]
-    if len(parts) == 1:
-        return flat
-    return [flat[i] for i in np.argsort(np.concatenate(places), kind="stable")]
+        return self._stack.enter_context(path.open("wb", buffering=1 << 20))
 
 
 _LISTED: Final = 50
 _KEPT: Final = 100_000
-_ODD: Final = np.int64(0x2545F4914F6CDD1D)  # any large odd number: words and clip must not cancel each other out
-Hashes = NDArray[np.int64]
 
 
 class Tally:
-    """Count the rows of one file in bounded memory: 24 bytes a row, and not many more than ``_KEPT`` answers."""
+    """Count the rows of one file in bounded memory: 24 bytes a row, and at most ``_KEPT`` different answers."""
 
     def __init__(self) -> None:
-        self.rows = 0
         self.answers: Counter[str] = Counter()
         self.empty = 0
         self.outside = 0
         self.placeholders = 0
         # Python's own hashes: 64 bits, and only equal ones are counted, so the counts do not depend on the hash seed.
-        self._words: list[Hashes] = []
-        self._clips: list[Hashes] = []
-        self._answers: list[Hashes] = []
+        self._texts = array("q")
+        self._clips = array("q")
+        self._answers = array("q")
 
-    def add(self, rows: Rows) -> None:
-        """Count rows of one task."""
-        if not len(rows):
-            return
-        found, allowed = Counter(rows.answers), rows.questions[0].gold["answers"]
-        self.rows += len(rows)
-        if len(self.answers) < _KEPT:
-            self.answers.update(found)
-        self.empty += sum(count for answer, count in found.items() if not answer.strip())
-        self.placeholders += sum(query != "" for query in rows.queries)
-        if allowed is not None:
-            self.outside += sum(count for answer, count in found.items() if answer not in allowed)
-        words = _hashes(rows.texts)
-        self._words.append(words)
-        self._clips.append(words * _ODD ^ _hashes(rows.ids) + hash(rows.tail))
-        self._answers.append(_hashes(rows.answers))
+    def add(self, row: Row) -> None:
+        """Count a row."""
+        answer, text, allowed = row.question.answer, row.question.text, row.question.gold["answers"]
+        if answer in self.answers or len(self.answers) < _KEPT:
+            self.answers[answer] += 1
+        self.empty += not answer.strip()
+        self.outside += allowed is not None and answer not in allowed
+        self.placeholders += row.query != ""
+        self._texts.append(hash(text))
+        self._clips.append(hash((text, row.reference)))
+        self._answers.append(hash(answer))
 
     def report(self) -> dict[str, Any]:
         """Return the counts; contradictions are groups of equal prompts (and clips) with more than one answer."""
-        held = (self._words, self._clips, self._answers)
-        words, clips, answers = (np.concatenate(one) if one else np.zeros(0, np.int64) for one in held)
         common = sorted(self.answers.items(), key=lambda item: (-item[1], item[0]))
         return {
-            "rows": self.rows,
+            "rows": len(self._texts),
             "answers": dict(common[:_LISTED]),
             "different_answers": len(self.answers),
             "empty_answers": self.empty,
             "answers_outside_set": self.outside,
             "prompts_with_placeholders": self.placeholders,
-            "same_words_other_answer": _contradictions(words, answers),
-            "same_words_and_clip_other_answer": _contradictions(clips, answers),
+            "same_words_other_answer": _contradictions(self._texts, self._answers),
+            "same_words_and_clip_other_answer": _contradictions(self._clips, self._answers),
         }
 
 
-def _hashes(texts: Sequence[str] | Sequence[bytes]) -> Hashes:
-    return np.fromiter(map(hash, texts), dtype=np.int64, count=len(texts))
-
-
-def _contradictions(keys: Hashes, answers: Hashes) -> int:
-    """Count the keys that occur with more than one answer: in any order, two that differ are somewhere neighbours."""
-    order = np.argsort(keys, kind="stable")
-    keys, answers = keys[order], answers[order]
-    changed = (keys[1:] == keys[:-1]) & (answers[1:] != answers[:-1])
-    return len(np.unique(keys[1:][changed]))
+def _contradictions(keys: array[int], answers: array[int]) -> int:
+    """Count the keys that occur with more than one answer."""
+    pairs = np.unique(np.column_stack([np.frombuffer(column, np.int64) for column in (keys, answers)]), axis=0)
+    _, counts = np.unique(pairs[:, 0], return_counts=True)
+    return int((counts > 1).sum())
 
 
 _COMMON: Final = 7

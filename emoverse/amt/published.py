@@ -7,14 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Final
 
 import orjson
 
-from emoverse.amt.columns import CorpusTable
+from emoverse.amt.corpus_table import CorpusTable
 from emoverse.artifacts.manifest import disk_full
+from emoverse.corpora import get_corpus
 from emoverse.corpora.base import Utterance
 from emoverse.corpora.files import json_list
 from emoverse.errors import RowErrors
@@ -22,55 +22,25 @@ from emoverse.tasks import task
 from emoverse.tasks.base import Question, neutralise
 
 _RECORD: Final = (
-    b'    {\n        "query": "%b",\n        "response": "%b",\n        "%b": [\n            "%b"\n        ]\n    }'
+    b'    {\n        "query": %b,\n        "response": %b,\n        "%b": [\n            %b\n        ]\n    }'
 )
 _ECPE_RECORD: Final = (
-    b'    {\n        "%b": [\n            "%b"\n        ],\n        "query": "%b",\n        "response": "%b"\n    }'
+    b'    {\n        "%b": [\n            %b\n        ],\n        "query": %b,\n        "response": %b\n    }'
 )
 
 
-def escaped(texts: Sequence[str]) -> list[bytes]:
-    """Return texts as they stand between the quotation marks of a JSON string, in UTF-8.
-
-    As ``json.dumps(text, ensure_ascii=False)`` writes them. A whole column goes through orjson at once, one string to
-    a line: a line break inside a string is escaped, so lines end between strings only.
-    """
-    return orjson.dumps(texts, option=orjson.OPT_INDENT_2)[5:-3].split(b'",\n  "') if texts else []
-
-
-def media_path(one: Utterance, *, still: bool) -> str:
-    """Return the clip's path as the authors write it; for a still image of MOSEI ``{video}/{clip}.png``.
-
-    MELD drops the split's outer folder; ECF's folder is named for the subtask. Other corpora keep their own path.
-    """
-    folder, _, name = one.clip.rpartition("/")
-    path = f"{_folder(one.corpus, one.split, folder)}{name}"
-    return path.rpartition(".")[0] + ".png" if still else path
-
-
-@lru_cache(maxsize=1 << 14)
-def _folder(corpus: str, split: str, folder: str) -> str:
-    if corpus == "meld":
-        return f"MELD/{folder.rpartition('/')[2]}/"
-    if corpus == "ecf":
-        return f"ECF2/subtask2_{split}/"
-    return f"{folder}/".removeprefix("Raw/") if corpus == "mosei" else f"{corpus}/{folder}/"
+def media_path(utterance: Utterance, *, still: bool) -> str:
+    """Return the path of an utterance's clip or still image in the authors' files."""
+    return get_corpus(utterance.corpus).published_path(utterance, still=still)
 
 
 def record(task: str, query: str, response: str, media: str, *, still: bool) -> bytes:
-    """Return one record's JSON, indented as an element of the list."""
-    return records(task, *([one] for one in escaped([query, response, media])), still=still)[0]
-
-
-def records(
-    task: str, queries: Iterable[bytes], responses: Iterable[bytes], clips: Iterable[bytes], *, still: bool
-) -> list[bytes]:
-    """Return records of one task from columns of ``escaped`` texts; ECPE's begin with the video."""
+    """Return one record's JSON, indented as an element of the list; ECPE's begin with the video."""
     kind = b"images" if still else b"videos"
-    columns = zip(queries, responses, clips, strict=True)
+    query_json, response_json, media_json = map(orjson.dumps, (query, response, media))
     if task.startswith("ecpe"):
-        return [_ECPE_RECORD % (kind, clip, query, response) for query, response, clip in columns]
-    return [_RECORD % (query, response, kind, clip) for query, response, clip in columns]
+        return _ECPE_RECORD % (kind, media_json, query_json, response_json)
+    return _RECORD % (query_json, response_json, kind, media_json)
 
 
 class RecordList:
@@ -78,22 +48,20 @@ class RecordList:
 
     def __init__(self, handle: IO[bytes]) -> None:
         self._handle = handle
-        self._count = 0
+        self._started = False
 
-    def add(self, records: Sequence[bytes]) -> None:
-        """Write some ``record``s."""
-        if records:
-            self._handle.write(b"[\n" if self._count == 0 else b",\n")
-            self._handle.write(b",\n".join(records))
-            self._count += len(records)
+    def add(self, record: bytes) -> None:
+        """Write a ``record``."""
+        self._handle.write((b",\n" if self._started else b"[\n") + record)
+        self._started = True
 
     def end(self) -> None:
         """Close the list; the authors' files end without a line end."""
-        self._handle.write(b"\n]" if self._count else b"[]")
+        self._handle.write(b"\n]" if self._started else b"[]")
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> None:
-    """Write a whole published file, at once or not at all; into a link or a device (``/dev/stdout``), as it comes."""
+    """Write a published file atomically; into a link or a device (``/dev/stdout``), as the records come."""
     if path.is_symlink() or (path.exists() and not path.is_file()):  # renaming would put a file in its place
         with path.open("wb") as handle:
             return _write_all(handle, records)
@@ -113,8 +81,8 @@ def write_records(path: Path, records: Iterable[bytes]) -> None:
 
 def _write_all(handle: IO[bytes], records: Iterable[bytes]) -> None:
     listing = RecordList(handle)
-    for one in records:
-        listing.add([one])
+    for written in records:
+        listing.add(written)
     listing.end()
 
 
@@ -130,7 +98,7 @@ _TAG: Final = re.compile(r"<(?:sentiment|emotion|reason)>")
 
 @dataclass(frozen=True)
 class Record:
-    """One record of the authors that was matched: its task, its clip, and the question as we would ask it.
+    """One record of the authors that was matched: its task, its clip, and the question as this package asks it.
 
     ``shown`` are the ids of the utterances it reveals; ``suffix`` tells a second record of one clip and task from the
     first.
@@ -147,11 +115,11 @@ class Record:
 
 def read_records(path: Path) -> list[dict[str, Any]]:
     """Read a published file; raise RowErrors naming each record without query, response and exactly one clip."""
-    found = json_list(path, "records", "give one of the authors' AMT files, or fetch it again")
-    problems = [f"{path}:[{i}]: {why}" for i, one in enumerate(found) if (why := _fault(one))]
+    records = json_list(path, "records", "give one of the authors' AMT files, or fetch it again")
+    problems = [f"{path}:[{i}]: {problem}" for i, record in enumerate(records) if (problem := _problem(record))]
     if problems:
-        raise RowErrors(problems, remedy="mend or remove these records")
-    return found
+        raise RowErrors(problems, remedy="correct or remove these records")
+    return records
 
 
 def match(
@@ -160,56 +128,52 @@ def match(
     """Yield the records whose clip is validated and whose task is known; count the others in ``dropped``."""
     clips = _clips(tables)
     times: Counter[tuple[str, str]] = Counter()
-    for one in records:
-        still = bool(one.get("images"))
-        path = str((one["images"] if still else one["videos"])[0])
+    for record in records:
+        query, still = record["query"], bool(record.get("images"))
+        path = str((record["images"] if still else record["videos"])[0])
         utterance, dialogue = clips.get(path.rpartition(".")[0], (None, frozenset()))
-        name = next((name for name, words in _TASKS if words.search(one["query"])), None)
+        name = next((name for name, pattern in _TASKS if pattern.search(query)), None)
         if utterance is None:
             dropped["clip-not-validated"] += 1
         elif name is None:
             dropped["unknown-prompt"] += 1
         else:
-            answer = "\n".join(map(neutralise, one["response"].split("\n")))
-            gold = task(name).gold(answer, corpus=utterance.corpus, query=one["query"])
-            question = Question(text=_safe(one["query"]), answer=answer, gold=gold)
+            answer = "\n".join(map(neutralise, record["response"].split("\n")))
+            gold = task(name).gold(answer, corpus=utterance.corpus, query=query)
+            question = Question(text="\n".join(map(_safe_line, query.split("\n"))), answer=answer, gold=gold)
             shown = dialogue if task(name).shows == "dialogue" else frozenset((utterance.utterance_id,))
             times[name, utterance.utterance_id] += 1
             again = times[name, utterance.utterance_id]
-            yield Record(name, utterance, question, still, one["query"], shown, f"~{again}" if again > 1 else "")
+            yield Record(name, utterance, question, still, query, shown, f"~{again}" if again > 1 else "")
 
 
 def _clips(tables: Sequence[CorpusTable]) -> dict[str, tuple[Utterance, frozenset[str]]]:
-    """Map the authors' path of every train clip, its suffix aside, to its utterance and its dialogue's ids."""
-    found: dict[str, tuple[Utterance, frozenset[str]]] = {}
+    """Map the authors' path of every train clip, without its suffix, to its utterance and its dialogue's ids."""
+    clips: dict[str, tuple[Utterance, frozenset[str]]] = {}
     for table in tables:
-        for dialogue, _ in table.dialogues():
-            ids = frozenset(one.utterance_id for one in dialogue)
-            for one in dialogue:
-                if one.split == "train":
-                    found[media_path(one, still=False).rpartition(".")[0]] = (one, ids)
-    return found
-
-
-def _safe(query: str) -> str:
-    """Defuse a query's placeholders, its line breaks and the tag of its task aside."""
-    return "\n".join(_safe_line(line) for line in query.split("\n"))
+        for dialogue in table.dialogues():
+            ids = frozenset(utterance.utterance_id for utterance in dialogue)
+            for utterance in dialogue:
+                if utterance.split == "train":
+                    clips[media_path(utterance, still=False).rpartition(".")[0]] = (utterance, ids)
+    return clips
 
 
 def _safe_line(line: str) -> str:
+    """Neutralise the placeholders of a line of a query, but not the tag of its task."""
     tags = _TAG.findall(line)
     if not tags:
         return neutralise(line)
-    # The instruction's own tag is the last one; earlier ones are somebody's words.
+    # The instruction's own tag is the last one; earlier ones are part of the transcript.
     before, tag, after = line.rpartition(tags[-1])
     return f"{neutralise(before)}{tag}{neutralise(after)}"
 
 
-def _fault(one: Any) -> str:
-    if not isinstance(one, dict):
+def _problem(record: Any) -> str:
+    if not isinstance(record, dict):
         return "not a record"
-    if not isinstance(one.get("query"), str) or not isinstance(one.get("response"), str):
-        return "query and response must be words"
-    videos, images = (one.get(key) or [] for key in ("videos", "images"))
+    if not isinstance(record.get("query"), str) or not isinstance(record.get("response"), str):
+        return "query and response must be strings"
+    videos, images = (record.get(key) or [] for key in ("videos", "images"))
     clips = [*videos, *images] if isinstance(videos, list) and isinstance(images, list) else []
     return "" if len(clips) == 1 and isinstance(clips[0], str) else "videos and images must name exactly one clip"

@@ -17,9 +17,9 @@ from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 from emoverse.artifacts.digests import sha256_file
+from emoverse.chat_client import ChatEndpoint, EndpointSettings, read_settings
 from emoverse.corpora.base import Utterance
 from emoverse.corpora.files import decode
-from emoverse.endpoint import Endpoint, EndpointSettings, read_settings
 from emoverse.errors import RowErrors, UserError
 from emoverse.tasks.base import Reason
 from emoverse.tasks.fer import phrases
@@ -153,7 +153,7 @@ class EndpointReasons:
     """Ask for each reason once."""
 
     def __init__(self, settings: Settings, frames: Any = None) -> None:
-        self._endpoint, self._frames = Endpoint(settings), frames
+        self._endpoint, self._frames = ChatEndpoint(settings), frames
 
     @classmethod
     def open(cls, path: Path, folders: Sequence[Path]) -> EndpointReasons:

@@ -1,1 +1,1 @@
-"""TODO package docstring."""
+"""Manifests, digests, lineage, tables and archives: what every step reads and writes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,23 +98,3 @@ def dvc_dir_md5(md5_of: Mapping[str, str]) -> str:
     # DVC orders the listing by the path as text, and writes it with json.dumps' own separators.
     listing = json.dumps([{"md5": md5_of[name], "relpath": name} for name in sorted(md5_of)], sort_keys=True)
     return hashlib.md5(listing.encode("utf-8"), usedforsecurity=False).hexdigest() + ".dir"
-
-
-def code_digest(rooms: Iterable[str], package: Path | None = None) -> str:
-    """Return the digest of the Python and data files of the named rooms (or modules) of this package.
-
-    A room is a folder such as ``"tasks"`` or a module such as ``"params.py"``.
-    """
-    base = package or Path(__file__).parents[1]
-    files: dict[str, str] = {}
-    for room in rooms:
-        target = base / room
-        if target.is_file():
-            files[room] = sha256_file(target)
-            continue
-        if not target.is_dir():
-            raise ValueError(f"no room {room!r} in {base}")
-        for name in files_below(target):
-            if "__pycache__" not in name and not name.endswith(".pyc"):
-                files[f"{room}/{name}"] = sha256_file(target / name)
-    return digest_of_files(files)

@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
-from emoverse.artifacts.digests import MANIFEST, canonical, code_digest
+from emoverse.artifacts.digests import MANIFEST, canonical
 from emoverse.artifacts.manifest import read_manifest
+from emoverse.artifacts.source_digest import code_digest
 from emoverse.errors import UserError
-from emoverse.registry import CODE
+from emoverse.registry import STEPS
 
 SHORT = 12  # characters of a digest a person compares
 # Variables that tell a step which git commit submitted its run, and the image it runs in.
@@ -85,7 +86,7 @@ def tree_of(manifest: Mapping[str, Any]) -> Node:
 
 def check_code(step: str, asked: str) -> None:
     """Raise UserError when this installation's code of a step is not what a run asked for; empty asks for any."""
-    here = code_digest(CODE[step])
+    here = code_digest(step)
     if asked and here != asked:
         problem = f"the code here is {here[:SHORT]}, but the run asked for {asked[:SHORT]}"
         raise UserError(problem, place=step, remedy="build the image from the revision that submits the run")
@@ -207,6 +208,6 @@ def revision(root: Path) -> str:
 
 def made_by_other_code(top: Node) -> list[str]:
     """Name the steps of the tree whose code is not the code of this installation."""
-    here = {step: code_digest(rooms) for step, rooms in CODE.items()}
+    here = {step: code_digest(step) for step in STEPS}
     nodes = [n for n in top.walk() if n.step in here and n.record.get("code") != here[n.step]]
     return sorted({n.step if n.name == n.step else f"{n.step} {n.name}" for n in nodes})

@@ -5,6 +5,7 @@ Everything is streamed in row groups, so a table of a million utterances needs n
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -152,3 +153,11 @@ def _batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
             held = []
     if held:
         yield held
+
+
+def write_csv(path: Path, head: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a CSV with Unix line ends."""
+    with path.open("w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(head)
+        writer.writerows(rows)

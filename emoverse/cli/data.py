@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from emoverse.amt.published import media_path, record, write_records
 from emoverse.artifacts.manifest import read_manifest
-from emoverse.cli.options import add_params, count, params_of, validated_of
+from emoverse.cli.options import add_params, parameters_from, validated_folders, whole_number
 from emoverse.corpora import ecf, meld
 from emoverse.corpora.base import Reading, Split, Utterance
 from emoverse.errors import RowErrors, UserError
@@ -20,73 +20,74 @@ from emoverse.tasks.base import Context, Skipped
 
 
 def add_unpack_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
+    """Declare the command's options."""
     parser.add_argument("archive", type=Path, metavar="ARCHIVE", help=".tar, .tar.gz, .tgz, .tar.xz, .tar.bz2 or .zip")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
 
 
 def run_unpack(args: argparse.Namespace) -> None:
-    """Unpack and say how much there was."""
+    """Unpack an archive and print the number of files."""
     from emoverse.artifacts.archives import unpack
 
-    def say(place: str) -> None:
+    def report(place: str) -> None:
         print(f"unpack {place}", file=sys.stderr, flush=True)
 
-    print(f"{args.out}: {unpack(args.archive, args.out, say=say):,} files")
+    print(f"{args.out}: {unpack(args.archive, args.out, say=report):,} files")
 
 
 def add_fetch_options(parser: argparse.ArgumentParser) -> None:
-    """Take what to fetch, from which revision, and where to."""
+    """Declare the command's options."""
     parser.add_argument("path", metavar="PATH", help="a folder that DVC tracks, such as data/raw/MELD")
     parser.add_argument("--rev", default="", metavar="REV", help="git revision (default: the working tree)")
     parser.add_argument("--remote", default="", metavar="NAME", help="DVC remote (default: the repository's)")
     parser.add_argument("--repository", type=Path, default=Path(), metavar="DIR", help="the DVC repository")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--out", type=Path, metavar="DIR", help="folder to put it in")
-    where.add_argument(
-        "--volume", type=Path, metavar="DIR", help="put it in DIR/MD5, where `submit --raw-volume` finds it"
-    )
+    where.add_argument("--out", type=Path, metavar="DIR", help="folder to write")
+    where.add_argument("--volume", type=Path, metavar="DIR", help="write DIR/MD5, which `submit --raw-volume` expects")
 
 
 def run_fetch(args: argparse.Namespace) -> None:
-    """Pull exactly what the repository names, and nothing if that is not to be had."""
-    from emoverse.fetching.fetch import keep, resolve
+    """Download exactly the content that the repository names, or nothing."""
+    from emoverse.fetching.fetch import fetch_once, resolve
 
     tracked = resolve(args.path, repository=args.repository, revision=args.rev, remote=args.remote)
     if args.out:
         args.out.absolute().parent.mkdir(parents=True, exist_ok=True)
     folder = args.out or args.volume / tracked.md5
-    facts = keep(tracked.md5, tracked.config, folder)
+    facts = fetch_once(tracked.md5, tracked.config, folder)
     print(f"{folder}: {facts['files']} files, {facts['bytes']:,} bytes, md5 {tracked.md5}")
 
 
-MOST: Final = 1024  # processes
+MOST_WORKERS: Final = 1024
 
 
 def add_validate_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of the verb."""
+    """Declare the command's options."""
     parser.add_argument(
         "--corpus", required=True, metavar="NAME", help="a reader of emoverse/corpora: meld, ecf, mosei"
     )
     parser.add_argument("--raw", required=True, type=Path, metavar="DIR", help="folder of the raw corpus")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to publish")
-    parser.add_argument("--workers", type=count(1, MOST), metavar="N", help="decoder processes (default: one a core)")
     parser.add_argument(
-        "--action-units", metavar="WHO", help="who measures clips without an OpenFace table: tables (nobody; default), "
+        "--workers", type=whole_number(1, MOST_WORKERS), metavar="N", help="decoder processes (default: one per core)"
+    )
+    parser.add_argument(
+        "--action-units", metavar="BACKEND",
+        help="backend for clips without an OpenFace table: tables (none, default), "
         "openface:/path/to/FeatureExtraction, py-feat; also $EMOVERSE_ACTION_UNITS",
     )  # fmt: skip
     split = parser.add_mutually_exclusive_group()
     split.add_argument(
         "--part", type=_part, metavar="I/N", help="decode only part I of N of the clips, for --join (1/N to N/N)"
     )
-    split.add_argument("--join", type=Path, nargs="+", metavar="DIR", help="join all N parts to the whole output")
+    split.add_argument("--join", type=Path, nargs="+", metavar="DIR", help="join all N parts into the complete output")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     add_params(parser)
 
 
 def run_validate(args: argparse.Namespace) -> None:
-    """Validate one corpus and print a short summary, also when too many of its rows were set aside."""
-    params = params_of(args)
+    """Validate one corpus and print a short summary, also when too many of its rows were quarantined."""
+    params = parameters_from(args)
     from emoverse.validation.parts import join_parts, validate_part
     from emoverse.validation.validate import TooManyQuarantined, validate
 
@@ -107,18 +108,18 @@ def run_validate(args: argparse.Namespace) -> None:
         else:
             validate(args.corpus, args.raw, args.out, params.media, params.validation, **measuring)
     except TooManyQuarantined as error:
-        _print_summary(error.folder, as_json=args.json)  # what was wrong, before that it was too much
+        _print_summary(error.folder, as_json=args.json)  # the reasons first, then that there are too many
         raise
     _print_summary(args.out, as_json=args.json)
 
 
 def _print_summary(folder: Path, *, as_json: bool) -> None:
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    print(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else in_words(summary, folder), flush=True)
+    print(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else summary_text(summary, folder), flush=True)
 
 
-def in_words(summary: dict[str, Any], out: Path) -> str:
-    """Return the summary as a few lines for a terminal."""
+def summary_text(summary: dict[str, Any], out: Path) -> str:
+    """Return the summary as a few lines of text."""
     rows, clips = summary["rows"], summary["clips"]
     splits = ", ".join(f"{name} {split['rows']}" for name, split in summary["splits"].items())
     lines = [
@@ -127,26 +128,28 @@ def in_words(summary: dict[str, Any], out: Path) -> str:
         f"{summary['action_units']['clips']} with action units",
         f"  expectations: {summary['expectations_passed']} of {len(summary['expectations'])} met",
     ]
-    lines += [f"  quarantined {count:5d}  {reason}" for reason, count in rows["dropped"].items()]
+    lines += [f"  quarantined {number:5d}  {reason}" for reason, number in rows["dropped"].items()]
     units = summary["action_units"]
     if units["unusable_tables"]:
         lines.append(f"  without usable action units {units['unusable_tables']}, such as {units['examples'][0]}")
     if summary["unannotated_clips"]:
-        lines.append(f"  left out    {summary['unannotated_clips']:5d}  clips nobody annotates")
+        lines.append(f"  left out    {summary['unannotated_clips']:5d}  clips without an annotation")
     warned = [e for e in summary["expectations"] if not e["success"] and e["severity"] == "warning"]
-    lines += [f"  warning: not so: {e['says']}" + (f" ({e['failed']} rows)" if e["failed"] else "") for e in warned]
+    lines += [
+        f"  warning: check failed: {e['says']}" + (f" ({e['failed']} rows)" if e["failed"] else "") for e in warned
+    ]
     return "\n".join([*lines, f"  page: {out / 'page.html'}"])
 
 
-def _part(word: str) -> tuple[int, int]:
-    part, slash, parts = word.partition("/")
+def _part(text: str) -> tuple[int, int]:
+    part, slash, parts = text.partition("/")
     if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
         raise argparse.ArgumentTypeError("give I/N with I from 1 to N, such as 1/4")
     return int(part), int(parts)
 
 
 def add_build_amt_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
+    """Declare the command's options."""
     parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="folders of `validate`")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to publish")
     for stage in ("stage1", "stage2"):
@@ -156,17 +159,17 @@ def add_build_amt_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_build_amt(args: argparse.Namespace) -> None:
-    """Build the dataset and print what came of it."""
+    """Build the dataset and print the number of rows and warnings."""
     from emoverse.amt.build_amt import build_amt
     from emoverse.artifacts.manifest import read_manifest
     from emoverse.validation.amt_rows import check_folder
 
-    params = params_of(args)
+    params = parameters_from(args)
     authors = {stage: path for stage in ("stage1", "stage2") if (path := getattr(args, stage)) is not None}
-    build_amt(validated_of(args, params), args.out, params.amt, authors, check=check_folder)
+    build_amt(validated_folders(args, params), args.out, params.amt, authors, check=check_folder)
     manifest = read_manifest(args.out, made_by="build-amt")
     rows = manifest["rows"]
-    dropped = ", ".join(f"{reason} {count}" for reason, count in rows["dropped"].items()) or "none left out"
+    dropped = ", ".join(f"{reason} {number}" for reason, number in rows["dropped"].items()) or "none left out"
     print(f"{args.out}: {rows['out']} rows of {rows['in']} candidates; {dropped}")
     for warning in manifest["facts"]["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
@@ -176,7 +179,7 @@ _TASK: Final = {"meld": "mer", "ecf": "ecpe"}
 
 
 def add_published_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
+    """Declare the command's options."""
     parser.add_argument("corpus", choices=sorted(_TASK))
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="MELD's CSV or ECF's JSON")
     parser.add_argument("--split", choices=("train", "validation", "test"), required=True)
@@ -184,7 +187,7 @@ def add_published_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_published(args: argparse.Namespace) -> None:
-    """Write the file; raise RowErrors when an annotation is bad, because a hole would go unseen.
+    """Write the file; raise RowErrors when an annotation is bad, because a missing record would go unnoticed.
 
     Raises UserError for the file of another split, and for one without utterances.
     """
@@ -195,15 +198,15 @@ def run_published(args: argparse.Namespace) -> None:
     reading: Reading = read(args.annotations, args.split)
     if reading.quarantined:
         folder = args.annotations.parent
-        problems = [row.said(folder) for row in reading.quarantined]
-        raise RowErrors(problems, remedy="mend the rows; a published file has all of them")
+        problems = [row.message(folder) for row in reading.quarantined]
+        raise RowErrors(problems, remedy="correct the rows; a published file has all of them")
     if not reading.utterances:
         raise UserError("has no utterances", place=str(args.annotations), remedy="fetch the file again")
     write_records(args.out, _records(reading.utterances, _TASK[args.corpus]))
 
 
 def _check_split(path: Path, split: Split, files: Mapping[Split, tuple[str, str]]) -> None:
-    """Raise UserError for a file that goes by another split's name: its ids and clips would be another split's."""
+    """Raise UserError for a file with another split's name: its ids and clips would be wrong."""
     own = next((other for other, (name, _) in files.items() if name == path.name), split)
     if own != split:
         remedy = f"give --split {own}, or {files[split][0]}"
@@ -213,16 +216,18 @@ def _check_split(path: Path, split: Split, files: Mapping[Split, tuple[str, str]
 def _records(utterances: list[Utterance], name: str) -> Iterator[bytes]:
     """Yield the records in the order of the annotation file."""
     dialogues: dict[str, list[Utterance]] = {}
-    for one in utterances:
-        dialogues.setdefault(one.dialogue_id, []).append(one)
-    for one in utterances:
-        asked = task(name).question(Context(utterance=one, dialogue=dialogues[one.dialogue_id], verbatim=True))
-        if not isinstance(asked, Skipped):
-            yield record(name, asked.text, asked.answer, media_path(one, still=False), still=False)
+    for utterance in utterances:
+        dialogues.setdefault(utterance.dialogue_id, []).append(utterance)
+    for utterance in utterances:
+        context = Context(utterance=utterance, dialogue=dialogues[utterance.dialogue_id], verbatim=True)
+        question = task(name).question(context)
+        if not isinstance(question, Skipped):
+            path = media_path(utterance, still=False)
+            yield record(name, question.text, question.answer, path, still=False)
 
 
 def add_audit_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
+    """Declare the command's options."""
     parser.add_argument("--meld", type=Path, required=True, metavar="DIR", help="folder of MELD's three CSVs")
     parser.add_argument("--ecf-train", type=Path, required=True, metavar="JSON", help="ECF's Subtask_2_train.json")
     parser.add_argument("--ecf-mapping", type=Path, required=True, metavar="FILE", help="all_data_pair_ECFvsMELD.txt")
@@ -245,6 +250,6 @@ def _plain(report: dict[str, Any]) -> str:
         f"{leakage['kept_conversations']} conversations, {leakage['kept_targets']} ECPE targets "
         f"({leakage['kept_targets_with_cause']} with a cause)",
         f"shared utterances: {conflicts['shared_utterances']}, labelled differently: {conflicts['different_emotion']}",
-        *(f"  {kind}: {count}" for kind, count in conflicts["commonest"].items()),
+        *(f"  {kind}: {number}" for kind, number in conflicts["commonest"].items()),
     ]
     return "\n".join(lines)

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import json
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emoverse.cli.options import above_zero, add_params, count, params_of, validated_of
+from emoverse.cli.options import add_params, parameters_from, positive_number, validated_folders, whole_number
+from emoverse.errors import UserError
 
 if TYPE_CHECKING:
     from emoverse.serving.dialogues import DialoguePrediction
     from emoverse.serving.predictor import Prediction
-import importlib.util
-import time
 
-from emoverse.errors import UserError
+_DIALOGUE_TASKS = {"ecpe", "ecpe_semeval"}
+_BAR = 24  # characters
 
 
 def add_export_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
+    """Declare the command's options."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="output of train or base-model")
     parser.add_argument("--amt", type=Path, metavar="DIR", help="output of build-amt, for the rows to compare on")
     parser.add_argument("--validated", type=Path, nargs="+", default=[], metavar="DIR", help="outputs of validate")
@@ -34,118 +37,117 @@ def run_export(args: argparse.Namespace) -> None:
     """Run the step."""
     from emoverse.export.export import export
 
-    params = params_of(args)
-    validated = validated_of(args, params)
+    params = parameters_from(args)
+    validated = validated_folders(args, params)
     export(args.model, args.out, params.export, amt=args.amt, validated=validated, scores=args.scores)
 
 
-OF_DIALOGUES = {"ecpe", "ecpe_semeval"}
-_BAR = 24  # characters
-
-
-def add_predict_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
-    parser.add_argument("input", type=Path, metavar="CLIP|DIALOGUE.json", help="a video file, or a dialogue")
-    parser.add_argument("--text", default="", metavar="WORDS", help="what the person says in the clip")
-    parser.add_argument("--task", action="append", default=[], metavar="TASK", help="msa, mer, fer or eri; repeatable")
+def _add_model_options(parser: argparse.ArgumentParser, *, seconds: int, megabytes: int) -> None:
     parser.add_argument(
         "--model", type=Path, default=Path("data/onnx"), metavar="DIR", help="output of export (default data/onnx)"
     )
+    parser.add_argument("--max-seconds", type=positive_number, default=float(seconds), metavar="S",
+                        help=f"longest clip (default {seconds})")  # fmt: skip
+    parser.add_argument("--max-megabytes", type=whole_number(), default=megabytes, metavar="MB",
+                        help=f"largest file (default {megabytes})")  # fmt: skip
+
+
+def add_predict_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("input", type=Path, metavar="CLIP|DIALOGUE.json", help="a video file, or a dialogue")
+    parser.add_argument("--text", default="", metavar="TEXT", help="what the person says in the clip")
+    parser.add_argument("--task", action="append", default=[], metavar="TASK", help="msa, mer, fer or eri; repeatable")
     parser.add_argument("--precision", metavar="NAME", help="one of the export's (default: its first)")
-    parser.add_argument("--max-seconds", type=above_zero, default=300.0, metavar="S", help="longest clip (default 300)")
-    parser.add_argument("--max-megabytes", type=count(), default=256, metavar="MB", help="biggest file (default 256)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_model_options(parser, seconds=300, megabytes=256)
 
 
 def run_predict(args: argparse.Namespace) -> None:
     """Print the answers."""
-    from emoverse.errors import UserError
     from emoverse.serving.clips import Limits
-    from emoverse.serving.predictor import load
+    from emoverse.serving.predictor import load_predictor
 
-    of_dialogue = args.input.suffix.lower() == ".json"
-    if of_dialogue and (args.text or not OF_DIALOGUES.issuperset(args.task)):
-        named = f"--task {args.task[0]}" if args.task else "--text"
-        remedy = "its JSON file holds the words; ask about one of its clips for that"
-        raise UserError("a dialogue is asked for emotions and cause pairs only", place=named, remedy=remedy)
-    with contextlib.redirect_stdout(sys.stderr):  # which device it is; standard output is for the answers
+    is_dialogue = args.input.suffix.lower() == ".json"
+    if is_dialogue and (args.text or not _DIALOGUE_TASKS.issuperset(args.task)):
+        option = f"--task {args.task[0]}" if args.task else "--text"
+        remedy = "its JSON file has the text; use one of its clips for other questions"
+        raise UserError("a dialogue is asked for emotions and cause pairs only", place=option, remedy=remedy)
+    with contextlib.redirect_stdout(sys.stderr):  # the line with the device; standard output is for the answers
         limits = Limits(size=args.max_megabytes << 20, seconds=args.max_seconds)
-        predictor = load(args.model, limits, args.precision)
-    if of_dialogue:
-        from emoverse.serving.dialogues import ask_dialogue
+        predictor = load_predictor(args.model, limits, args.precision)
+    if is_dialogue:
+        from emoverse.serving.dialogues import predict_dialogue
 
-        dialogue = ask_dialogue(predictor, args.input)
-        _say(dialogue.as_json(), as_table_of_pairs(dialogue), args.json)
+        dialogue = predict_dialogue(predictor, args.input)
+        as_json, table = dialogue.as_json(), dialogue_table(dialogue)
     else:
-        found = predictor.clip(args.input, args.text, args.task)
-        _say(found.as_json(), as_table(found), args.json)
+        prediction = predictor.predict_clip(args.input, args.text, args.task)
+        as_json, table = prediction.as_json(), clip_table(prediction)
+    print(json.dumps(as_json, ensure_ascii=False, indent=2) if args.json else table)
 
 
-def _say(tree: object, table: str, as_json: bool) -> None:
-    print(json.dumps(tree, ensure_ascii=False, indent=2) if as_json else table)
-
-
-def as_table(found: Prediction) -> str:
-    """Return a clip's answers for a person to read, probabilities as bars."""
-    lines = [f"{found.clip}: {found.seconds:.1f} s, {len(found.frames)} frames"]
-    for answer in found.answers.values():
-        lines.append(f"{answer.title}: {answer.reply or '(no words)'}")
+def clip_table(prediction: Prediction) -> str:
+    """Return a clip's answers as text, probabilities as bars."""
+    lines = [f"{prediction.clip}: {prediction.seconds:.1f} s, {len(prediction.frames)} frames"]
+    for answer in prediction.answers.values():
+        lines.append(f"{answer.title}: {answer.reply or '(empty)'}")
         for name, share in answer.probabilities.items():
             lines.append(f"  {name:<10} {share:6.1%} {'#' * round(_BAR * share)}".rstrip())
     return "\n".join(lines)
 
 
-def as_table_of_pairs(found: DialoguePrediction) -> str:
-    """Return a dialogue's emotions and cause pairs for a person to read."""
+def dialogue_table(prediction: DialoguePrediction) -> str:
+    """Return a dialogue's emotions and cause pairs as text."""
     lines = []
-    for number, (emotion, answer) in enumerate(zip(found.emotions, found.answers, strict=True), 1):
-        how = f"{answer.probabilities.get(emotion, 0.0):.1%}" if answer else "given"
-        lines.append(f"utterance {number}: {emotion} ({how})")
-    for target, emotion, cause in found.pairs:
+    for number, (emotion, answer) in enumerate(zip(prediction.emotions, prediction.answers, strict=True), 1):
+        source = f"{answer.probabilities.get(emotion, 0.0):.1%}" if answer else "given"
+        lines.append(f"utterance {number}: {emotion} ({source})")
+    for target, emotion, cause in prediction.pairs:
         lines.append(f"the {emotion} of utterance {target} comes from utterance {cause}")
-    lines += [f"no pairs in the reply about {one.target}: {one.reply!r}" for one in found.causes if one.pairs is None]
+    unreadable = [causes for causes in prediction.causes if causes.pairs is None]
+    lines += [f"no pairs in the reply about {causes.target}: {causes.reply!r}" for causes in unreadable]
     return "\n".join(lines)
 
 
 def add_demo_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
+    """Declare the command's options."""
     parser.add_argument(
-        "--model", type=Path, default=Path("data/onnx"), metavar="DIR", help="output of export (default data/onnx)"
+        "--host", default="127.0.0.1", help="0.0.0.0 or :: lets other machines in; there is no password"
     )
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in; there is no password")
-    parser.add_argument("--port", type=count(1, 65_535), help="default: a free one from 7860 on")
+    parser.add_argument("--port", type=whole_number(1, 65_535), help="default: a free one from 7860 on")
     parser.add_argument(
-        "--validated",
-        type=Path,
-        default=Path("data/validated"),
-        metavar="DIR",
-        help="for examples (default data/validated)",
+        "--root-path", metavar="PATH", help="path or address below which a reverse proxy publishes the page"
     )
-    parser.add_argument("--max-seconds", type=above_zero, default=60.0, metavar="S", help="longest clip (default 60)")
-    parser.add_argument("--max-megabytes", type=count(), default=64, metavar="MB", help="biggest upload (default 64)")
+    parser.add_argument("--validated", type=Path, default=Path("data/validated"), metavar="DIR",
+                        help="for examples (default data/validated)")  # fmt: skip
+    _add_model_options(parser, seconds=60, megabytes=64)
     add_params(parser)
 
 
 def run_demo(args: argparse.Namespace) -> None:
-    """Serve the page until Ctrl-C."""
+    """Serve the page until Ctrl-C, SIGTERM or SIGHUP."""
     if importlib.util.find_spec("gradio") is None:
         raise UserError("gradio is not installed", place="emoverse demo", remedy="install it: `pip install gradio`")
     from emoverse.serving.clips import Limits
-    from emoverse.serving.predictor import load
+    from emoverse.serving.demo import find_examples, serving
+    from emoverse.serving.predictor import load_predictor
 
-    predictor = load(args.model, Limits(size=args.max_megabytes << 20, seconds=args.max_seconds))
-    from emoverse.serving.demo import examples, serving
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
 
-    found = examples(params_of(args), args.validated) if args.params.is_file() else []
-    if not found:
-        print("no corpus at hand: the page shows no examples", flush=True)
+    previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        with serving(predictor, found, host=args.host, port=args.port) as address:
-            print(f"open {address} in a browser; Ctrl-C ends it", flush=True)
+        predictor = load_predictor(args.model, Limits(size=args.max_megabytes << 20, seconds=args.max_seconds))
+        examples = find_examples(parameters_from(args), args.validated) if args.params.is_file() else []
+        if not examples:
+            print("no corpus found: the page shows no examples", flush=True)
+        address = {"host": args.host, "port": args.port, "root_path": args.root_path}
+        with serving(predictor, examples, **address) as url:
+            print(f"open {url} in a browser; Ctrl-C ends it", flush=True)
             while True:
                 time.sleep(3600)
     except KeyboardInterrupt:
         print("closed", flush=True)
-    except OSError as error:
-        remedy = "give another --port, or none for a free one"
-        raise UserError(str(error), place="--port", remedy=remedy) from error
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -6,18 +6,18 @@ import argparse
 import json
 from pathlib import Path
 
-from emoverse.cli.options import add_params, count, params_of, validated_of
+from emoverse.cli.options import add_params, parameters_from, validated_folders, whole_number
 
 
 def add_evaluate_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
+    """Declare the command's options."""
     parser.add_argument(
         "--model", type=Path, required=True, metavar="DIR", help="output of train, base-model or export"
     )
     parser.add_argument("--amt", type=Path, required=True, metavar="DIR", help="output of build-amt")
     parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="outputs of validate")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to publish")
-    parser.add_argument("--engine", choices=("torch", "onnx", "vllm"), help="short for --set evaluate.engine=...")
+    parser.add_argument("--engine", choices=("torch", "onnx"), help="short for --set evaluate.engine=...")
     add_params(parser)
 
 
@@ -27,31 +27,33 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
     if args.engine:
         args.set = [*args.set, f"evaluate.engine={args.engine}"]
-    params = params_of(args)
-    evaluate(args.model, args.amt, validated_of(args, params), args.out, params.evaluate)
+    params = parameters_from(args)
+    evaluate(args.model, args.amt, validated_folders(args, params), args.out, params.evaluate)
 
 
 def add_score_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
+    """Declare the command's options."""
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.jsonl", help="rows with response and labels")
     parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri, ecpe or ecpe_semeval")
     parser.add_argument("--gold", type=Path, metavar="FILE", help="the test set; refuse missing, extra or changed rows")
-    parser.add_argument("--corpus", default="", metavar="NAME", help="whose labels, where the rows do not say")
     parser.add_argument(
-        "--bootstrap", type=count(), default=1000, metavar="N", help="resamples for the intervals (default 1000)"
+        "--corpus", default="", metavar="NAME", help="corpus whose labels are used, if the rows do not name one"
     )
-    parser.add_argument("--seed", type=count(0), default=0, help="of the resamples (default 0)")
-    parser.add_argument("--judge", type=Path, metavar="FILE", help="eri: settings of an endpoint that judges reasons")
+    parser.add_argument(
+        "--bootstrap", type=whole_number(), default=1000, metavar="N", help="resamples for the intervals (default 1000)"
+    )
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the resamples (default 0)")
+    parser.add_argument("--judge", type=Path, metavar="FILE", help="eri: settings of an endpoint that scores reasons")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run_score(args: argparse.Namespace) -> None:
-    """Print the scores; raise UserError for a corpus nobody knows, whose labels would be anybody's guess."""
-    from emoverse.corpora import reader
+    """Print the scores; raise UserError for an unknown corpus."""
+    from emoverse.corpora import get_corpus
     from emoverse.evaluation.score_file import as_table, score_file
 
     if args.corpus:
-        reader(args.corpus)
+        get_corpus(args.corpus)
     found = score_file(
         args.predictions,
         args.task,
@@ -65,15 +67,15 @@ def run_score(args: argparse.Namespace) -> None:
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's options."""
+    """Declare the command's options."""
     parser.add_argument("one", type=Path, metavar="A", help="predictions of one model")
     parser.add_argument("other", type=Path, metavar="B", help="predictions of the other")
     parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri, ecpe or ecpe_semeval")
     parser.add_argument("--gold", type=Path, metavar="FILE", help="the test set both must answer")
     parser.add_argument(
-        "--bootstrap", type=count(), default=1000, metavar="N", help="resamples for the interval (default 1000)"
+        "--bootstrap", type=whole_number(), default=1000, metavar="N", help="resamples for the interval (default 1000)"
     )
-    parser.add_argument("--seed", type=count(0), default=0, help="of the resamples (default 0)")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the resamples (default 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -92,7 +94,7 @@ def run_compare(args: argparse.Namespace) -> None:
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """Take the output folders of all earlier steps and where the page goes."""
+    """Declare the command's options."""
     parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="outputs of validate")
     parser.add_argument("--amt", type=Path, required=True, metavar="DIR", help="output of build-amt")
     parser.add_argument(
@@ -106,15 +108,15 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     """Run the step."""
-    params = params_of(args)
+    params = parameters_from(args)
     from emoverse.report.report import report
 
-    report(validated_of(args, params), args.amt, args.stages, args.scores, args.onnx, args.out)
+    report(validated_folders(args, params), args.amt, args.stages, args.scores, args.onnx, args.out)
     print(f"the page: {args.out / 'index.html'}")
 
 
 def add_lineage_options(parser: argparse.ArgumentParser) -> None:
-    """Take an output folder (or any file in one) and how to print."""
+    """Declare the command's options."""
     parser.add_argument("path", type=Path, metavar="PATH", help="an output folder, or a file in one")
     parser.add_argument("--json", action="store_true", help="print the tree as JSON")
     parser.add_argument("--check", action="store_true", help="check every byte of the folder against its manifest too")

@@ -1,4 +1,4 @@
-"""Commands for Kubeflow: compile, submit, run-local, doctor."""
+"""Commands for Kubeflow: compile, submit, run-local; and the code digests that dvc.yaml depends on."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import emoverse
 from emoverse.artifacts.lineage import revision
 from emoverse.cli.options import (
-    above_zero,
+    add_checkout_to_path,
     add_images,
     add_params,
     add_variants,
-    count,
-    images_of,
-    options_of,
-    params_of,
+    images_from,
+    parameters_from,
+    pipeline_options,
+    positive_number,
+    whole_number,
 )
+from emoverse.config import plain
 from emoverse.errors import UserError
 
 
 def add_compile_options(parser: argparse.ArgumentParser) -> None:
-    """Take the parameters to preset, where to write, the images, the cluster and the variant."""
+    """Declare the command's options."""
     add_params(parser)
     parser.add_argument(
         "--out",
@@ -40,9 +41,10 @@ def add_compile_options(parser: argparse.ArgumentParser) -> None:
 
 def run_compile(args: argparse.Namespace) -> None:
     """Compile the pipeline, preset to the parameters and to the corpora's .dvc files."""
-    params = params_of(args)
-    # A file for one cluster says which commit it was compiled from; the committed one cannot know its own.
-    options = options_of(args, revision=revision(Path()) if args.cluster else "")
+    params = parameters_from(args)
+    # A file for one cluster names the commit it was compiled from; the committed file cannot contain its own commit.
+    options = pipeline_options(args, revision=revision(Path()) if args.cluster else "")
+    add_checkout_to_path()
     from pipelines.pipeline import compile_to
 
     compile_to(args.out, params, options=options)
@@ -50,9 +52,9 @@ def run_compile(args: argparse.Namespace) -> None:
 
 
 def add_submit_options(parser: argparse.ArgumentParser) -> None:
-    """Take where to submit to, what the run shall use, and whether to wait for it."""
+    """Declare the command's options."""
     parser.add_argument("--host", required=True, metavar="URL", help="address of Kubeflow Pipelines")
-    parser.add_argument("--experiment", default="emoverse", metavar="NAME", help="where the UI files the run")
+    parser.add_argument("--experiment", default="emoverse", metavar="NAME", help="experiment that lists the run")
     parser.add_argument("--namespace", default="", metavar="NAME", help="your namespace, on a multi-user cluster")
     add_params(parser)
     add_images(parser)
@@ -61,37 +63,44 @@ def add_submit_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--remote", default="", metavar="NAME", help="DVC remote (default: the repository's)")
     parser.add_argument(
         "--raw-volume", default="", metavar="DIR",
-        help="mounted folder that keeps raw corpora by MD5 (default: the workspace, where the profile has one)",
+        help="mounted folder that keeps raw corpora by MD5 (default: the workspace, if the profile has one)",
     )  # fmt: skip
-    parser.add_argument("--no-cache", action="store_true", help="run every step, whatever Kubeflow remembers")
+    parser.add_argument("--no-cache", action="store_true", help="run every step, whatever is in Kubeflow's cache")
     parser.add_argument(
         "--unchecked", action="append", default=[], choices=("image", "model", "secrets"),
-        help="image: do not ask the registry; model: nor look whether --original or --model is there; "
-        "secrets: pods get them in another way, such as workload identity",
+        help="skip a check. image: is it in the registry; model: does --original or --model exist; "
+        "secrets: do the pods get them (they may in another way, such as workload identity)",
     )  # fmt: skip
-    parser.add_argument("--wait", action="store_true", help="show each step's progress until the run ends")
-    parser.add_argument("--every", type=above_zero, default=10.0, metavar="SECONDS", help="how often --wait asks (10)")
+    parser.add_argument("--wait", action="store_true", help="print each step's progress until the run ends")
+    parser.add_argument(
+        "--every",
+        type=positive_number,
+        default=10.0,
+        metavar="SECONDS",
+        help="pause between two requests of --wait (default 10)",
+    )
 
 
 def run_submit(args: argparse.Namespace) -> None:
-    """Check what the run needs, start it, print its address."""
-    params, base = params_of(args), Path()
-    options = options_of(args, revision=revision(base), cache=not args.no_cache)
+    """Check everything the run needs, start it, print its address."""
+    add_checkout_to_path()
+    params, base = parameters_from(args), Path()
+    options = pipeline_options(args, revision=revision(base), cache=not args.no_cache)
     from pipelines import checks, submit
-    from pipelines import checks as given
     from pipelines import image_registry as registry
     from pipelines.cluster import WORKSPACE
+    from pipelines.kubeflow_api import KubeflowApi
     from pipelines.options import ordered
 
     images = options.cluster.named(options.images)
     for option, image in (("--image-data", images.data), ("--image-train", images.train)):
         registry.check_pinned(image, option)
-    checks.check_endpoint(args.host)
+    KubeflowApi(args.host).health()
     for image in () if "image" in args.unchecked else (images.data, images.train):
         registry.check_held(image)
     if options.model and "model" not in args.unchecked:
-        options = replace(options, model_digest=given.look_into(options.model, finished=options.start == "stage1"))
-        print(f"{options.model}: {options.model_digest[:12]}, all there")
+        options = replace(options, model_digest=checks.look_into(options.model, finished=options.start == "stage1"))
+        print(f"{options.model}: {options.model_digest[:12]}, complete")
     volume = args.raw_volume.rstrip("/") or (WORKSPACE if options.cluster.workspace else "")
     data = checks.check_data(
         params,
@@ -102,8 +111,8 @@ def run_submit(args: argparse.Namespace) -> None:
         volume=volume,
         secrets="secrets" not in args.unchecked,
     )
-    for name, one in data.items():
-        print(f"{name}: {one['md5']}, all there")
+    for name, entry in data.items():
+        print(f"{name}: {entry['md5']}, complete")
     weights = data.pop("weights", {})
     run = submit.submit(
         params,
@@ -118,75 +127,58 @@ def run_submit(args: argparse.Namespace) -> None:
     print(run.url, flush=True)
     if args.wait:
         try:
-            submit.watch(run, host=args.host, namespace=args.namespace, pause=args.every)
+            submit.watch(run, host=args.host, pause=args.every)
         except KeyboardInterrupt:
-            raise UserError("no longer watched", place=run.url, remedy="the run goes on; look at it there") from None
+            raise UserError("no longer watched", place=run.url, remedy="the run continues, look at it there") from None
 
 
 def add_run_local_options(parser: argparse.ArgumentParser) -> None:
-    """Take the parameters and the folder for outputs and cache."""
+    """Declare the command's options."""
     add_params(parser)
     parser.add_argument("--root", type=Path, default=Path("scratch/kubeflow"), metavar="DIR", help="outputs and cache")
     parser.add_argument("--docker", action="store_true", help="run each step in its image (`make image`)")
     add_images(parser)
-    parser.add_argument("--shards", type=count(), default=1, metavar="N", help="validate each corpus in N parts")
+    parser.add_argument("--shards", type=whole_number(), default=1, metavar="N", help="validate each corpus in N parts")
     parser.add_argument("--json", action="store_true", help="print digests and cache hits as JSON")
 
 
 def run_run_local(args: argparse.Namespace) -> None:
-    """Run every step that the cache does not hold, then print a line per step (the steps' own words: stderr)."""
-    params = params_of(args)
+    """Run every step that is not in the cache, then print one line per step; the steps' own output goes to stderr."""
+    add_checkout_to_path()
+    params = parameters_from(args)
     from pipelines.run_local import run
 
     with contextlib.redirect_stdout(sys.stderr):
         outcomes = run(
-            params, base=Path(), root=args.root, docker=args.docker, images=images_of(args), shards=args.shards
+            params, base=Path(), root=args.root, docker=args.docker, images=images_from(args), shards=args.shards
         )
-    hits = [one.name for one in outcomes if one.cached]
+    hits = [outcome.name for outcome in outcomes if outcome.cached]
     if args.json:
-        digests = {one.name.removeprefix("data/"): one.digest for one in outcomes if one.name.startswith("data/")}
-        report = next(one.digest for one in outcomes if one.name == "reports")
-        ran = [one.name for one in outcomes if not one.cached]
+        digests = {
+            outcome.name.removeprefix("data/"): outcome.digest
+            for outcome in outcomes
+            if outcome.name.startswith("data/")
+        }
+        report = next(outcome.digest for outcome in outcomes if outcome.name == "reports")
+        ran = [outcome.name for outcome in outcomes if not outcome.cached]
         print(json.dumps({"digests": digests, "report": report, "ran": ran, "cached": hits}, indent=2))
         return
-    for one in outcomes:
-        print(f"{'cached' if one.cached else 'ran':6}  {one.digest[:12]}  {one.name}")
+    for outcome in outcomes:
+        print(f"{'cached' if outcome.cached else 'ran':6}  {outcome.digest[:12]}  {outcome.name}")
     print(f"{len(hits)} of {len(outcomes)} steps came from the cache; outputs: {args.root / 'latest'}")
 
 
-def add_doctor_options(parser: argparse.ArgumentParser) -> None:
-    """Take the cluster to check besides, and how to print."""
-    parser.add_argument("--host", metavar="URL", help="address of Kubeflow Pipelines, to check it too")
-    parser.add_argument("--data", action="store_true", help="read every byte of DVC's cache too")
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="default params.yaml")
+def add_fingerprints_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON file to write")
+    add_params(parser)
 
 
-def run_doctor(args: argparse.Namespace) -> None:
-    """Print a line a check, then fail when one that is needed is not as it should be."""
-    from emoverse.doctor import Finding, findings
-    from emoverse.errors import UserError
+def run_fingerprints(args: argparse.Namespace) -> None:
+    """Write the digests of each step's code and libraries; the stages of dvc.yaml depend on the file."""
+    from emoverse.artifacts.manifest import write_json
+    from emoverse.artifacts.source_digest import fingerprints
 
-    found: list[Finding] = []
-
-    def tell(one: Finding) -> None:
-        found.append(one)
-        if not args.json:
-            print(one.line(), flush=True)
-
-    lock = Path(emoverse.__file__).parents[1] / "requirements/lock.txt"
-    for one in findings(Path(), args.params, lock, deep=args.data):
-        tell(one)
-    if args.host:
-        from pipelines.checks import check_endpoint
-
-        try:
-            version = check_endpoint(args.host).get("tag_name") or "of unknown version"
-            tell(Finding("kubeflow", True, f"Kubeflow Pipelines {version} answers at {args.host}"))
-        except UserError as error:
-            tell(Finding("kubeflow", False, f"{error.place}: {error.problem}", error.remedy))
-    if args.json:
-        print(json.dumps([one.plain() for one in found], indent=2, ensure_ascii=False))
-    amiss = [one.check for one in found if one.state == "mend"]
-    if amiss:
-        raise UserError(f"{len(amiss)} of {len(found)} checks to mend: {', '.join(amiss)}", remedy="see above")
+    values = plain(parameters_from(args))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.out, fingerprints(values, args.params.parent))

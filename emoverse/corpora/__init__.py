@@ -1,4 +1,4 @@
-"""Find the corpora: every module of this package that has a ``read``."""
+"""Registry of the corpora: every module of this package that has a ``CORPUS``."""
 
 from __future__ import annotations
 
@@ -6,24 +6,21 @@ import importlib
 import pkgutil
 from functools import cache
 
-from emoverse.corpora.base import Reader
+from emoverse.corpora.base import Corpus
 from emoverse.errors import UserError, did_you_mean
 
 
 @cache
-def readers() -> dict[str, Reader]:
-    """Return all readers by corpus name, in order of name."""
-    found: dict[str, Reader] = {}
-    for module in sorted(pkgutil.iter_modules(__path__), key=lambda item: item.name):
-        read = getattr(importlib.import_module(f"{__name__}.{module.name}"), "read", None)
-        if read is not None:
-            found[module.name] = read
-    return found
+def corpora() -> dict[str, Corpus]:
+    """Return all corpora by name, in order of name."""
+    modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
+    known = [module.CORPUS for module in modules if hasattr(module, "CORPUS")]
+    return {corpus.name: corpus for corpus in sorted(known, key=lambda corpus: corpus.name)}
 
 
-def reader(name: str) -> Reader:
-    """Return the function that reads this corpus's folder; raise UserError naming the nearest corpus."""
+def get_corpus(name: str) -> Corpus:
+    """Return the corpus of this name; raise UserError that names the nearest one."""
     try:
-        return readers()[name]
+        return corpora()[name]
     except KeyError:
-        raise UserError(f"unknown corpus {name!r}", remedy=did_you_mean(name, readers())) from None
+        raise UserError(f"unknown corpus {name!r}", remedy=did_you_mean(name, corpora())) from None

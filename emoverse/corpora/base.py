@@ -1,4 +1,7 @@
-"""The utterance: the one row every corpus is turned into, and the one table every later step reads."""
+"""What a corpus is, and the utterance: the row that every corpus is turned into and every later step reads.
+
+A new corpus is one module of this package that defines ``CORPUS``, an instance of :class:`Corpus`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from typing import Final, Literal
 Split = Literal["train", "validation", "test"]
 SPLITS: Final = ("train", "validation", "test")
 
-# Ekman's six and neutral, in MELD's words, which this table uses for every corpus (MOSEI: happy -> joy).
+# Ekman's six and neutral. The table uses MELD's labels for every corpus (MOSEI: happy -> joy).
 EMOTIONS: Final = ("anger", "sadness", "surprise", "disgust", "joy", "neutral", "fear")
 
 
-# Nobody changes an utterance; but a frozen class takes four times as long to make one, and there is one for every row.
+# Do not change an utterance. The class is not frozen, because that makes construction four times slower.
 @dataclass(slots=True, kw_only=True, unsafe_hash=True)
 class Utterance:
     """One annotated utterance and the clip it was cut to.
@@ -45,7 +48,7 @@ class Utterance:
 
 @dataclass(frozen=True, kw_only=True)
 class Quarantined:
-    """One row (or clip nobody annotates) that was set aside, and why.
+    """One row (or clip without an annotation) that was set aside, and why.
 
     ``reason`` is a short stable code such as ``bad-label``, ``duplicate-id``, ``clip-missing``, ``clip-unreadable``.
     """
@@ -55,16 +58,16 @@ class Quarantined:
     column: str
     reason: str
     detail: str
-    clip: str = ""  # of the row, relative to the corpus root, POSIX, NFC; empty where the row does not say
+    clip: str = ""  # of the row, relative to the corpus root, POSIX, NFC; empty where the row does not name it
 
-    def said(self, folder: Path) -> str:
-        """Return ``file:row: column: what``, for a file in ``folder``."""
+    def message(self, folder: Path) -> str:
+        """Return ``file:row: column: detail``, for a file in ``folder``."""
         return ": ".join(filter(None, (str(folder / self.source), self.column, self.detail)))
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader made of a corpus folder: good rows, bad rows, and counts worth reporting (clamped values, ties)."""
+    """The content of a corpus folder: good rows, bad rows, and counts worth reporting (clamped values, ties)."""
 
     utterances: list[Utterance]
     quarantined: list[Quarantined]
@@ -76,4 +79,26 @@ class Reading:
         return len(self.utterances) + len(self.quarantined)
 
 
-Reader = Callable[[Path], Reading]
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """One corpus and all that the rest of the package needs to know about it.
+
+    Attributes:
+        name: Its name in params.yaml and in ids.
+        read: Read the corpus folder; raise UserError when a file is missing or unreadable.
+        published_folder: Map a clip's split and folder to its folder in the authors' files; None keeps the folder,
+            below one named after the corpus.
+        published_as_images: Whether the authors show one image a segment (``amt.mosei_media``).
+    """
+
+    name: str
+    read: Callable[[Path], Reading]
+    published_folder: Callable[[Split, str], str] | None = None
+    published_as_images: bool = False
+
+    def published_path(self, utterance: Utterance, *, still: bool) -> str:
+        """Return the path of a clip, or of its still image (``.png``), in the authors' files."""
+        folder, _, name = utterance.clip.rpartition("/")
+        published = self.published_folder(utterance.split, folder) if self.published_folder else f"{self.name}/{folder}"
+        path = f"{published}/{name}" if published else name
+        return path.rpartition(".")[0] + ".png" if still else path

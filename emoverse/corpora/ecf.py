@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from emoverse.corpora import ecf1
-from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
+from emoverse.corpora.base import EMOTIONS, Corpus, Quarantined, Reading, Split, Utterance
 from emoverse.corpora.files import BadRow, Problems, emotion_hint, faults_of, json_list, seconds, unsafe
 from emoverse.errors import UserError, did_you_mean
 
@@ -283,3 +283,11 @@ def _cause(word: str) -> str:
 
 def _size(emotions: Mapping[str, Any]) -> str:
     return f"the conversation has {len(emotions)} utterances"
+
+
+def _published_folder(split: Split, folder: str) -> str:
+    """Return the authors' folder, which is named after the subtask."""
+    return f"ECF2/subtask2_{split}"
+
+
+CORPUS = Corpus(name="ecf", read=read, published_folder=_published_folder)

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, cast
 
-from emoverse.corpora.base import EMOTIONS, Quarantined, Reading, Split, Utterance
+from emoverse.corpora.base import EMOTIONS, Corpus, Quarantined, Reading, Split, Utterance
 from emoverse.corpora.files import (
     BadRow,
     Problems,
@@ -128,3 +128,11 @@ def _seconds(column: str, word: str) -> float:
     if time is None:
         raise BadRow(column, "bad-time", f"{word!r} is not h:mm:ss,mmm")
     return time
+
+
+def _published_folder(split: Split, folder: str) -> str:
+    """Return the authors' folder: the split's inner folder, below ``MELD``."""
+    return f"MELD/{folder.rpartition('/')[2]}"
+
+
+CORPUS = Corpus(name="meld", read=read, published_folder=_published_folder)

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from emoverse.corpora.base import Reading, Split, Utterance
+from emoverse.corpora.base import Corpus, Reading, Split, Utterance
 from emoverse.corpora.files import BadRow, Problems, Row, faults_of, nfc, rows_of, unsafe, whole_number
 from emoverse.errors import UserError, did_you_mean
 
@@ -265,3 +265,11 @@ class EmotionLabels:
 
 def _close(one: Times, two: Times) -> bool:
     return abs(one[0] - two[0]) <= TOLERANCE and abs(one[1] - two[1]) <= TOLERANCE
+
+
+def _published_folder(split: Split, folder: str) -> str:
+    """Return the authors' folder: the video's, without ``Raw``."""
+    return folder.removeprefix("Raw").removeprefix("/")
+
+
+CORPUS = Corpus(name="mosei", read=read, published_folder=_published_folder, published_as_images=True)

@@ -11,17 +11,15 @@ from emoverse.artifacts.manifest import open_source, publish, write_json
 from emoverse.config import EvaluateParams, plain
 from emoverse.errors import UserError
 from emoverse.evaluation.metrics import Measured, measure, metrics, write_jsonl, write_plots
-from emoverse.evaluation.replies import ask, prediction_rows, trivial_scores
-from emoverse.evaluation.score_file import beside
+from emoverse.evaluation.replies import collect, prediction_rows, trivial_scores
+from emoverse.evaluation.score_file import published_beside
+from emoverse.inference.engine import EngineName, open_engine
 from emoverse.inference.test_sets import check_frames, read_sets
-from emoverse.inference.torch_engine import EngineName, open_engine
 from emoverse.media.frames import FrameStore
-from emoverse.registry import CODE
 
 LIBRARIES: Final[dict[EngineName, tuple[str, ...]]] = {
     "torch": ("torch", "transformers"),
     "onnx": ("onnxruntime-gpu",),
-    "vllm": ("vllm", "torch", "transformers"),
 }
 
 
@@ -35,7 +33,7 @@ def evaluate(
     """Ask the model every test question and publish metrics, predictions and plots at ``out``.
 
     ``model`` is the folder of a training step, a base model, or (engine ``onnx``) an export; ``validated`` are the
-    folders whose frames the test rows show. Raises UserError for an unfinished or unfit input.
+    folders whose frames the test rows show. Raises UserError for an unfinished or unsuitable input.
     """
     sources = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
     for folder in validated:
@@ -51,21 +49,19 @@ def evaluate(
         step="evaluate",
         params=plain(params),
         inputs=sources,
-        code=CODE["evaluate"],
         libraries=("numpy", "tokenizers", *LIBRARIES[params.engine]),
     ) as draft:
         started = time.perf_counter()
-        asked = open_engine(params.engine, model, frames, batch_size=params.batch_size)
+        engine = open_engine(params.engine, model, frames, batch_size=params.batch_size)
         draft.run["load_seconds"] = time.perf_counter() - started
         measured: list[Measured] = []
-        for one in sets:
+        for test in sets:
             started = time.perf_counter()
-            found = ask(asked, one, params)
-            measured.append(measure(one, found, trivial.get(one.name, {}), params))
-            draft.run[one.name] = time.perf_counter() - started
-            print(_line(measured[-1], draft.run[one.name]), flush=True)
+            measured.append(measure(test, collect(engine, test, params), trivial.get(test.name, {}), params))
+            draft.run[test.name] = time.perf_counter() - started
+            print(_line(measured[-1], draft.run[test.name]), flush=True)
         _write(draft.path, measured)
-        rows = sum(len(one.rows) for one in sets)
+        rows = sum(len(test.rows) for test in sets)
         draft.count(rows_in=rows, rows_out=rows)
         draft.seeds = {"evaluate": params.seed}
 
@@ -75,9 +71,9 @@ def _write(folder: Path, measured: Sequence[Measured]) -> None:
     (folder / "plots").mkdir()
     figures: list[dict[str, Any]] = []
     for part in measured:
-        write_jsonl(folder / "predictions" / f"{part.one.name}.jsonl", prediction_rows(part.one, part.found))
+        write_jsonl(folder / "predictions" / f"{part.test.name}.jsonl", prediction_rows(part.test, part.replies))
         write_plots(part, folder / "plots")
-        figures += beside(part.one.corpus, part.one.task, part.scores.values, part.scores.n)
+        figures += published_beside(part.test.corpus, part.test.task, part.scores.values, part.scores.n)
     write_json(folder / "metrics.json", metrics(measured))
     write_json(folder / "published.json", figures)
 
@@ -85,9 +81,9 @@ def _write(folder: Path, measured: Sequence[Measured]) -> None:
 def _line(part: Measured, seconds: float) -> str:
     scores = part.scores
     low, high = scores.interval()
-    words = [f"{part.one.name:<16} n {scores.n:>5}  {scores.headline} {scores.values[scores.headline]:.3f}"]
-    words += [f"[{low:.3f}, {high:.3f}]", f"baseline {part.baseline:.3f}"]
-    words += [f"{name} {one.values[scores.headline]:.3f}" for name, one in part.controls.items()]
+    parts = [f"{part.test.name:<16} n {scores.n:>5}  {scores.headline} {scores.values[scores.headline]:.3f}"]
+    parts += [f"[{low:.3f}, {high:.3f}]", f"baseline {part.baseline:.3f}"]
+    parts += [f"{name} {control.values[scores.headline]:.3f}" for name, control in part.controls.items()]
     if scores.unparsable:
-        words.append(f"unparsable {len(scores.unparsable)}")
-    return "  ".join([*words, f"{seconds:.1f} s"])
+        parts.append(f"unparsable {len(scores.unparsable)}")
+    return "  ".join([*parts, f"{seconds:.1f} s"])

@@ -9,19 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
-_CELLS: Final = 1 << 23  # weights held at a time: 64 MB
+BINS: Final = 10
+_CELLS: Final = 1 << 23  # weights in memory at a time: 64 MB
 
 
 def group_sums(counts: Numbers, groups: Sequence[str]) -> Numbers:
     """Sum (n, k) counts over each group, giving (groups, k) in order of the groups' first record."""
     if len(counts) != len(groups):
         raise ValueError(f"{len(counts)} rows of counts for {len(groups)} groups")
-    place: dict[str, int] = {}
-    where = np.array([place.setdefault(group, len(place)) for group in groups], np.int64)
-    if len(place) == len(groups):
+    index_of: dict[str, int] = {}
+    indices = np.array([index_of.setdefault(group, len(index_of)) for group in groups], np.int64)
+    if len(index_of) == len(groups):
         return counts
-    sums = np.zeros((len(place), counts.shape[1]))
-    np.add.at(sums, where, counts)
+    sums = np.zeros((len(index_of), counts.shape[1]))
+    np.add.at(sums, indices, counts)
     return sums
 
 
@@ -42,25 +43,21 @@ def resampled(sums: Numbers, samples: int, seed: int) -> Numbers:
 
 
 def interval(values: Numbers) -> tuple[float, float]:
-    """Return the 2.5 and 97.5 percentiles of resampled scores, (nan, nan) where nothing was resampled."""
+    """Return the 2.5 and 97.5 percentiles of resampled scores, (nan, nan) without resamples."""
     if not len(values):
         return float("nan"), float("nan")
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
 
 
-Numbers_ = NDArray[np.float64]
-BINS: Final = 10
-
-
-def posterior(likelihoods: Numbers_) -> Numbers_:
+def posterior(likelihoods: Numbers) -> Numbers:
     """Turn log-likelihoods (n, k) into the probability of each answer given that one of them is given."""
     shifted = np.exp(likelihoods - likelihoods.max(axis=1, keepdims=True))
-    result: Numbers_ = shifted / shifted.sum(axis=1, keepdims=True)
+    result: Numbers = shifted / shifted.sum(axis=1, keepdims=True)
     return result
 
 
-def reliability(confidence: Numbers_, right: NDArray[np.bool_]) -> list[dict[str, Any]]:
+def reliability(confidence: Numbers, correct: NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Return ten equal bins of confidence: edges, records, mean confidence, accuracy; empty bins are left out."""
     index = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     rows = []
@@ -68,12 +65,12 @@ def reliability(confidence: Numbers_, right: NDArray[np.bool_]) -> list[dict[str
         inside = index == number
         if inside.any():
             low, high = number / BINS, (number + 1) / BINS
-            mean, share = float(confidence[inside].mean()), float(right[inside].mean())
-            rows.append({"low": low, "high": high, "n": int(inside.sum()), "confidence": mean, "accuracy": share})
+            mean, accuracy = float(confidence[inside].mean()), float(correct[inside].mean())
+            rows.append({"low": low, "high": high, "n": int(inside.sum()), "confidence": mean, "accuracy": accuracy})
     return rows
 
 
-def expected_error(table: list[dict[str, Any]]) -> float:
+def expected_error(bins: list[dict[str, Any]]) -> float:
     """Return the expected calibration error: the mean gap between confidence and accuracy, weighted by records."""
-    total = sum(row["n"] for row in table)
-    return sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in table) / total if total else 0.0
+    total = sum(row["n"] for row in bins)
+    return sum(row["n"] * abs(row["confidence"] - row["accuracy"]) for row in bins) / total if total else 0.0

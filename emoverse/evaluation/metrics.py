@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emoverse.artifacts.tables import write_csv
 from emoverse.config import EvaluateParams
 from emoverse.evaluation.intervals import expected_error, interval, reliability
 from emoverse.evaluation.replies import Replies
@@ -23,10 +23,10 @@ from emoverse.tasks.base import Confusion
 
 @dataclass(frozen=True)
 class Measured:
-    """One test set, asked and scored: the model, each control, each baseline, and how sure the model was."""
+    """One scored test set: the model, each control, each baseline, and the model's calibration."""
 
-    one: EvaluationSet
-    found: Replies
+    test: EvaluationSet
+    replies: Replies
     scores: Scores
     controls: dict[str, Scores]
     baselines: dict[str, float]
@@ -39,42 +39,42 @@ class Measured:
         return max(self.baselines.values(), default=0.0)
 
 
-def measure(one: EvaluationSet, found: Replies, baselines: Mapping[str, float], params: EvaluateParams) -> Measured:
+def measure(test: EvaluationSet, replies: Replies, baselines: Mapping[str, float], params: EvaluateParams) -> Measured:
     """Score a test set's replies and controls on the same resamples; ``baselines`` are headline scores by name."""
-    golds, groups = one.golds, groups_of(one.golds, one.ids)
+    golds, groups = test.golds, groups_of(test.golds, test.ids)
 
-    def scored(replies: Sequence[str]) -> Scores:
-        return score(one.task, golds, replies, groups=groups, bootstrap=params.bootstrap, seed=params.seed)
+    def scored(texts: Sequence[str]) -> Scores:
+        return score(test.task, golds, texts, groups=groups, bootstrap=params.bootstrap, seed=params.seed)
 
-    table: list[dict[str, Any]] = []
-    if found.probabilities is not None:
-        counted = scorable(one.task, task_named(one.task).scorer(golds), golds)
-        right = np.array([reply == gold["answer"] for reply, gold in zip(found.replies, golds, strict=True)])
-        shares = zip(found.replies, found.probabilities, strict=True)
-        sure = np.array([_share(reply, one.answers, row) for reply, row in shares])
-        table = reliability(sure[counted], right[counted])
-    same = [reply == found.replies[i] for i, reply in found.generated.items()]
+    bins: list[dict[str, Any]] = []
+    if replies.probabilities is not None:
+        counted = scorable(test.task, task_named(test.task).scorer(golds), golds)
+        correct = np.array([reply == gold["answer"] for reply, gold in zip(replies.replies, golds, strict=True)])
+        pairs = zip(replies.replies, replies.probabilities, strict=True)
+        confidence = np.array([_probability(reply, test.answers, row) for reply, row in pairs])
+        bins = reliability(confidence[counted], correct[counted])
+    same = [reply == replies.replies[i] for i, reply in replies.generated.items()]
     return Measured(
-        one,
-        found,
-        scored(found.replies),
-        {name: scored(replies) for name, replies in found.controls.items()},
+        test,
+        replies,
+        scored(replies.replies),
+        {name: scored(texts) for name, texts in replies.controls.items()},
         dict(baselines),
-        table,
+        bins,
         sum(same) / len(same) if same else None,
     )
 
 
-def _share(reply: str, answers: Sequence[str], shares: NDArray[np.float64]) -> float:
-    return float(shares[answers.index(reply)]) if reply in answers else 0.0
+def _probability(reply: str, answers: Sequence[str], row: NDArray[np.float64]) -> float:
+    return float(row[answers.index(reply)]) if reply in answers else 0.0
 
 
 def metrics(all_sets: Sequence[Measured]) -> dict[str, Any]:
     """Return nested numbers for `dvc metrics`: each task over its corpora, then ``tests.<corpus>-<task>``."""
     tree: dict[str, Any] = {}
-    for task in sorted({one.one.task for one in all_sets}):
-        tree[task] = _task_numbers([one for one in all_sets if one.one.task == task])
-    return {**tree, "tests": {one.one.name: _set_numbers(one) for one in all_sets}}
+    for task in sorted({part.test.task for part in all_sets}):
+        tree[task] = _task_numbers([part for part in all_sets if part.test.task == task])
+    return {**tree, "tests": {part.test.name: _set_numbers(part) for part in all_sets}}
 
 
 def _task_numbers(parts: Sequence[Measured]) -> dict[str, Any]:
@@ -106,22 +106,18 @@ def _set_numbers(part: Measured) -> dict[str, Any]:
         "baseline": {name: stable(value) for name, value in part.baselines.items()},
         "detail": {name: stable(value) for name, value in scores.values.items() if "/" in name},
     }
-    numbers |= {_key(name): stable(one.values[scores.headline]) for name, one in part.controls.items()}
+    numbers |= {_key(name): stable(control.values[scores.headline]) for name, control in part.controls.items()}
     if part.reliability:
         numbers["calibration_error"] = stable(expected_error(part.reliability))
     if part.agreement is not None:
         numbers["agreement"] = stable(part.agreement)
-        numbers["generated_unparsable"] = _unparsable(part)
+        parse, golds = task_named(part.test.task).parse, part.test.golds
+        numbers["generated_unparsable"] = sum(parse(t, golds[i]) is None for i, t in part.replies.generated.items())
     return numbers
 
 
-def _unparsable(part: Measured) -> int:
-    one = task_named(part.one.task)
-    return sum(one.parse(reply, part.one.golds[i]) is None for i, reply in part.found.generated.items())
-
-
 def _shared_names(scores: Sequence[Scores]) -> list[str]:
-    shared = set.intersection(*(set(one.values) for one in scores))
+    shared = set.intersection(*(set(part.values) for part in scores))
     return [name for name in main_names(scores[0]) if name in shared]
 
 
@@ -130,8 +126,8 @@ def _key(control: str) -> str:
 
 
 def write_plots(part: Measured, folder: Path) -> None:
-    """Write ``confusion-<test>.csv`` (one line a record), ``classes-<test>.csv`` and ``reliability-<test>.csv``."""
-    name = part.one.name
+    """Write ``confusion-<test>.csv`` (one line per record), ``classes-<test>.csv`` and ``reliability-<test>.csv``."""
+    name = part.test.name
     if part.scores.confusion is not None:
         write_csv(folder / f"confusion-{name}.csv", ("actual", "predicted"), _pairs(part.scores.confusion))
     each = [key for key in part.scores.values if key.startswith(("f1/", "official_f1/"))]
@@ -140,8 +136,8 @@ def write_plots(part: Measured, folder: Path) -> None:
         write_csv(folder / f"classes-{name}.csv", ("class", "f1", "low", "high"), _stable_rows(rows))
     if part.reliability:
         keys = ("low", "high", "n", "confidence", "accuracy")
-        table = ([row[key] for key in keys] for row in part.reliability)
-        write_csv(folder / f"reliability-{name}.csv", keys, _stable_rows(table))
+        cells = ([row[key] for key in keys] for row in part.reliability)
+        write_csv(folder / f"reliability-{name}.csv", keys, _stable_rows(cells))
 
 
 def _pairs(table: Confusion) -> Iterator[tuple[str, str]]:
@@ -154,15 +150,7 @@ def _stable_rows(rows: Iterable[Iterable[Any]]) -> Iterable[list[Any]]:
     return ([stable(cell) if isinstance(cell, float) else cell for cell in row] for row in rows)
 
 
-def write_csv(path: Path, head: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a CSV with Unix line ends."""
-    with path.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(head)
-        writer.writerows(rows)
-
-
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, keys in the order given."""
+    """Write one JSON object per line, keys in their order."""
     with path.open("w", encoding="utf-8", newline="\n") as handle:
         handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -16,7 +16,6 @@ from emoverse.tasks import task as task_named
 
 _TAGS: Final = re.compile(r"^(?:<(?:video|image)>)+")
 _DIALOGUE: Final = re.compile(r"(dia\d+)_?utt\d+", re.ASCII)
-_FREE: Final = ("eri",)  # tasks whose right answer is free text, which its own parser may not read
 _REMEDY: Final = "score the file as the model wrote it, against the test set it was made from"
 
 
@@ -113,12 +112,11 @@ def _dialogue(media: str) -> str:
 
 
 def _corpus(task: str, rows: Sequence[AmtRow]) -> str:
-    """Guess whose labels a file without a corpus uses: "Happy." is CMU-MOSEI's word, MELD's is "Joy."."""
+    """Return the corpus that the rows name, else the task's guess from their right answers."""
     named = {str(row["corpus"]) for row in rows if row.get("corpus")}
     if len(named) == 1:
         return named.pop()
-    happy = any(row.get(key) == "Happy." for row in rows for key in LABEL_KEYS)
-    return "mosei" if happy or task == "msa" else "ecf" if task.startswith("ecpe") else "meld"
+    return task_named(task).default_corpus(str(row[key]) for row in rows for key in LABEL_KEYS if key in row)
 
 
 def _records(path: Path) -> Iterator[tuple[int, AmtRow]]:
@@ -150,7 +148,7 @@ def _foreign(found: Sequence[Prediction], task: str) -> list[str]:
         answer, answers = one.gold["answer"], one.gold["answers"]
         if answers and answer not in answers:
             problems.append(f"{one.label}: labels: {answer!r} is not one of {', '.join(answers)}")
-        elif not answers and task not in _FREE and task_named(task).parse(str(answer), one.gold) is None:
+        elif not answers and not task_named(task).free_text and task_named(task).parse(str(answer), one.gold) is None:
             problems.append(f"{one.label}: labels: {answer!r} is no answer of task {task}")
     return problems
 

@@ -11,10 +11,11 @@ import numpy as np
 
 from emoverse.errors import RowErrors
 from emoverse.evaluation.intervals import interval
+from emoverse.evaluation.judge import judge as ask_judge
 from emoverse.evaluation.matching import Prediction, paired
 from emoverse.evaluation.predictions import read_predictions
 from emoverse.evaluation.scoring import Scores, baseline_headlines, main_names, score, stable
-from emoverse.evaluation.scoring import judge as ask_judge
+from emoverse.tasks import task as task_named
 
 
 def score_file(
@@ -30,35 +31,31 @@ def score_file(
     """Return every score of a predictions file as one JSON-like object.
 
     ``interval`` is the 95 % bootstrap interval of the score that ``headline`` names, ``baseline`` that score of the
-    best trivial predictor, ``unparsable`` the number of replies nobody can read (listed in ``unparsable_rows``).
-    ``judge`` names the settings of an endpoint that judges reasons, too; what it says is under ``judge``. Raises
+    best trivial predictor, ``unparsable`` the number of replies that cannot be read (listed in ``unparsable_rows``).
+    ``judge`` is a settings file of an endpoint that marks reasons; its result is under ``judge``. Raises
     UserError for a file that cannot be scored.
     """
-    found = read_predictions(path, task, gold=gold, corpus=corpus)
-    golds, groups = [one.gold for one in found], [one.group for one in found]
-    scores = _scored(found, task, bootstrap, seed)
-    best = {name: stable(value) for name, value in baseline_headlines(task, golds).items()}
-    asked = {"judge": ask_judge(found, task, judge, bootstrap=bootstrap, seed=seed)} if judge else {}
+    rows = read_predictions(path, task, gold=gold, corpus=corpus)
+    golds = [row.gold for row in rows]
+    scores = _scored(rows, task, bootstrap, seed)
+    baselines = {name: stable(value) for name, value in baseline_headlines(task, golds).items()}
+    judged = {"judge": ask_judge(rows, task, judge, bootstrap=bootstrap, seed=seed)} if judge else {}
     return {
         "task": task,
         "n": scores.n,
         "scored": scores.scored,
-        "groups": len(set(groups)),
+        "groups": len({row.group for row in rows}),
         "unparsable": len(scores.unparsable),
-        "unparsable_rows": [{"row": found[i].name, "reply": found[i].reply} for i in scores.unparsable],
+        "unparsable_rows": [{"row": rows[i].name, "reply": rows[i].reply} for i in scores.unparsable],
         "headline": scores.headline,
         "interval": [stable(end) for end in scores.interval()],
-        "baseline": max(best.values(), default=0.0),
-        "baselines": best,
+        "baseline": max(baselines.values(), default=0.0),
+        "baselines": baselines,
         **{name: stable(value) for name, value in scores.values.items() if name != "unparsable"},
         "intervals": {name: [stable(end) for end in scores.interval(name)] for name in main_names(scores)},
-        "published": beside(corpus or _corpus_of(task), task, scores.values, scores.n),
-        **asked,
+        "published": published_beside(corpus or task_named(task).default_corpus([]), task, scores.values, scores.n),
+        **judged,
     }
-
-
-def _corpus_of(task: str) -> str:
-    return "ecf" if task.startswith("ecpe") else ""
 
 
 def compare_files(
@@ -89,43 +86,43 @@ def compare_files(
     }
 
 
-def _scored(found: Sequence[Prediction], task: str, bootstrap: int, seed: int) -> Scores:
-    golds, groups = [item.gold for item in found], [item.group for item in found]
-    return score(task, golds, [item.reply for item in found], groups=groups, bootstrap=bootstrap, seed=seed)
+def _scored(rows: Sequence[Prediction], task: str, bootstrap: int, seed: int) -> Scores:
+    golds, groups = [row.gold for row in rows], [row.group for row in rows]
+    return score(task, golds, [row.reply for row in rows], groups=groups, bootstrap=bootstrap, seed=seed)
 
 
-def as_table(found: dict[str, Any]) -> str:
-    """Return the scores as lines for a person."""
-    low, high = found["interval"]
-    head = found["headline"]
-    lines = [f"{found['task']}: {found['n']} records in {found['groups']} groups, {found['unparsable']} unparsable"]
-    best = found["baseline"]
-    lines.append(f"{head} {found[head]:.4f}, 95 % interval {low:.4f} to {high:.4f}, best baseline {best:.4f}")
-    names = [name for name, value in found.items() if isinstance(value, float) and name not in (head, "baseline")]
-    lines += [f"  {name:<24} {found[name]:.4f}" for name in names]
-    lines += [f"  baseline {name!r}: {value:.4f}" for name, value in found["baselines"].items()]
-    for figure in found["published"]:
+def as_table(scores: dict[str, Any]) -> str:
+    """Format the result of ``score_file`` for a terminal."""
+    low, high = scores["interval"]
+    head, best = scores["headline"], scores["baseline"]
+    lines = [f"{scores['task']}: {scores['n']} records in {scores['groups']} groups, {scores['unparsable']} unparsable"]
+    lines.append(f"{head} {scores[head]:.4f}, 95 % interval {low:.4f} to {high:.4f}, best baseline {best:.4f}")
+    names = [name for name, value in scores.items() if isinstance(value, float) and name not in (head, "baseline")]
+    lines += [f"  {name:<24} {scores[name]:.4f}" for name in names]
+    lines += [f"  baseline {name!r}: {value:.4f}" for name, value in scores["baselines"].items()]
+    for figure in scores["published"]:
         verdict = "comparable" if figure["comparable"] else "not comparable"
         theirs = f"{figure['metric']} {figure['value']} ({figure['who']})"
         lines.append(f"  published {theirs}, {verdict}: {figure['reason']}")
-    if "judge" in found:
-        one = found["judge"]
-        low, high = one["interval"]
-        lines.append(f"  judge {one['model']}: {one['score']:.4f}, {low:.4f} to {high:.4f}, of {one['judged']} replies")
-    lines += [f"  unparsable {row['row']}: {row['reply']!r}" for row in found["unparsable_rows"][:20]]
+    if "judge" in scores:
+        marks = scores["judge"]
+        low, high = marks["interval"]
+        mean = f"{marks['score']:.4f}, {low:.4f} to {high:.4f}"
+        lines.append(f"  judge {marks['model']}: {mean}, of {marks['judged']} replies")
+    lines += [f"  unparsable {row['row']}: {row['reply']!r}" for row in scores["unparsable_rows"][:20]]
     return "\n".join(lines)
 
 
-_FILE = Path(__file__).with_name("published.json")
+_PUBLISHED = Path(__file__).with_name("published.json")
 
 
-def beside(corpus: str, task: str, scores: Mapping[str, float], records: int) -> list[dict[str, Any]]:
-    """Return the published figures of a test set, each with ours, whether they compare, and why.
+def published_beside(corpus: str, task: str, scores: Mapping[str, float], records: int) -> list[dict[str, Any]]:
+    """Return the published figures of a test set, each with ours, whether the two are comparable, and why.
 
-    A figure compares only when it answers the same question about as many records.
+    They are comparable only if they answer the same question about as many records.
     """
-    found: list[dict[str, Any]] = []
-    for figure in json.loads(_FILE.read_text("utf-8")):
+    figures: list[dict[str, Any]] = []
+    for figure in json.loads(_PUBLISHED.read_text("utf-8")):
         if (figure["corpus"], figure["task"]) != (corpus, task) or figure["metric"] not in scores:
             continue
         whole = records == figure["records"]
@@ -134,5 +131,5 @@ def beside(corpus: str, task: str, scores: Mapping[str, float], records: int) ->
         ours = round(scores[figure["metric"]], 6)
         comparable = whole and not figure.get("other_question", False)
         verdict = {"test": f"{corpus}-{task}", "comparable": comparable, "reason": other + figure["note"]}
-        found.append({**kept, "ours": ours, **verdict})
-    return found
+        figures.append({**kept, "ours": ours, **verdict})
+    return figures

@@ -20,13 +20,13 @@ class _Vision(torch.nn.Module):
         self.inner = model.model
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        found = self.inner.get_image_features(
+        output = self.inner.get_image_features(
             pixel_values=pixels.to(self.inner.dtype),
             vision_feature_layer=self.inner.config.vision_feature_layer,
             vision_feature_select_strategy=self.inner.config.vision_feature_select_strategy,
             return_dict=True,
         )
-        features: torch.Tensor = found.pooler_output
+        features: torch.Tensor = output.pooler_output
         return features
 
 
@@ -49,10 +49,10 @@ class _Decoder(torch.nn.Module):
         from transformers import DynamicCache
 
         pairs = list(zip(past[::2], past[1::2], strict=True))
-        seen = torch.where(mask, 0.0, float("-inf")).to(embeds.dtype)  # once, not in every layer
+        additive = torch.where(mask, 0.0, float("-inf")).to(embeds.dtype)  # once, not in every layer
         cache = DynamicCache(pairs, config=self.config)
         out = self.language(
-            inputs_embeds=embeds, attention_mask=seen, position_ids=positions, past_key_values=cache, use_cache=True
+            inputs_embeds=embeds, attention_mask=additive, position_ids=positions, past_key_values=cache, use_cache=True
         )
         logits = self.head(out.last_hidden_state.index_select(1, columns))
         present = [part for layer in out.past_key_values.layers for part in (layer.keys, layer.values)]
@@ -60,19 +60,24 @@ class _Decoder(torch.nn.Module):
 
 
 def write_graphs(model: Any, folder: Path, one_file: int = 1 << 30) -> dict[str, int]:
-    """Write ``vision.onnx``, ``embed.onnx`` and ``decoder.onnx``; return what a decoder's caller must know.
+    """Write ``vision.onnx``, ``embed.onnx`` and ``decoder.onnx``; return the sizes that the decoder's caller needs.
 
-    Batch, sequence and past are dynamic, the past may be empty. The model is in eval mode on a CPU; a model in half
-    precision gives graphs with half embeddings and cache, pixels and logits stay float32. A graph with more than
-    ``one_file`` bytes of weights keeps them in ``<name>.data`` beside it: a protobuf file holds two gigabytes at most.
+    Batch, sequence and past are dynamic, the past may be empty. A model in half precision gives graphs with half
+    embeddings and cache; pixels and logits stay float32.
+
+    Args:
+        model: in eval mode on a CPU.
+        folder: where to write.
+        one_file: a graph with more bytes of weights stores them in ``<name>.data`` beside it, as a protobuf file holds
+            at most two gigabytes.
     """
     text, vision = model.config.text_config, model.config.vision_config
     heads = int(text.num_key_value_heads)
     size = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
     layers, hidden = int(text.num_hidden_layers), int(text.hidden_size)
-    unbranch(model)
+    replace_branching_rotary(model)
     batch, new, past, frames = (torch.export.Dim(name, max=1 << 20) for name in ("batch", "new", "past", "frames"))
-    kept, clips = torch.export.Dim("kept", max=1 << 20), torch.zeros(2, 3, *vision.image_size)
+    columns, clips = torch.export.Dim("columns", max=1 << 20), torch.zeros(2, 3, *vision.image_size)
     _export(
         _Vision(model), (clips,), ("pixels",), ("features",), {"pixels": {0: frames}}, folder / "vision.onnx", one_file
     )
@@ -91,7 +96,7 @@ def write_graphs(model: Any, folder: Path, one_file: int = 1 << 30) -> dict[str,
         "embeds": {0: batch, 1: new},
         "mask": {0: batch, 2: new, 3: torch.export.Dim.AUTO},
         "positions": {0: batch, 1: new},
-        "columns": {0: kept},
+        "columns": {0: columns},
         "past": [{0: batch, 2: past}] * (2 * layers),
     }
     names = [f"{kind}_{i}" for i in range(layers) for kind in ("key", "value")]
@@ -132,7 +137,7 @@ def _export(
 
 
 def strip(model: Any) -> None:
-    """Remove what names this machine from an onnx_ir model: stack traces and paths in metadata and documentation."""
+    """Remove stack traces and paths of this machine from an onnx_ir model's metadata and documentation."""
     model.metadata_props.clear()
     for graph in (model.graph, *model.functions.values()):
         graph.metadata_props.clear()
@@ -147,11 +152,11 @@ def strip(model: Any) -> None:
 
 
 class LengthRotary(torch.nn.Module):
-    """Give cosines and sines as transformers' "dynamic" (InternLM2) and "longrope" (Phi-3) do, without branching.
+    """Compute cosines and sines as transformers' "dynamic" (InternLM2) and "longrope" (Phi-3) do, without branching.
 
-    Frequencies switch where the largest position of the batch passes the original context. transformers remembers the
-    longest "dynamic" sequence it ever saw until a short one comes; this remembers nothing, so an answer does not
-    depend on what was asked before it.
+    Frequencies switch where the largest position of the batch passes the original context. transformers keeps the
+    frequencies of the longest "dynamic" sequence until a short one comes; this class has no state, so an answer does
+    not depend on the calls before it.
     """
 
     def __init__(self, rotary: Any) -> None:
@@ -173,23 +178,23 @@ class LengthRotary(torch.nn.Module):
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (batch, new, head size) cosines and sines in ``x``'s type."""
         length = position_ids.max() + 1
-        beyond = self._stretched(length) if self.dynamic else self.long
+        beyond = self._scaled(length) if self.dynamic else self.long
         frequencies = torch.where(length > self.limit, beyond, self.inv_freq)
         angles = position_ids[..., None].float() * frequencies
         angles = torch.cat((angles, angles), dim=-1)
         return (angles.cos() * self.scaling).to(x.dtype), (angles.sin() * self.scaling).to(x.dtype)
 
-    def _stretched(self, length: torch.Tensor) -> torch.Tensor:
-        """Return the frequencies of the base that NTK scaling gives this length; within the context, the original."""
+    def _scaled(self, length: torch.Tensor) -> torch.Tensor:
+        """Return the frequencies that NTK scaling gives this length; within the original context, the original ones."""
         size = 2 * self.inv_freq.numel()
         stretch = self.factor * length.clamp(min=self.limit) / self.limit - (self.factor - 1)
         base = self.theta * stretch ** (size / (size - 2))
-        places = torch.arange(0, size, 2, dtype=torch.float32) / size
-        return 1.0 / base**places
+        exponents = torch.arange(0, size, 2, dtype=torch.float32) / size
+        return 1.0 / base**exponents
 
 
-def unbranch(model: Any) -> None:
-    """Replace a rotary embedding that branches on the length, which no graph can; leave any other."""
+def replace_branching_rotary(model: Any) -> None:
+    """Replace a rotary embedding that branches on the length, which a graph cannot express; leave any other."""
     language = model.model.language_model
     if language.rotary_emb.rope_type in ("dynamic", "longrope"):
         language.rotary_emb = LengthRotary(language.rotary_emb)

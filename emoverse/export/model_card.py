@@ -1,4 +1,4 @@
-"""Write MODEL_CARD.md: what an exported model is, what it was made from, and what it is worth."""
+"""Write MODEL_CARD.md: what an exported model is, what it was made from, and its scores."""
 
 from __future__ import annotations
 
@@ -46,32 +46,32 @@ def _parity(parity: Mapping[str, Any]) -> list[str]:
         "| precision | bytes | logits, absolute | logits, relative | top 1 | greedy replies | answers | score |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, one in parity.items():
-        most = one["tolerance"]
+    for name, report in parity.items():
+        limits = report["tolerance"]
         cells = [
-            f"{one['bytes']:,}",
-            f"{_rounded_up(one['largest_absolute'])} ({most['absolute']:g})",
-            f"{_rounded_up(one['largest_relative'])} ({most['relative']:g})",
-            f"{one['top1_agreement']:.3f} ({most['top1']:g})",
-            f"{one['greedy_equal']:.3f} ({most['greedy']:g})",
-            f"{one['answers_equal']:.3f} ({most['answers']:g})",
-            f"{one['score_difference']:.3f} ({most['score']:g})",
+            f"{report['bytes']:,}",
+            f"{_rounded_up(report['largest_absolute'])} ({limits['absolute']:g})",
+            f"{_rounded_up(report['largest_relative'])} ({limits['relative']:g})",
+            f"{report['top1_agreement']:.3f} ({limits['top1']:g})",
+            f"{report['greedy_equal']:.3f} ({limits['greedy']:g})",
+            f"{report['answers_equal']:.3f} ({limits['answers']:g})",
+            f"{report['score_difference']:.3f} ({limits['score']:g})",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
 def _rounded_up(value: float) -> str:
-    """Return a bound that does not change with the machine: a power of ten for tiny differences."""
+    """Return a bound that is the same on every machine: a power of ten for tiny differences."""
     return next((f"< 1e-{n}" for n in range(9, 1, -1) if value < 10.0**-n), f"{value:.1e}")
 
 
 def _lineage(sources: Mapping[str, Source]) -> list[str]:
     lines = []
-    every = {digest: record for source in sources.values() for digest, record in source.ancestry.items()}
-    for digest, record in sorted(every.items(), key=lambda item: (str(item[1].get("name")), item[0])):
+    records = {digest: record for source in sources.values() for digest, record in source.ancestry.items()}
+    for digest, record in sorted(records.items(), key=lambda item: (str(item[1].get("name")), item[0])):
         name = record.get("name") or record["step"]
-        made_from = ", ".join(sorted(f"`{one[:12]}`" for one in record.get("inputs", {}).values()))
+        made_from = ", ".join(sorted(f"`{source[:12]}`" for source in record.get("inputs", {}).values()))
         if md5 := record.get("dvc_md5"):
             made_from = f"DVC `{md5}`"
         lines.append(f"| {record['step']} {name if name != record['step'] else ''} | `{digest[:12]}` | {made_from} |")
@@ -83,9 +83,8 @@ def _scores(metrics: Mapping[str, Any]) -> list[str]:
     if not tests:
         return []
     lines = ["## Scores\n", "| test set | n | score | 95 % interval | best baseline |", "|---|---|---|---|---|"]
-    for name, one in sorted(tests.items()):
-        best = max(one["baseline"].values(), default=0.0)
-        lines.append(
-            f"| {name} | {one['n']} | {one['headline']:.3f} | {one['low']:.3f} to {one['high']:.3f} | {best:.3f} |"
-        )
+    for name, scores in sorted(tests.items()):
+        interval = f"{scores['low']:.3f} to {scores['high']:.3f}"
+        best = max(scores["baseline"].values(), default=0.0)
+        lines.append(f"| {name} | {scores['n']} | {scores['headline']:.3f} | {interval} | {best:.3f} |")
     return [*lines, ""]

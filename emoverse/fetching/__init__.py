@@ -1,1 +1,1 @@
-"""Bring a raw corpus to where a step runs, exactly as DVC knows it. The only room that imports dvc."""
+"""Raw corpora and checkpoints from DVC remotes, identified by MD5."""

@@ -1,47 +1,65 @@
-"""Bring one raw corpus to where ``validate`` can read it, and refuse any content but the one that was asked for."""
+"""Download a raw corpus to where ``validate`` can read it; any other content than the requested one is refused."""
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
 
 from emoverse.artifacts.digests import digest_of_files, dvc_dir_md5, raw_sums
+from emoverse.compat.dvc import Output, find_output, read_config, remote_settings
 from emoverse.errors import UserError
-from emoverse.fetching.storage import SUFFIX, Store, complete, public, with_secrets
+from emoverse.fetching.storage import (
+    DIR_SUFFIX,
+    LOCK,
+    RemoteStore,
+    public_settings,
+    read_stages,
+    settings_from,
+    with_secrets,
+)
 
 Sums = tuple[dict[str, str], dict[str, str]]
 
 
 def fetch(corpus: str, md5: str, out: Path, *, remote: str = "", root: str = "", volume: str = "") -> dict[str, Any]:
-    """Put the corpus that DVC knows as ``md5`` at ``out`` and return what is known of it, for an artifact's metadata.
+    """Make a corpus available at ``out`` and return its digests and size, for an artifact's metadata.
 
-    ``remote`` (public settings of a DVC remote, as JSON): pull it from there, into ``volume`` when one is given, a
-    folder that later steps see too, else into ``out`` itself. No remote: the volume, or ``root``, already holds it.
-    Where the data stays elsewhere, ``out`` is a file that says where (``raw_folder`` reads it). Raises UserError when
-    the corpus is missing or is not what ``md5`` says.
+    Args:
+        corpus: name of the corpus.
+        md5: the MD5 by which DVC identifies the folder.
+        out: the folder to write, or a file that names the folder where the data stays (``raw_folder`` reads it).
+        remote: public settings of a DVC remote, as JSON, to download from. Empty: ``volume`` or ``root`` has the data.
+        root: folder that already contains the corpus.
+        volume: folder that later steps see too; the data is kept there by its MD5.
+
+    Raises:
+        UserError: the corpus is missing, or its content does not match ``md5``.
     """
     if not md5:
-        problem = "the run names no MD5 for its raw corpus, so a cache could serve the result of another"
-        raise UserError(problem, place=corpus, remedy="submit with the md5 that the corpus's .dvc file holds")
+        problem = "the run names no MD5 for its raw corpus, so a cache could return the result of another"
+        raise UserError(problem, place=corpus, remedy="submit with the md5 in the corpus's .dvc file")
     if not remote:
         folder = Path(volume) / md5 if volume else Path(root)
         if not (volume or root) or not folder.is_dir() or not any(folder.iterdir()):
-            remedy = "run `dvc pull`, set its root in params.yaml, or submit with the remote that holds it"
+            remedy = "run `dvc pull`, set its root in params.yaml, or submit with the remote that has it"
             raise UserError(f"the raw corpus {corpus!r} is not here", place=str(folder), remedy=remedy)
         facts = _checked(folder, md5)
     elif volume:
         folder = Path(volume) / md5
-        facts = keep(md5, complete(remote), folder)
+        facts = fetch_once(md5, settings_from(remote), folder)
     else:
         try:
-            return {"corpus": corpus, **_checked(out, md5, pull(md5, complete(remote), out))}
+            return {"corpus": corpus, **_checked(out, md5, pull(md5, settings_from(remote), out))}
         except UserError:
             shutil.rmtree(out, ignore_errors=True)
             raise
@@ -51,29 +69,29 @@ def fetch(corpus: str, md5: str, out: Path, *, remote: str = "", root: str = "",
 
 
 def raw_folder(artifact: Path, volume: str = "") -> Path:
-    """Return the folder of a raw corpus from what ``fetch`` left; raise UserError when it has gone since.
+    """Return the folder of a raw corpus from the output of ``fetch``; raise UserError when it no longer exists.
 
-    ``volume`` is the mounted folder that this run keeps raw corpora in, if any.
+    ``volume`` is the mounted folder in which this run keeps raw corpora, if any.
     """
     if not artifact.is_file():
         return artifact
     folder = Path(json.loads(artifact.read_text("utf-8"))["folder"])
     if not folder.is_dir():
-        problem = "the raw corpus that fetch put here is gone, or its volume is not mounted"
+        problem = "the raw corpus that fetch wrote here is gone, or its volume is not mounted"
         remedy = f"mount the volume at {volume or folder.parent}, or run again without the cache"
         raise UserError(problem, place=str(folder), remedy=remedy)
     return folder
 
 
-def keep(md5: str, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Pull a corpus into ``folder`` once, where later runs find and check it; return what is known of it.
+def fetch_once(md5: str, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Download a corpus into ``folder`` once; later runs only check it. Return its digests and size.
 
-    It appears at once, by a rename; a pull that is cut off goes on where it was. Raises UserError as ``fetch`` does.
+    It appears at once, by a rename; an interrupted download continues where it was. Raises UserError as ``fetch`` does.
     """
     folder = folder.absolute()
     if not folder.parent.is_dir():
         raise UserError("no such folder", place=str(folder.parent), remedy="make it, or mount the volume there")
-    with _alone(folder):
+    with _locked(folder):
         if folder.is_dir():
             return _checked(folder, md5)
         partial = folder.parent / f".{folder.name}.partial"
@@ -83,38 +101,56 @@ def keep(md5: str, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def pull(md5: str, config: Mapping[str, Any], folder: Path) -> Sums:
-    """Copy the folder that DVC knows as ``md5`` from a remote and return its files' sums, as ``raw_sums`` does.
+    """Copy a folder from a remote and return its files' sums, as ``raw_sums`` does.
 
-    ``folder`` holds nothing else: files that are there and right are kept, others removed. Raises UserError naming the
-    file when one came with other content than the listing says.
+    Files of ``folder`` with the right content are kept, others are removed.
+
+    Raises:
+        UserError: a file arrived with other content than the listing says (it is named), or the disk is full.
     """
-    store = Store(config)
+    store = RemoteStore(config)
     listing = store.listing(md5)
     folder.mkdir(parents=True, exist_ok=True)
-    here = raw_sums(folder)[1]
-    for name in here.keys() - listing.keys():
+    present = raw_sums(folder)[1]
+    for name in present.keys() - listing.keys():
         (folder / name).unlink()
-    store.bring({name: one for name, one in listing.items() if here.get(name) != one}, folder)
-    sums = raw_sums(folder)
+    missing = {name: value for name, value in listing.items() if present.get(name) != value}
+    try:
+        store.download(missing, folder)
+        sums = raw_sums(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(folder).free
+        problem = f"the disk is full: {len(missing)} files of the corpus were to be written, {free:,} bytes are free"
+        raise UserError(problem, place=str(folder), remedy="free some space and run again") from None
     for name in sorted(listing):
         if sums[1].get(name) != listing[name]:
-            raise store.corrupt(listing[name], name)
+            raise store.corrupt_error(listing[name], name)
     return sums
 
 
+# What file managers and network file systems leave in a folder.
+_STRAY: Final = re.compile(r"\.DS_Store|\._.*|\.nfs[0-9a-f]{8,}|Thumbs\.db|desktop\.ini", re.IGNORECASE)
+
+
 def _checked(folder: Path, md5: str, sums: Sums | None = None) -> dict[str, Any]:
+    """Return digests and size of a folder; raise UserError unless DVC would give it this MD5."""
     sha, md5_of = sums or raw_sums(folder)
-    found = dvc_dir_md5(md5_of)
-    if found != md5:
+    actual = dvc_dir_md5(md5_of)
+    if actual != md5:
         remedy = "fetch the raw corpus again, or submit with its real md5"
-        raise UserError(f"its md5 is {found}, but the run asked for {md5}", place=str(folder), remedy=remedy)
+        stray = sorted(name for name in md5_of if _STRAY.fullmatch(PurePosixPath(name).name))
+        if stray and dvc_dir_md5({name: value for name, value in md5_of.items() if name not in stray}) == md5:
+            remedy = f"remove {' '.join(shlex.quote(str(folder / name)) for name in stray)}, which the corpus lacks"
+        raise UserError(f"its md5 is {actual}, but the run asked for {md5}", place=str(folder), remedy=remedy)
     size = sum((folder / name).stat().st_size for name in sha)
     return {"dvc_md5": md5, "digest": digest_of_files(sha), "files": len(sha), "bytes": size}
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other run pulls the same corpus into the volume."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait until no other run downloads the same corpus into the volume."""
     try:
         handle = (folder.parent / f".{folder.name}.lock").open("a", encoding="utf-8")
     except PermissionError:  # what a pod meets first on a new volume
@@ -137,55 +173,39 @@ class Tracked:
     @property
     def remote(self) -> str:
         """Return the remote's settings without secrets, as a pipeline carries them."""
-        return public(self.config, place=self.path)
+        return public_settings(self.config, place=self.path)
 
 
 def resolve(path: str, *, repository: Path = Path(), revision: str = "", remote: str = "") -> Tracked:
     """Resolve a folder that DVC tracks, at a git revision (empty: the working tree).
 
-    The remote is ``remote``, else the one the ``.dvc`` file names, else the repository's default: always as the working
-    tree configures it, for that is where data lies today. Raises UserError when the path, the revision or the remote is
-    unknown, or when DVC 2 tracked it.
+    The remote is ``remote``, else the one that the ``.dvc`` file names, else the repository's default; always as the
+    working tree configures it, because that is where data is stored today.
+
+    Raises:
+        UserError: the path, the revision or the remote is unknown, or DVC 2 tracked the folder.
     """
-    from dvc.exceptions import DvcException, OutputNotFoundError
-    from dvc.repo import Repo
-    from dvc.scm import RevError
-    from scmrepo.exceptions import SCMError
-
-    remotes = Remotes(repository)
-    try:
-        with Repo(str(repository), rev=revision or None) as then:
-            (out,) = then.find_outs_by_path(str(Path(then.root_dir, path)))
-    except OutputNotFoundError:
-        remedy = "run `dvc add` and commit the .dvc file, or give a folder that one names"
-        at = f" at {revision}" if revision else ""
-        raise UserError(f"no .dvc file names it{at}", place=path, remedy=remedy) from None
-    except (RevError, SCMError) as error:
-        remedy = "name a commit, tag or branch"
-        raise UserError(f"git does not know it: {error}", place=revision or str(repository), remedy=remedy) from None
-    except DvcException as error:
-        raise UserError(f"DVC cannot read it: {error}", place=path, remedy="restore it with `git checkout`") from None
-    return Tracked(path, _md5_of(out, path), remotes.named(remote or out.remote or "", path))
+    remotes = RemoteConfigs(repository)
+    if not revision:
+        read_stages(repository / LOCK)  # DVC reads it too, and its error has no remedy
+    out = find_output(repository, path, revision)
+    return Tracked(path, _md5_of(out, path), remotes.named(remote or out.remote, path))
 
 
-class Remotes:
-    """Know the remotes that a DVC repository's configuration names; raise UserError when there is no repository."""
+class RemoteConfigs:
+    """The remotes in a DVC repository's configuration; raises UserError when there is no repository."""
 
     def __init__(self, repository: Path) -> None:
-        from dvc.config import Config
-
         if not (repository / ".dvc").is_dir():
             remedy = "run this at the root of the repository, or name it with --repository"
             raise UserError("not a DVC repository", place=str(repository.absolute()), remedy=remedy)
-        self._config = Config(str((repository / ".dvc").absolute()))
+        self._config = read_config(repository)
 
     def named(self, name: str, path: str) -> Mapping[str, Any]:
-        """Return a remote's settings and secrets (no name: the default's); raise UserError about ``path`` without."""
-        from dvc.fs import get_fs_config
-
+        """Return a remote's settings and secrets (no name: the default's); raise UserError when there is none."""
         name = (name or self._config["core"].get("remote", "")).lower()
         if name in self._config["remote"]:
-            config = with_secrets(get_fs_config(self._config, name=name))
+            config = with_secrets(remote_settings(self._config, name))
             if config.get("version_aware") or config.get("worktree"):
                 remedy = "push to an ordinary remote and name it with --remote"
                 raise UserError(f"the remote {name!r} keeps versions of paths, not content", place=path, remedy=remedy)
@@ -195,24 +215,29 @@ class Remotes:
         raise UserError(problem, place=path, remedy=f"known: {known}; `dvc remote add --default NAME URL` adds one")
 
 
-def _md5_of(out: Any, path: str) -> str:
-    md5 = str(out.hash_info.value or "")
+def _md5_of(out: Output, path: str) -> str:
+    md5 = out.value
     if out.hash_name != "md5":
         problem, remedy = "tracked in DVC 2's form", "run `dvc cache migrate --dvc-files`, then `dvc push`"
-    elif not md5.endswith(SUFFIX):
-        problem, remedy = "not a folder that DVC knows the content of", "give a folder that was added with `dvc add`"
+    elif not md5.endswith(DIR_SUFFIX):
+        problem, remedy = "not a folder whose content DVC has recorded", "give a folder that was added with `dvc add`"
     else:
         return md5
     raise UserError(problem, place=path, remedy=remedy)
 
 
-def check_held(tracked: Tracked) -> int:
-    """Return how many files the remote holds of a tracked folder; raise UserError when it is not all of them."""
-    store = Store(tracked.config)
+def check_complete(tracked: Tracked, *, deep: bool = False) -> int:
+    """Return the number of files of a tracked folder; raise UserError unless its remote has all of them.
+
+    Nothing is written. ``deep`` also reads every object, and finds those whose content does not match their name.
+    """
+    store = RemoteStore(tracked.config)
     listing = store.listing(tracked.md5)
     missing = store.missing(listing)
     if missing:
         problem = f"{store.url} lacks {len(missing)} of its {len(listing)} files, such as {missing[0]}"
-        remedy = f"run `dvc push {tracked.path}` where the corpus is whole"
+        remedy = f"run `dvc push {tracked.path}` where the corpus is complete"
         raise UserError(problem, place=tracked.path, remedy=remedy)
+    if deep and (changed := store.changed(listing)):
+        raise store.corrupt_error(listing[changed[0]], changed[0])
     return len(listing)

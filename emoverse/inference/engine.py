@@ -1,36 +1,78 @@
-"""Answer prepared rows in batches: greedy replies, and likelihoods of closed answers."""
+"""Answer prepared rows in batches: greedy replies, and log-probabilities of closed answers."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emoverse.inference.test_sets import Prepared
-
-if TYPE_CHECKING:
-    pass
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Protocol
-
-from emoverse.inference.test_sets import Frames, Preparer
+from emoverse.errors import UserError
+from emoverse.inference.test_sets import Frames, Prepared, Preparer
 from emoverse.prompt.encode import Encoder, Ids, Row
 
-LabelIds = NDArray[np.int64]
 Mask = NDArray[np.bool_]
+Array = Any  # the backend's own: a torch tensor on its device, or a numpy array
+EngineName = Literal["torch", "onnx"]
+CACHE_BYTES: Final = 1 << 28  # features of MELD's whole test set at 8 x 256 tokens a clip would take tens of gigabytes
+
+
+class Backend(Protocol):
+    """Run the graphs of a model, and the few array operations that are cheaper where its arrays are."""
+
+    def vision(self, pixels: NDArray[np.float32]) -> Array:
+        """Return the features (n, tokens per frame, hidden) of frames (n, 3, height, width)."""
+
+    def decode(
+        self, ids: Ids, features: Array | None, mask: Mask, positions: Ids, past: Any, columns: Ids
+    ) -> tuple[Array, Any]:
+        """Return logits (batch, columns, vocabulary) at the columns asked for, and the KV cache with ``ids`` appended.
+
+        Args:
+            ids: (batch, new) tokens.
+            features: (image tokens, hidden); they replace the image tokens in order.
+            mask: (batch, 1, new, past + new), true where a token attends to another.
+            positions: (batch, new).
+            past: the KV cache, or None at the beginning.
+            columns: indices into ``new``.
+        """
+
+    def log_probabilities(self, logits: Array, columns: Ids, tokens: Ids) -> NDArray[np.float64]:
+        """Return (batch, m): the log-probability of ``tokens[i]`` under the logits of column ``columns[i]``."""
+
+    def argmax(self, logits: Array) -> Ids:
+        """Return (batch, columns): the most likely token at each column, the lowest id where two are equal."""
+
+    def finite(self, logits: Array) -> Mask:
+        """Return (batch,): whether all logits of a row are finite."""
+
+    def to_numpy(self, logits: Array) -> NDArray[np.float64]:
+        """Return logits as numpy's float64."""
+
+    def select_rows(self, past: Any, rows: Ids) -> Any:
+        """Return the KV cache of some of the batch's rows."""
+
+    def concatenate(self, features: Sequence[Array]) -> Array:
+        """Return features of several clips, each (n, tokens, hidden), as one (image tokens, hidden)."""
+
+    def split(self, features: Array, counts: Sequence[int]) -> list[Array]:
+        """Return the features of ``counts[i]`` frames each."""
+
+    def nbytes(self, features: Array) -> int:
+        """Return the size of features in bytes."""
 
 
 class AnswerTree:
-    """The tokens of all allowed answers as one row behind a prompt, and where each is predicted.
+    """Lay out the tokens of all allowed answers as one row behind a prompt.
 
-    ``inputs`` are the tokens fed (an answer's last token predicts nothing, so it is not). ``tokens[i]`` is predicted
-    by logit column ``columns[i]`` and belongs to answer ``owner[i]``; column 0 is the prompt's last token, column
-    ``1 + j`` is ``inputs[j]``, which belongs to answer ``branch[j]`` and stands ``offsets[j]`` after the prompt.
+    ``inputs`` are the tokens fed; an answer's last token predicts nothing, so it is left out. ``tokens[i]`` is
+    predicted by logit column ``columns[i]`` and belongs to answer ``owner[i]``. Column 0 is the prompt's last token,
+    column ``1 + j`` is ``inputs[j]``, which belongs to answer ``branch[j]``, ``offsets[j]`` tokens after the prompt.
     """
 
     def __init__(self, answers: Sequence[Sequence[int]]) -> None:
@@ -52,28 +94,32 @@ class AnswerTree:
         self.answers = len(answers)
         self.inputs, self.offsets, self.branch = (np.array(x, np.int64) for x in (inputs, offsets, branch))
         self.tokens, self.columns, self.owner = (np.array(x, np.int64) for x in (tokens, columns, owner))
-        self.last = np.array([place + 1 == len(answer) for answer in answers for place in range(len(answer))])
+        self.last = np.array([index + 1 == len(answer) for answer in answers for index in range(len(answer))])
 
     def sums(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum (batch, tokens) over each answer's tokens, giving (batch, answers)."""
         sums: NDArray[np.float64] = steps @ (self.owner[:, None] == np.arange(self.answers)).astype(np.float64)
         return sums
 
-    def chosen(self, sums: NDArray[np.float64], likeliest: LabelIds, stop: Sequence[int]) -> LabelIds:
-        """Return (batch,): the answer that free greedy decoding gives, or the likeliest one where it gives no answer.
+    def choose(self, sums: NDArray[np.float64], most_likely: Ids, stop: Sequence[int]) -> Ids:
+        """Return (batch,): the answer that greedy decoding gives, or the most likely one where it gives none.
 
-        ``likeliest`` (batch, columns) is the likeliest of all tokens at each logit column. Greedy decoding gives an
-        answer when each of its tokens is the likeliest where it is predicted, and a stop token after them; that
-        answer need not have the largest sum, as greedy decoding never takes a step back.
+        Greedy decoding gives an answer when each of its tokens is the most likely one where it is predicted, and a
+        stop token comes after them. That answer need not have the largest sum.
+
+        Args:
+            sums: (batch, answers) log-probabilities.
+            most_likely: (batch, columns), the most likely token at each logit column.
+            stop: the token ids that end a reply.
         """
-        told = likeliest[:, self.columns]
-        taken = np.where(self.last, np.isin(told, list(stop)), told == self.tokens)
-        whole = np.stack([taken[:, self.owner == number].all(axis=1) for number in range(self.answers)], axis=1)
-        found: LabelIds = np.where(whole.any(axis=1), whole.argmax(axis=1), sums.argmax(axis=1))
-        return found
+        predicted = most_likely[:, self.columns]
+        matches = np.where(self.last, np.isin(predicted, list(stop)), predicted == self.tokens)
+        greedy = np.stack([matches[:, self.owner == number].all(axis=1) for number in range(self.answers)], axis=1)
+        chosen: Ids = np.where(greedy.any(axis=1), greedy.argmax(axis=1), sums.argmax(axis=1))
+        return chosen
 
 
-def left_padded(prompts: Sequence[LabelIds], pad: int) -> tuple[LabelIds, LabelIds]:
+def left_padded(prompts: Sequence[Ids], pad: int) -> tuple[Ids, Ids]:
     """Return ids (batch, longest), padded on the left so that all prompts end together, and their lengths (batch,)."""
     lengths = np.array([len(ids) for ids in prompts], np.int64)
     ids = np.full((len(prompts), int(lengths.max())), pad, np.int64)
@@ -82,26 +128,27 @@ def left_padded(prompts: Sequence[LabelIds], pad: int) -> tuple[LabelIds, LabelI
     return ids, lengths
 
 
-def prompt_mask(lengths: LabelIds, width: int) -> tuple[Mask, LabelIds]:
+def prompt_mask(lengths: Ids, width: int) -> tuple[Mask, Ids]:
     """Return the causal mask (batch, 1, width, width) of left-padded prompts, and positions counting from their start.
 
-    Padding sees itself alone: a row that sees nothing would be a softmax over nothing, that is, not a number.
+    Padding attends to itself: a softmax over nothing would be NaN.
     """
     start = width - lengths[:, None]
-    place = np.arange(width)[None]
-    causal = place <= place.T
-    mask = (causal[None] & (place >= start)[:, None, :]) | np.eye(width, dtype=np.bool_)[None]
-    return mask[:, None], np.maximum(place - start, 0)
+    index = np.arange(width)[None]
+    causal = index <= index.T
+    mask = (causal[None] & (index >= start)[:, None, :]) | np.eye(width, dtype=np.bool_)[None]
+    return mask[:, None], np.maximum(index - start, 0)
 
 
-def tree_mask(lengths: LabelIds, width: int, tree: AnswerTree) -> tuple[Mask, LabelIds]:
+def tree_mask(lengths: Ids, width: int, tree: AnswerTree) -> tuple[Mask, Ids]:
     """Return mask (batch, 1, n, n) and positions (batch, n) of prompts with all answers behind them.
 
-    ``n`` is ``width`` plus the tree's inputs. A token of an answer sees the prompt and its own answer up to itself.
+    ``n`` is ``width`` plus the tree's inputs. A token of an answer attends to the prompt and its own answer up to
+    itself.
     """
     prompt, positions = prompt_mask(lengths, width)
-    more = tree.inputs.size
-    mask = np.zeros((len(lengths), 1, width + more, width + more), np.bool_)
+    total = width + tree.inputs.size
+    mask = np.zeros((len(lengths), 1, total, total), np.bool_)
     mask[:, :, :width, :width] = prompt
     mask[:, :, width:, :width] = (np.arange(width)[None] >= width - lengths[:, None])[:, None, None]
     same = tree.branch[:, None] == tree.branch[None]
@@ -109,91 +156,52 @@ def tree_mask(lengths: LabelIds, width: int, tree: AnswerTree) -> tuple[Mask, La
     return mask, np.concatenate([positions, lengths[:, None] + tree.offsets[None]], axis=1)
 
 
-KEPT_BYTES: Final = 1 << 28  # MELD's test set in 8 x 256 tokens would be tens of gigabytes
-
-
 class FeatureCache:
-    """Vision features by content, so that a clip serving several tasks, or all blank clips, are looked at once.
+    """Keep vision features by content, so a clip used by several tasks, or all blank clips, are encoded once.
 
-    One thread at a time may use it.
+    Not thread-safe.
     """
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
-        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._features: OrderedDict[str, Any] = OrderedDict()
         self._bytes = 0
 
     def __contains__(self, digest: object) -> bool:
-        """Tell whether the features of these frames are at hand."""
-        return digest in self._kept
+        """Return whether the features of the frames with this digest are cached."""
+        return digest in self._features
 
-    def of(self, prepared: Prepared) -> list[Any]:
-        """Return the features (frames, tokens, hidden) of each row, computing those not at hand in one batch."""
-        at_hand = {digest: self._kept[digest] for digest in prepared.digests if digest in self._kept}
-        new = {digest: pixels for digest, pixels in prepared.pixels.items() if digest not in at_hand}
+    def __len__(self) -> int:
+        """Return how many clips are cached."""
+        return len(self._features)
+
+    def features(self, prepared: Prepared) -> list[Any]:
+        """Return the features (frames, tokens, hidden) of each row, computing those not cached in one batch."""
+        cached = {digest: self._features[digest] for digest in prepared.digests if digest in self._features}
+        new = {digest: pixels for digest, pixels in prepared.pixels.items() if digest not in cached}
         if new:
-            found = self.backend.vision(np.concatenate(list(new.values())))
-            parts = self.backend.split(found, [len(pixels) for pixels in new.values()])
-            at_hand.update(zip(new, parts, strict=True))
+            computed = self.backend.vision(np.concatenate(list(new.values())))
+            parts = self.backend.split(computed, [len(pixels) for pixels in new.values()])
+            cached.update(zip(new, parts, strict=True))
         for digest in prepared.digests:
-            self._keep(digest, at_hand[digest])
-        return [at_hand[digest] for digest in prepared.digests]
+            self._add(digest, cached[digest])
+        return [cached[digest] for digest in prepared.digests]
 
-    def _keep(self, digest: str, features: Any) -> None:
-        if digest not in self._kept:
-            self._bytes += self.backend.size(features)
-        self._kept[digest] = features
-        self._kept.move_to_end(digest)
-        while self._bytes > KEPT_BYTES and len(self._kept) > 1:
-            self._bytes -= self.backend.size(self._kept.popitem(last=False)[1])
-
-
-Array = Any  # the backend's own: a torch tensor on its device, or a numpy array
-Progress = Callable[[int], None]
-
-
-class Backend(Protocol):
-    """The two graphs of a model, and the few array operations that are cheaper where its arrays live."""
-
-    def vision(self, pixels: NDArray[np.float32]) -> Array:
-        """Return the features (n, tokens per frame, hidden) of frames (n, 3, height, width)."""
-
-    def decode(
-        self, ids: Ids, features: Array | None, mask: NDArray[np.bool_], positions: Ids, past: Any, columns: Ids
-    ) -> tuple[Array, Any]:
-        """Return logits (batch, columns, vocabulary) at the given columns, and the KV cache with ``ids`` appended.
-
-        ``ids`` and ``positions`` are (batch, new), ``mask`` (batch, 1, new, past + new) says who sees whom.
-        ``features`` (image tokens, hidden) replace the image tokens in order; ``past`` is None at the beginning.
-        """
-
-    def log_probabilities(self, logits: Array, columns: Ids, tokens: Ids) -> NDArray[np.float64]:
-        """Return (batch, m): the log-probability of ``tokens[i]`` under the logits of column ``columns[i]``."""
-
-    def best(self, logits: Array) -> Ids:
-        """Return (batch, columns): the likeliest token at each column, the lowest id where two are equal."""
-
-    def numbers(self, logits: Array) -> NDArray[np.float64]:
-        """Return logits as numpy's float64."""
-
-    def keep(self, past: Any, rows: Ids) -> Any:
-        """Return the KV cache of some of the batch's rows."""
-
-    def join(self, features: Sequence[Array]) -> Array:
-        """Return features of several clips, each (n, tokens, hidden), as one (image tokens, hidden)."""
-
-    def split(self, features: Array, counts: Sequence[int]) -> list[Array]:
-        """Return the features of ``counts[i]`` frames each."""
-
-    def size(self, features: Array) -> int:
-        """Return the bytes that features take."""
+    def _add(self, digest: str, features: Any) -> None:
+        if digest not in self._features:
+            self._bytes += self.backend.nbytes(features)
+        self._features[digest] = features
+        self._features.move_to_end(digest)
+        while self._bytes > CACHE_BYTES and len(self._features) > 1:
+            self._bytes -= self.backend.nbytes(self._features.popitem(last=False)[1])
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One row of a batch: its place among the rows asked, its prompt's ids, its clip's features."""
+class BatchRow:
+    """One row of a batch: its index among all rows, its name, its prompt's ids, its clip's features."""
 
     index: int
+    channel: str
     ids: Ids
     features: Array
 
@@ -205,109 +213,144 @@ class Engine:
         if batch_size < 1:
             raise ValueError("batch_size must be at least 1")
         self.backend, self.encoder, self.batch_size = backend, encoder, batch_size
-        self.features = FeatureCache(backend)
+        self.cache = FeatureCache(backend)
         self.preparer = Preparer(encoder, frames)
 
-    def judged(
-        self, rows: Sequence[Row], answers: Sequence[str], progress: Progress | None = None
-    ) -> tuple[NDArray[np.float64], Ids]:
-        """Return (rows, answers): the log-probability of each answer, its end token included, after each prompt.
+    def score_answers(self, rows: Sequence[Row], answers: Sequence[str]) -> tuple[NDArray[np.float64], Ids]:
+        """Return the log-probability of each answer after each prompt, and the answer chosen.
 
-        It is the sum over the answer's tokens, in nats: the probability that the model gives exactly this reply, so
-        ``softmax`` over the answers is the posterior given that one of them is given. (A mean per token would favour
-        long answers, whose last tokens are certain.) Beside it (rows,): the answer taken, which is the greedy reply
-        where that is an allowed answer, and else the likeliest one. All answers of a row share one prefill: they lie
-        behind the prompt side by side, each seeing the prompt and itself alone.
+        The log-probability (rows, answers) is the sum over the answer's tokens in nats, its end token included: the
+        probability that the model gives exactly this reply, so ``softmax`` over the answers is the posterior given
+        that one of them is given. (A mean per token would favour long answers, whose last tokens are certain.) The
+        answer chosen (rows,) is the greedy reply where that is an allowed answer, else the most likely one. All
+        answers of a row share one prefill: they follow the prompt side by side, each attending to the prompt and
+        itself only.
+
+        Raises:
+            UserError: a logit is NaN or infinite; the row is named.
         """
         tree = AnswerTree([self.encoder.answer_ids(answer) for answer in answers])
         result, chosen = np.zeros((len(rows), len(answers))), np.zeros(len(rows), np.int64)
-        for batch in self.asked(rows, progress):
-            places = [item.index for item in batch]
-            logits = self._prefilled(batch, tree)
+        for batch in self.batches(rows):
+            indices = [item.index for item in batch]
+            logits = self._prefill(batch, tree)
             sums = tree.sums(self.backend.log_probabilities(logits, tree.columns, tree.tokens))
-            result[places] = sums
-            chosen[places] = tree.chosen(sums, self.backend.best(logits), self.encoder.settings.stop)
+            result[indices] = sums
+            chosen[indices] = tree.choose(sums, self.backend.argmax(logits), self.encoder.settings.stop)
         return result, chosen
 
-    def _prefilled(self, batch: Sequence[Asked], tree: AnswerTree) -> Array:
+    def _prefill(self, batch: Sequence[BatchRow], tree: AnswerTree) -> Array:
         """Return the logits at the tree's columns, all answers of all rows in one prefill."""
         ids, lengths = left_padded([item.ids for item in batch], self.encoder.settings.pad)
         width = ids.shape[1]
         mask, positions = tree_mask(lengths, width, tree)
-        whole = np.concatenate([ids, np.tile(tree.inputs, (len(batch), 1))], axis=1)
+        all_ids = np.concatenate([ids, np.tile(tree.inputs, (len(batch), 1))], axis=1)
         columns = np.arange(width - 1, width + tree.inputs.size)
-        features = self.backend.join([item.features for item in batch])
-        logits, _ = self.backend.decode(whole, features, mask, positions, None, columns)
+        features = self.backend.concatenate([item.features for item in batch])
+        logits, _ = self.backend.decode(all_ids, features, mask, positions, None, columns)
+        self.check_finite(logits, batch)
         return logits
 
-    def generate(self, rows: Sequence[Row], max_new_tokens: int, progress: Progress | None = None) -> list[str]:
+    def check_finite(self, logits: Array, batch: Sequence[BatchRow]) -> None:
+        """Raise UserError, naming the row, where a logit is NaN or infinite."""
+        finite = self.backend.finite(logits)
+        if not finite.all():
+            name = batch[int(np.flatnonzero(~finite)[0])].channel
+            remedy = "check the model for NaN and infinite weights, or use a precision with a larger range"
+            raise UserError("the model's logits are NaN or infinite", place=name, remedy=remedy)
+
+    def generate(self, rows: Sequence[Row], max_new_tokens: int) -> list[str]:
         """Return the greedy reply to each row, at most ``max_new_tokens`` tokens long."""
-        replies = [""] * len(rows)
-        for batch in self.asked(rows, progress):
-            for item, tokens in zip(batch, self._greedy(batch, max_new_tokens), strict=True):
-                replies[item.index] = self.encoder.text(tokens)
-        return replies
+        return [self.encoder.text(tokens) for tokens in self.greedy_tokens(rows, max_new_tokens)]
 
     def greedy_tokens(self, rows: Sequence[Row], max_new_tokens: int) -> list[list[int]]:
-        """Return the greedy reply to each row as token ids, its stop token left out."""
-        found: list[list[int]] = [[] for _ in rows]
-        for batch in self.asked(rows, None):
-            for item, tokens in zip(batch, self._greedy(batch, max_new_tokens), strict=True):
-                found[item.index] = tokens
-        return found
+        """Return the greedy reply to each row as token ids, without its stop token."""
+        replies: list[list[int]] = [[] for _ in rows]
+        for batch in self.batches(rows):
+            for item, tokens in zip(batch, self._decode_greedily(batch, max_new_tokens), strict=True):
+                replies[item.index] = tokens
+        return replies
 
-    def _greedy(self, batch: Sequence[Asked], limit: int) -> list[list[int]]:
+    def _decode_greedily(self, batch: Sequence[BatchRow], limit: int) -> list[list[int]]:
         ids, lengths = left_padded([item.ids for item in batch], self.encoder.settings.pad)
         mask, positions = prompt_mask(lengths, ids.shape[1])
-        features = self.backend.join([item.features for item in batch])
+        features = self.backend.concatenate([item.features for item in batch])
         last = np.array([ids.shape[1] - 1])
         logits, past = self.backend.decode(ids, features, mask, positions, None, last)
-        seen = np.arange(ids.shape[1])[None] >= ids.shape[1] - lengths[:, None]
-        tokens: list[list[int]] = [[] for _ in batch]
-        alive = np.arange(len(batch))
+        visible = np.arange(ids.shape[1])[None] >= ids.shape[1] - lengths[:, None]
+        replies: list[list[int]] = [[] for _ in batch]
+        active = np.arange(len(batch))
         for step in range(limit):
-            found = self.backend.best(logits)[:, -1]
-            going = ~np.isin(found, self.encoder.settings.stop)
-            for row, token in zip(alive[going], found[going], strict=True):
-                tokens[row].append(int(token))
-            if step == limit - 1 or not going.any():
+            self.check_finite(logits, [batch[row] for row in active.tolist()])
+            tokens = self.backend.argmax(logits)[:, -1]
+            running = ~np.isin(tokens, self.encoder.settings.stop)
+            for row, token in zip(active[running], tokens[running], strict=True):
+                replies[row].append(int(token))
+            if step == limit - 1 or not running.any():
                 break
-            if not going.all():  # a finished row costs as much as a live one
-                alive, seen, found = alive[going], seen[going], found[going]
-                past = self.backend.keep(past, np.flatnonzero(going))
-            seen = np.concatenate([seen, np.ones((len(alive), 1), np.bool_)], axis=1)
-            place = (lengths[alive] + step)[:, None]
-            one = np.array([0])
-            logits, past = self.backend.decode(found[:, None], None, seen[:, None, None, :], place, past, one)
-        return tokens
+            if not running.all():  # a finished row costs as much as a running one
+                active, visible, tokens = active[running], visible[running], tokens[running]
+                past = self.backend.select_rows(past, np.flatnonzero(running))
+            visible = np.concatenate([visible, np.ones((len(active), 1), np.bool_)], axis=1)
+            positions = (lengths[active] + step)[:, None]
+            logits, past = self.backend.decode(
+                tokens[:, None], None, visible[:, None, None, :], positions, past, np.array([0])
+            )
+        return replies
 
-    def asked(self, rows: Sequence[Row], progress: Progress | None = None) -> Iterator[list[Asked]]:
-        """Yield rows in even batches of at most ``batch_size``, their frames looked at.
+    def batches(self, rows: Sequence[Row]) -> Iterator[list[BatchRow]]:
+        """Yield rows in even batches of at most ``batch_size``, with the features of their frames.
 
-        The longest come first, so that little is padded and memory runs out at once if at all; among equals the order
-        is the file's.
+        The longest come first, so that little is padded and memory runs out at once if at all; rows of equal length
+        keep the file's order.
         """
         order = sorted(range(len(rows)), key=lambda index: (-_characters(rows[index]), index))
         count = -(-len(order) // self.batch_size)
         groups = [group.tolist() for group in np.array_split(np.array(order, np.int64), count)] if order else []
 
-        def look(group: Sequence[int]) -> list[Asked]:
-            ready = self.preparer.prepare(rows, group, self.features)
-            seen = self.features.of(ready)
-            return [Asked(*item) for item in zip(ready.indices, ready.ids, seen, strict=True)]
+        def encode(group: Sequence[int]) -> list[BatchRow]:
+            prepared = self.preparer.prepare(rows, group, self.cache)
+            names = [str(rows[index].get("channel", f"row {index}")) for index in group]
+            features = self.cache.features(prepared)
+            return [BatchRow(*item) for item in zip(group, names, prepared.ids, features, strict=True)]
 
-        # In a thread of its own, one batch ahead: reading and looking, while the language model works on the last one.
+        # One batch ahead in a thread: frames are read and encoded while the language model works on the last batch.
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="frames") as thread:
-            coming = thread.submit(look, groups[0]) if groups else None
-            for number in range(len(groups)):
-                assert coming is not None
-                batch = coming.result()
-                if number + 1 < len(groups):
-                    coming = thread.submit(look, groups[number + 1])
+            upcoming = thread.submit(encode, groups[0]) if groups else None
+            for following in [*groups[1:], None][: len(groups)]:
+                assert upcoming is not None
+                batch = upcoming.result()
+                upcoming = thread.submit(encode, following) if following is not None else None
                 yield batch
-                if progress:
-                    progress(len(batch))
 
 
 def _characters(row: Row) -> int:
     return sum(len(message["content"]) for message in row["messages"])
+
+
+def open_engine(engine: EngineName, folder: Path, frames: Frames, *, batch_size: int) -> Engine:
+    """Return an engine over a step's output folder.
+
+    Raises:
+        UserError: the folder holds no model of the engine's kind, or the engine cannot run here.
+    """
+    if engine == "onnx":
+        from emoverse.inference.onnx_engine import onnx_engine
+
+        return onnx_engine(folder, frames, batch_size=batch_size)
+    from emoverse.inference.torch_engine import torch_engine
+
+    return torch_engine(model_folder(folder), frames, batch_size=batch_size)
+
+
+def model_folder(folder: Path) -> Path:
+    """Return the model inside a step's output (``model/``), or the folder itself where it is a model.
+
+    Raises:
+        UserError: there is no config.json in either.
+    """
+    for candidate in (folder / "model", folder):
+        if (candidate / "config.json").is_file():
+            return candidate
+    remedy = "give the output folder of `emoverse train` or `emoverse base-model` (an export needs --engine onnx)"
+    raise UserError("there is no model in it", place=str(folder), remedy=remedy)

@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from emoverse.errors import UserError, did_you_mean
-from emoverse.inference.engine import Engine
+from emoverse.inference.engine import Engine, Mask
 from emoverse.inference.test_sets import Frames
 from emoverse.prompt.encode import Encoder, Ids
 from emoverse.prompt.model_settings import Settings
@@ -27,19 +27,27 @@ Past = list[Any]  # OrtValues, on the device that runs the decoder
 def onnx_engine(
     folder: Path, frames: Frames, *, batch_size: int = 32, device: str | None = None, precision: str | None = None
 ) -> Engine:
-    """Return an engine over an export's folder; ``device`` is CUDA where there is one unless told otherwise.
+    """Return an engine over the output folder of export.
 
-    ``precision`` is one of the export's, its first unless told otherwise. Raises UserError when the export has no such
-    precision, when a graph or the settings are missing or broken.
+    Args:
+        folder: output of export.
+        frames: frames by reference.
+        batch_size: most rows run at once.
+        device: ``cpu`` keeps CUDA out; None takes CUDA where available.
+        precision: one of the export's; None takes its first.
+
+    Raises:
+        UserError: the export has no such precision, or a graph or the settings are missing or broken.
     """
     for name in (*GRAPHS, SETTINGS):
         if not (folder / name).is_file():
             remedy = "give the folder of `emoverse export`, or --engine torch"
-            raise UserError(f"it holds no {name}", place=str(folder), remedy=remedy)
+            raise UserError(f"{name} is missing", place=str(folder), remedy=remedy)
     try:
-        tree = json.loads((folder / SETTINGS).read_text("utf-8"))
-        settings = Settings.from_json(tree["encoder"])
-        backend = OnnxBackend(_graphs(folder, tree["precision"], precision), tree["decoder"], settings, device)
+        settings_json = json.loads((folder / SETTINGS).read_text("utf-8"))
+        settings = Settings.from_json(settings_json["encoder"])
+        graphs = _graph_folder(folder, settings_json["precision"], precision)
+        backend = OnnxBackend(graphs, settings_json["decoder"], settings, device)
     except (ValueError, KeyError, TypeError) as error:
         problem = f"not the settings of this version ({type(error).__name__}: {error})"
         raise UserError(problem, place=str(folder / SETTINGS), remedy="export the model again") from error
@@ -47,26 +55,27 @@ def onnx_engine(
     return Engine(backend, Encoder(folder, settings), frames, batch_size=batch_size)
 
 
-def _graphs(folder: Path, known: Sequence[str], precision: str | None) -> Path:
-    """Return where the graphs of a precision lie: the export's first in the folder itself, others in their own."""
-    if precision is None or precision == known[0]:
+def _graph_folder(folder: Path, precisions: Sequence[str], precision: str | None) -> Path:
+    """Return the folder of a precision: the export's first is in the folder itself, the others below it."""
+    if precision is None or precision == precisions[0]:
         return folder
-    if precision not in known:
-        raise UserError(f"it holds no {precision} graphs", place=str(folder), remedy=did_you_mean(precision, known))
+    if precision not in precisions:
+        remedy = did_you_mean(precision, precisions)
+        raise UserError(f"there are no {precision} graphs in it", place=str(folder), remedy=remedy)
     return folder / precision
 
 
 def providers(device: str | None = None) -> list[str]:
-    """Return the execution providers to use: CUDA where this onnxruntime and machine have it, then the CPU."""
+    """Return the execution providers to use: CUDA where onnxruntime and the machine support it, then the CPU."""
     cuda = "CUDAExecutionProvider"
-    if device != "cpu" and cuda in onnxruntime.get_available_providers() and _gpus():
+    if device != "cpu" and cuda in onnxruntime.get_available_providers() and _gpu_count():
         onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries as torch's packages bring them
         return [cuda, "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]
 
 
-def _gpus() -> int:
-    """Ask the driver how many GPUs there are; onnxruntime lists CUDA on machines without any, and complains later."""
+def _gpu_count() -> int:
+    """Return how many GPUs the driver reports; onnxruntime lists CUDA on machines without any and fails later."""
     count = ctypes.c_int(0)
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -82,75 +91,81 @@ class OnnxBackend:
 
     def __init__(self, folder: Path, decoder: dict[str, Any], settings: Settings, device: str | None = None) -> None:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # a machine without CUDA is no error; the provider is said in one line
-        # As torch does; onnxruntime itself takes every core, however many others are at work on them.
+        options.log_severity_level = 3  # a machine without CUDA is no error; one line names the device
+        # As torch does; onnxruntime by default starts a thread on every core.
         threads = os.environ.get("OMP_NUM_THREADS", "")
         options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
-        wanted = providers(device)
+        chosen = providers(device)
         try:
-            sessions = [onnxruntime.InferenceSession(folder / name, options, providers=wanted) for name in GRAPHS]
+            sessions = [onnxruntime.InferenceSession(folder / name, options, providers=chosen) for name in GRAPHS]
         except Exception as error:  # onnxruntime's own exceptions share no base class
-            problem = f"onnxruntime cannot open its graphs ({str(error).splitlines()[0]})"
+            problem = f"onnxruntime cannot open the graphs ({str(error).splitlines()[0]})"
             raise UserError(problem, place=str(folder), remedy="export the model again") from error
         self._vision, self._embed, self._decoder = sessions
         cuda = "CUDAExecutionProvider" in self._decoder.get_providers()
-        self.device, self._place = ("CUDA", "cuda") if cuda else ("the CPU", "cpu")
+        self.device, self._ort_device = ("CUDA", "cuda") if cuda else ("the CPU", "cpu")
         self._image_id = int(decoder["image_id"])
         self._empty = (int(decoder["key_value_heads"]), 0, int(decoder["head_size"]))
-        self._past = [name for i in range(int(decoder["layers"])) for name in (f"past_key_{i}", f"past_value_{i}")]
-        self._present = [name.replace("past", "present") for name in self._past]
+        layers = range(int(decoder["layers"]))
+        self._past_names = [f"past_{part}_{layer}" for layer in layers for part in ("key", "value")]
+        self._present_names = [name.replace("past", "present") for name in self._past_names]
 
     def vision(self, pixels: NDArray[np.float32]) -> NDArray[Any]:
         """Return the projected features (n, tokens per frame, hidden)."""
         return np.asarray(self._vision.run(None, {"pixels": pixels})[0])
 
     def decode(
-        self, ids: Ids, features: NDArray[Any] | None, mask: NDArray[np.bool_], positions: Ids, past: Any, columns: Ids
+        self, ids: Ids, features: NDArray[Any] | None, mask: Mask, positions: Ids, past: Any, columns: Ids
     ) -> tuple[NDArray[Any], Past]:
         """Run the decoder over new tokens; see ``Backend.decode``."""
         embeds = self._embed.run(None, {"ids": ids})[0]
         if features is not None:
             embeds[ids == self._image_id] = features
         if past is None:
-            past = [self._put(np.zeros((len(ids), *self._empty), embeds.dtype))] * len(self._past)
+            past = [self._ort_value(np.zeros((len(ids), *self._empty), embeds.dtype))] * len(self._past_names)
         binding = self._decoder.io_binding()
         feed = {"embeds": embeds, "mask": mask, "positions": positions, "columns": columns}
         for name, array in feed.items():
             binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name, value in zip(self._past, past, strict=True):
+        for name, value in zip(self._past_names, past, strict=True):
             binding.bind_ortvalue_input(name, value)
         binding.bind_output("logits", "cpu")
-        for name in self._present:  # its size is known once it is computed, so onnxruntime allocates it
-            binding.bind_output(name, self._place)
+        for name in self._present_names:  # its size is known only once it is computed, so onnxruntime allocates it
+            binding.bind_output(name, self._ort_device)
         self._decoder.run_with_iobinding(binding)
         logits, *present = binding.get_outputs()
         return logits.numpy(), present
 
-    def _put(self, array: NDArray[Any]) -> Any:
-        return onnxruntime.OrtValue.ortvalue_from_numpy(array, self._place, 0)
+    def _ort_value(self, array: NDArray[Any]) -> Any:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array, self._ort_device, 0)
 
     def log_probabilities(self, logits: NDArray[Any], columns: Ids, tokens: Ids) -> NDArray[np.float64]:
         """Return the log-probability of each token at its column, (batch, m)."""
-        wide = logits.astype(np.float64)
-        top = wide.max(axis=-1, keepdims=True)
-        norm = top[..., 0] + np.log(np.exp(wide - top).sum(axis=-1))
-        found: NDArray[np.float64] = wide[:, columns, tokens] - norm[:, columns]
-        return found
+        logits64 = logits.astype(np.float64)
+        top = logits64.max(axis=-1, keepdims=True)
+        norm = top[..., 0] + np.log(np.exp(logits64 - top).sum(axis=-1))
+        result: NDArray[np.float64] = logits64[:, columns, tokens] - norm[:, columns]
+        return result
 
-    def best(self, logits: NDArray[Any]) -> Ids:
-        """Return the likeliest token at each column."""
+    def argmax(self, logits: NDArray[Any]) -> Ids:
+        """Return the most likely token at each column."""
         return np.asarray(logits.argmax(axis=-1), np.int64)
 
-    def numbers(self, logits: NDArray[Any]) -> NDArray[np.float64]:
+    def finite(self, logits: NDArray[Any]) -> Mask:
+        """Return whether all logits of each row are finite."""
+        finite: Mask = np.isfinite(logits).all(axis=(1, 2))
+        return finite
+
+    def to_numpy(self, logits: NDArray[Any]) -> NDArray[np.float64]:
         """Return logits as float64."""
         return logits.astype(np.float64)
 
-    def keep(self, past: Past, rows: Ids) -> Past:
+    def select_rows(self, past: Past, rows: Ids) -> Past:
         """Return the cache with some of its rows."""
-        # By way of the host: it happens when a reply ends, not at every token.
-        return [self._put(np.ascontiguousarray(part.numpy()[rows])) for part in past]
+        # through host memory: this happens when a reply ends, not at every token
+        return [self._ort_value(np.ascontiguousarray(part.numpy()[rows])) for part in past]
 
-    def join(self, features: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    def concatenate(self, features: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """Return the clips' features as one (image tokens, hidden)."""
         return np.concatenate([item.reshape(-1, item.shape[-1]) for item in features])
 
@@ -158,6 +173,6 @@ class OnnxBackend:
         """Return each clip's own copy, so that dropping one frees its memory."""
         return [part.copy() for part in np.split(features, np.cumsum(counts)[:-1])]
 
-    def size(self, features: NDArray[Any]) -> int:
-        """Return the bytes that features take."""
+    def nbytes(self, features: NDArray[Any]) -> int:
+        """Return the size of features in bytes."""
         return int(features.nbytes)

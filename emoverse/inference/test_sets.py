@@ -39,41 +39,42 @@ class EvaluationSet:
         """Return each row's id."""
         return [str(row["channel"]) for row in self.rows]
 
-    @cached_property  # asked for once a row
+    @cached_property
     def answers(self) -> tuple[str, ...]:
         """Return the allowed answers, () for an open task; raise UserError when rows of one file disagree."""
-        found = {tuple(gold["answers"] or ()) for gold in self.golds}
-        if len(found) != 1:
+        answers = {tuple(gold["answers"] or ()) for gold in self.golds}
+        if len(answers) != 1:
             remedy = "build the dataset again with `emoverse build-amt`"
             raise UserError("its rows have different allowed answers", place=self.name, remedy=remedy)
-        return found.pop()
+        return answers.pop()
 
 
 def read_sets(amt: Path) -> list[EvaluationSet]:
     """Read every test set of an AMT folder, in order of name.
 
-    Raises UserError when there is none, RowErrors listing every broken, empty-handed or repeated row.
+    Raises:
+        UserError: there is no test set.
+        RowErrors: rows are broken, incomplete or repeated.
     """
     paths = sorted((amt / "test").glob("*.jsonl"))
     if not paths:
-        raise UserError("it holds no test/*.jsonl", place=str(amt), remedy="build it with `emoverse build-amt`")
-    found = [_read(path) for path in paths]
-    return [one for one in found if one.rows]
+        raise UserError("there is no test/*.jsonl in it", place=str(amt), remedy="build it with `emoverse build-amt`")
+    return [test_set for path in paths if (test_set := _read(path)).rows]
 
 
 def _read(path: Path) -> EvaluationSet:
     rows, problems = [], []
-    seen: dict[str, int] = {}
+    first_line: dict[str, int] = {}
     for number, row, problem in read_jsonl(path):
         place = f"{path.name}:{number}"
         missing = [key for key in _KEYS if key not in row]
         name = str(row.get("channel"))
         if problem or missing:
             problems.append(f"{place}: {problem or 'missing ' + ', '.join(missing)}")
-        elif name in seen:
-            problems.append(f"{place}: channel: {name!r} is row {seen[name]} already")
+        elif name in first_line:
+            problems.append(f"{place}: channel: {name!r} repeats line {first_line[name]}")
         else:
-            seen[name] = number
+            first_line[name] = number
             rows.append(row)
     if problems:
         raise RowErrors(problems, remedy="build the dataset again with `emoverse build-amt`")
@@ -82,9 +83,12 @@ def _read(path: Path) -> EvaluationSet:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, AmtRow, str]]:
-    """Yield (line number, object, problem) for each non-empty line; the problem is empty for a good line.
+    """Yield (line number, object, problem) for each non-empty line; the problem is empty for a valid line.
 
-    Raises UserError when the file cannot be read or is not UTF-8; a byte-order mark is passed over.
+    A byte-order mark is ignored.
+
+    Raises:
+        UserError: the file cannot be read or is not UTF-8.
     """
     try:
         with path.open(encoding="utf-8-sig") as handle:
@@ -96,8 +100,10 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, AmtRow, str]]:
                 except (ValueError, RecursionError) as error:
                     yield number, {}, f"not valid JSON ({error})"
                     continue
-                good = isinstance(value, dict)
-                yield number, value if good else {}, "" if good else "not a JSON object"
+                if isinstance(value, dict):
+                    yield number, value, ""
+                else:
+                    yield number, {}, "not a JSON object"
     except FileNotFoundError:
         raise UserError("no such file", place=str(path), remedy="check the path") from None
     except OSError as error:
@@ -109,11 +115,11 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, AmtRow, str]]:
 
 
 def check_frames(sets: Sequence[EvaluationSet], frames: Container[str]) -> None:
-    """Raise RowErrors listing every row whose clip is not among the frames, before a model is asked anything."""
+    """Raise RowErrors listing every row whose frames are missing, before a model is loaded."""
     problems = [
-        f"{one.name}.jsonl: {row['channel']}: no frames of {reference!r}"
-        for one in sets
-        for row in one.rows
+        f"{test_set.name}.jsonl: {row['channel']}: no frames of {reference!r}"
+        for test_set in sets
+        for row in test_set.rows
         if (reference := reference_of(row)) not in frames
     ]
     if problems:
@@ -121,57 +127,56 @@ def check_frames(sets: Sequence[EvaluationSet], frames: Container[str]) -> None:
 
 
 class Frames(Protocol):
-    """What gives the frames of a reference; a ``FrameStore``, or a dictionary. One thread asks it at a time."""
+    """Frames by reference: a ``FrameStore`` or a dictionary. One thread uses it at a time."""
 
     def __getitem__(self, reference: str, /) -> NDArray[np.uint8]:
         """Return uint8 RGB frames (n, height, width, 3)."""
 
 
 def reference_of(row: Row) -> str:
-    """Return the one frame reference that a row shows; raise UserError when it shows none or several."""
-    shown = [*row.get("videos", ()), *row.get("images", ())]
-    if len(shown) != 1:
+    """Return the frame reference that a row shows; raise UserError when it shows none or several."""
+    references = [*row.get("videos", ()), *row.get("images", ())]
+    if len(references) != 1:
         place = str(row.get("channel", "a row"))
-        raise UserError(f"it shows {len(shown)} clips or images", place=place, remedy="a row shows exactly one")
-    return str(shown[0])
+        raise UserError(f"it shows {len(references)} clips or images", place=place, remedy="a row shows exactly one")
+    return str(references[0])
 
 
 @dataclass(frozen=True)
 class Prepared:
     """Rows ready for a model: token ids, the digest of each row's frames, and pixels of the digests not known yet.
 
-    ``indices`` are the rows' places among all rows asked; ``pixels`` are float32 (n, 3, height, width) by digest.
+    ``pixels`` are float32 (n, 3, height, width) by digest.
     """
 
-    indices: list[int]
     ids: list[Ids]
     digests: list[str]
     pixels: dict[str, NDArray[np.float32]]
 
 
 class Preparer:
-    """Prepare rows with one model's encoder; remembers which reference has which frames."""
+    """Prepare rows with a model's encoder, remembering the digest of each reference's frames."""
 
     def __init__(self, encoder: Encoder, frames: Frames) -> None:
         self.encoder, self.frames = encoder, frames
-        self._seen: dict[str, tuple[str, int]] = {}  # reference -> digest of its pixels, number of frames
+        self._digests: dict[str, tuple[str, int]] = {}  # reference -> digest of its pixels, number of frames
 
     def prepare(self, rows: Sequence[Row], indices: Sequence[int], known: Container[str]) -> Prepared:
-        """Read what ``rows[i]`` of the indices show and ask; frames whose digest is ``known`` are not normalised."""
-        asked = [rows[index] for index in indices]
+        """Encode the prompts and frames of ``rows[i]``; frames whose digest is ``known`` are not normalised."""
+        batch = [rows[index] for index in indices]
         digests, counts = [], []
         pixels: dict[str, NDArray[np.float32]] = {}
-        for row in asked:
+        for row in batch:
             reference = reference_of(row)
-            digest, count = self._seen.get(reference, ("", 0))
+            digest, count = self._digests.get(reference, ("", 0))
             if digest not in known and digest not in pixels:
                 frames = self.frames[reference]
-                digest, count = self._seen[reference] = _digest(frames), len(frames)
+                digest, count = self._digests[reference] = _digest(frames), len(frames)
                 if digest not in known and digest not in pixels:
                     pixels[digest] = self.encoder.pixels(frames, row)
             digests.append(digest)
             counts.append(count)
-        return Prepared(list(indices), self.encoder.prompt_ids(asked, counts), digests, pixels)
+        return Prepared(self.encoder.prompt_ids(batch, counts), digests, pixels)
 
 
 def _digest(frames: NDArray[np.uint8]) -> str:

@@ -13,7 +13,6 @@ from emoverse.artifacts.manifest import publish
 from emoverse.config import TINY, BaseModelParams, MediaParams, plain
 from emoverse.errors import UserError
 from emoverse.models.model_folder import check_model_folder, read_config
-from emoverse.registry import CODE
 
 TOKENIZER_EXAMPLES: Final = 8000
 """How many examples the tokenizer is trained on; more change little."""
@@ -29,8 +28,7 @@ def base_model(out: Path, params: BaseModelParams, media: MediaParams) -> None:
         publish_checkpoint(Path(params.source), out, media)
         return
     settings = {**plain(params), "media": plain(media)}
-    with publish(out, step="base-model", params=settings, inputs={}, code=CODE["base-model"],
-                 libraries=("torch", "transformers", "tokenizers")) as draft:  # fmt: skip
+    with publish(out, step="base-model", params=settings, inputs={}) as draft:  # fmt: skip
         facts = make_base(draft.path / "model", params, media)
         draft.seeds = {"base-model": params.seed}
         draft.facts = facts
@@ -94,8 +92,7 @@ def publish_checkpoint(source: Path, out: Path, media: MediaParams) -> None:
     weights = open_weights(source, name="weights")
     # The folder's name and place decide nothing; its content is an input.
     settings = {"media": plain(media)}
-    with publish(out, step="base-model", params=settings, inputs={"weights": weights}, code=CODE["base-model"],
-                 libraries=("torch", "transformers", "tokenizers", "safetensors")) as draft:  # fmt: skip
+    with publish(out, step="base-model", params=settings, inputs={"weights": weights}) as draft:
         if conversion.architecture.layout == "native" and is_complete(source):
             shutil.copytree(source, draft.path / "model", ignore=shutil.ignore_patterns(".*"))
         else:

@@ -1,13 +1,14 @@
 """Profiles: complete parameter files by name, each an overlay on ``sample.yaml`` or on another profile.
 
-An overlay names the profile that it ``extends``, what it is ``about``, and under ``params`` the values that differ. A value
-is written as the overlay has it, into the line of its key; ``null`` removes the line. Comments stay.
+An overlay names the profile that it ``extends``, what it is ``about``, and under ``params`` the values that differ. A
+value is written as the overlay has it, into the line of its key; ``null`` removes the line. Comments stay.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
@@ -42,15 +43,14 @@ def profile_text(name: str, corpora: Sequence[str] = ()) -> str:
     """
     if name not in names():
         raise UserError(f"unknown profile {name!r}", remedy=did_you_mean(name, names()))
-    text = _complete(name)
     if not corpora:
-        return text
-    return _apply(text, {path: value for path, value, _ in _narrowing(read_yaml(text), corpora)})
+        return _complete(name)
+    return _apply(_complete(name), {path: value for path, value, _ in _narrowing(_params(name), corpora)})
 
 
 def narrowing_notes(name: str, corpora: Sequence[str]) -> list[str]:
     """Return what a profile for ``corpora`` alone leaves out, one sentence each."""
-    return [note for _, _, note in _narrowing(read_yaml(_complete(name)), corpora) if note]
+    return [note for _, _, note in _narrowing(_params(name), corpora) if note]
 
 
 def all_texts() -> set[str]:
@@ -59,6 +59,12 @@ def all_texts() -> set[str]:
     return {profile_text(name, chosen) for name in names() for chosen in subsets}
 
 
+@cache
+def _params(name: str) -> dict[str, Any]:
+    return dict(read_yaml(_complete(name)))
+
+
+@cache
 def _complete(name: str) -> str:
     text = (_FOLDER / f"{name}.yaml").read_text("utf-8")
     if name == BASE:

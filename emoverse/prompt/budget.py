@@ -20,7 +20,6 @@ from emoverse.artifacts.manifest import open_source, publish, write_json
 from emoverse.errors import UserError
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import settings_of_model
-from emoverse.registry import CODE
 
 Budget = Mapping[str, Any]
 """What ``token_budget`` returns."""
@@ -73,9 +72,7 @@ def budget(amt: Path, model: Path, frames: int, lengths: Mapping[str, int], out:
     """
     sources = {"amt": open_source(amt, made_by="build-amt"), "model": open_source(model, weights=False)}
     params = {"frames": frames, "max_length": dict(lengths)}
-    with publish(
-        out, step="budget", params=params, inputs=sources, code=CODE["budget"], libraries=("tokenizers",)
-    ) as draft:
+    with publish(out, step="budget", params=params, inputs=sources) as draft:
         budgets = stage_budgets(amt, model / "model", frames, lengths)
         write_json(draft.path / "budget.json", budgets)
         (draft.path / "table.md").write_text(as_markdown(budgets), "utf-8", newline="\n")

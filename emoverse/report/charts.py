@@ -1,4 +1,4 @@
-"""Work out where lines, points and boxes go; the template draws them. Units are SVG's own, y grows downwards."""
+"""Lay out the charts; the template draws them. Units are SVG user units, y grows downwards."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ GAP_Y: Final = 16.0
 
 @dataclass(frozen=True)
 class Curve:
-    """A training curve: ``points`` for a polyline, ticks as (place, label), and what it comes to in words.
+    """A training curve: ``points`` of a polyline, ticks as (coordinate, label), and a title that sums it up.
 
-    ``smooth`` is the polyline of the mean around each step, empty for a number that does not jump about.
+    ``smooth`` is the polyline of the moving average, empty for a quantity that is not noisy.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Graph:
-    """The lineage graph: boxes and curves from an input to what was made of it, as SVG paths."""
+    """The lineage graph: boxes, and curves from each input to its output as SVG paths."""
 
     width: float
     height: float
@@ -80,7 +80,7 @@ def curve(name: str, log: Sequence[Mapping[str, float]], key: str = "loss") -> C
         pairs = zip(steps, heights, strict=True)
         return " ".join(f"{x / last_step * WIDE:.1f},{HIGH - y / top * HIGH:.1f}" for x, y in pairs)
 
-    if key == "loss":  # of one batch: the next one's may be thrice as high
+    if key == "loss":  # of one batch, so it varies much from step to step
         tenth = max(1, len(values) // 10)
         title = f"{what} {_mean(values[:tenth]):.3g} to {_mean(values[-tenth:]):.3g}"
         return Curve(name, what, title, line(values), line(_around(values)), x_ticks, y_ticks, int(last_step))
@@ -88,7 +88,7 @@ def curve(name: str, log: Sequence[Mapping[str, float]], key: str = "loss") -> C
 
 
 def _around(values: Sequence[float]) -> list[float]:
-    """Return the mean of a twentieth of all values around each."""
+    """Return the moving average over a twentieth of all values."""
     reach, sums = max(1, len(values) // 40), [0.0, *accumulate(values)]
     spans = [(max(0, i - reach), min(len(values), i + reach + 1)) for i in range(len(values))]
     return [(sums[end] - sums[start]) / (end - start) for start, end in spans]
@@ -103,7 +103,7 @@ def nice_ticks(top: float, about: int = 4) -> list[float]:
 
 
 def graph(tops: Sequence[Node]) -> Graph:
-    """Lay out everything the given artifacts were made from: inputs to the left of what was made of them."""
+    """Lay out the ancestry of the artifacts: inputs to the left of their outputs."""
     nodes = {node.digest: node for top in tops for node in top.walk()}
     depth: dict[str, int] = {}
     for digest in nodes:
@@ -115,7 +115,7 @@ def graph(tops: Sequence[Node]) -> Graph:
     height = tallest * (BOX_HIGH + GAP_Y) - GAP_Y
     place: dict[str, tuple[float, float]] = {}
     for number, column in enumerate(columns):
-        if number:  # near the mean of its inputs, so that few lines cross
+        if number:  # order by the mean height of the inputs, so that few lines cross
             column.sort(key=lambda d: (_mean([place[i.digest][1] for i in nodes[d].inputs.values()]), d))
         top = (height - (len(column) * (BOX_HIGH + GAP_Y) - GAP_Y)) / 2
         for row, digest in enumerate(column):

@@ -1,4 +1,4 @@
-"""Read what the data steps left, in the shape the page shows it: corpora, quarantine, mixtures, audits."""
+"""Read the outputs of the data steps in the form that the page shows: corpora, quarantine, mixtures, audits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STAGES: Final = ("stage1", "stage2")
 
 @dataclass(frozen=True)
 class Corpus:
-    """One validated corpus: rows in and out, utterances by split and by emotion, and what was set aside and why."""
+    """One validated corpus: rows in and out, utterances by split and emotion, quarantined rows by reason."""
 
     name: str
     rows_in: int
@@ -35,7 +35,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Mixture:
-    """How many rows one file of AMT has, by task and corpus; ``cells[task][corpus]``."""
+    """The row counts of one file of AMT, by task and corpus: ``cells[task][corpus]``."""
 
     name: str
     cells: dict[str, dict[str, int]]
@@ -54,17 +54,16 @@ def corpus(source: Source) -> Corpus:
     for row in read_table(source.path / "quarantine.parquet"):
         reasons[row["reason"]] += 1
         shown.append(row)
-        if len(shown) > 2 * SHOWN:  # keep the first of the order shown, whatever the size of the table
+        if len(shown) > 2 * SHOWN:  # bounds the memory, whatever the size of the table
             shown = sorted(shown, key=_order)[:SHOWN]
     rows = source.manifest["rows"]
     summary = json.loads((source.path / "summary.json").read_text("utf-8"))
-    order = {name: n for n, name in enumerate((*SPLITS, *EMOTIONS))}
     return Corpus(
         name=str(source.manifest["name"]),
         rows_in=int(rows["in"]),
         rows_out=int(rows["out"]),
-        splits={name: splits[name] for name in sorted(splits, key=lambda name: (order.get(name, 99), name))},
-        emotions={name: emotions[name] for name in sorted(emotions, key=lambda name: (order.get(name, 99), name))},
+        splits=_ordered(splits, SPLITS),
+        emotions=_ordered(emotions, EMOTIONS),
         reasons=dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))),
         quarantined=sorted(shown, key=_order)[:SHOWN],
         hidden=max(0, sum(reasons.values()) - SHOWN),
@@ -72,20 +71,28 @@ def corpus(source: Source) -> Corpus:
     )
 
 
+def _ordered(counts: Counter[str], order: Sequence[str]) -> dict[str, int]:
+    """Return the counts in this order, unknown names last."""
+    return {name: counts[name] for name in (*order, *sorted(counts.keys() - set(order))) if name in counts}
+
+
 def _order(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return row["reason"], row["source"], row["row_id"]
 
 
 def budgets(amt: Path, base: Source, corpus: Source, stages: Mapping[str, Source]) -> dict[str, Budget]:
-    """Count the tokens of each trained stage's rows against its ``max_length``; any corpus tells the frames a video."""
+    """Count the tokens of each trained stage's rows against its ``max_length``.
+
+    Any validated corpus will do: all have the same number of frames per video.
+    """
     lengths = {name: int(source.manifest["params"]["max_length"]) for name, source in stages.items()}
     return stage_budgets(amt, base.path / "model", int(corpus.manifest["params"]["media"]["frames"]), lengths)
 
 
 def mixtures(amt: Path) -> list[Mixture]:
     """Count the rows of each stage and of the test files, by task and corpus."""
-    found = [_mixture(stage, [amt / f"{stage}.jsonl"]) for stage in STAGES if (amt / f"{stage}.jsonl").is_file()]
-    return [*found, _mixture("test", sorted((amt / "test").glob("*.jsonl")))]
+    stages = [_mixture(stage, [amt / f"{stage}.jsonl"]) for stage in STAGES if (amt / f"{stage}.jsonl").is_file()]
+    return [*stages, _mixture("test", sorted((amt / "test").glob("*.jsonl")))]
 
 
 def _mixture(name: str, paths: Sequence[Path]) -> Mixture:
@@ -100,14 +107,14 @@ def _mixture(name: str, paths: Sequence[Path]) -> Mixture:
 
 
 def audit(amt: Path) -> list[tuple[str, str]]:
-    """Return ``audit.json`` as (dotted name, text) pairs, without its table of files, which AMT's own page shows."""
+    """Return ``audit.json`` as (dotted name, text) pairs, without its table of files, which is on AMT's own page."""
     tree = json.loads((amt / "audit.json").read_text("utf-8"))
     tree.pop("files", None)
     return flatten(tree)
 
 
 def flatten(tree: Any, limit: int = 200) -> list[tuple[str, str]]:
-    """Return a JSON tree as (dotted name, text) pairs, at most ``limit`` and then how many more there are."""
+    """Return a JSON tree as (dotted name, text) pairs, at most ``limit`` and then the number left out."""
     pairs = list(_walk(tree, ""))
     more = len(pairs) - limit
     return pairs if more <= 0 else [*pairs[:limit], ("...", f"{more} more in the file itself")]

@@ -1,12 +1,11 @@
-"""Write one self-contained page over all results."""
+"""Write one self-contained page about all results."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 import jinja2
 
 from emoverse.artifacts.lineage import tree_of
-from emoverse.artifacts.manifest import Source, open_source, publish, require_of, write_json
+from emoverse.artifacts.manifest import Source, open_source, publish, require_same_model, write_json
+from emoverse.artifacts.tables import write_csv
 from emoverse.errors import UserError
-from emoverse.registry import CODE
 from emoverse.report import charts, data, samples
 from emoverse.report import scores as scored
 
@@ -27,13 +26,22 @@ CURVES = ("loss", "learning_rate")
 def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores: Path, onnx: Path, out: Path) -> None:
     """Publish ``index.html`` at ``out``, and what ``dvc metrics`` and ``dvc plots`` show.
 
-    That is ``scores/<task>.json`` (headline, interval, baseline, controls), ``loss/<stage>.csv`` (step, loss, rate),
-    ``confusion.csv`` (actual, predicted: emotions of all corpora), ``reliability.csv`` (confidence, accuracy and
-    records of each bin) and ``classes.csv`` (F1 of each class with its interval). ``stages`` are the folders of the
-    base model and both stages, or of stage 2 alone where it started from a given model, the base; like ``onnx``, they
-    may be copies without weights. The page needs
-    nothing but itself: no network, no other file. Raises UserError for an unfinished input, the output of another
-    step, and scores or graphs of another model than the last stage's, or of other data.
+    The tables are ``scores/<task>.json`` (headline, interval, baseline, controls), ``loss/<stage>.csv`` (step, loss,
+    rate), ``confusion.csv`` (actual, predicted: emotions of all corpora), ``reliability.csv`` (confidence, accuracy
+    and records of each bin) and ``classes.csv`` (F1 of each class with its interval). The page is one self-contained
+    file that needs no network.
+
+    Args:
+        validated: Outputs of validate.
+        amt: Output of build-amt.
+        stages: The base model and both stages, or the base model and stage 2; copies without weights will do.
+        scores: Output of evaluate.
+        onnx: Output of export; a copy without weights will do.
+        out: The folder to publish.
+
+    Raises:
+        UserError: An input is unfinished or the output of another step, or scores or graphs were made from a model
+            other than the last stage's, or from other data.
     """
     base, *trained = stages
     names = NAMES if len(stages) == len(NAMES) else (NAMES[0], NAMES[-1])
@@ -48,11 +56,9 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
     sources |= {"scores": open_source(scores, made_by="evaluate")}
     sources |= {"onnx": open_source(onnx, made_by="export", weights=False)}
     for name in ("scores", "onnx"):
-        require_of(sources[names[-1]], sources[name])
+        require_same_model(sources[names[-1]], sources[name])
         _require_same_data(sources, name)
-    with publish(
-        out, step="report", params={}, inputs=sources, code=CODE["report"], libraries=("jinja2", "pillow")
-    ) as draft:
+    with publish(out, step="report", params={}, inputs=sources) as draft:
         logs = {name: charts.read_log(sources[name].path) for name in names}
         page = render(
             headlines=scored.headlines(scores),
@@ -76,21 +82,21 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
 
 
 def _require_same_data(sources: Mapping[str, Source], name: str) -> None:
-    """Raise UserError when an input was itself made from another AMT, corpus or scores than the page is to show."""
+    """Raise UserError if an input was made from an AMT, corpus or scores other than those on the page."""
     for key, digest in sources[name].manifest["inputs"].items():
         if key in sources and sources[key].digest != digest:
-            problem, place = f"it was made from another {key} than {sources[key].path}", str(sources[name].path)
-            raise UserError(problem, place=place, remedy="make it again, or give the folder it was made from")
+            problem, place = f"it was made from a different {key} than {sources[key].path}", str(sources[name].path)
+            raise UserError(problem, place=place, remedy="run the step again, or give the folder that it was made from")
 
 
 def render(**context: Any) -> str:
-    """Fill the template; every value is escaped, and only our own style and script may act (a policy in the page)."""
-    room = resources.files("emoverse.report")
-    style, script = (room.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+    """Fill the template; every value is escaped, and the page's policy allows only our own style and script."""
+    folder = resources.files("emoverse.report")
+    style, script = (folder.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
     environment = jinja2.Environment(
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        loader=jinja2.FunctionLoader(lambda name: room.joinpath(name).read_text("utf-8")),
+        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text("utf-8")),
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -103,12 +109,12 @@ def render(**context: Any) -> str:
 
 
 def _named(key: str) -> str:
-    """Return a score's name for a person: ``authors_weighted_f1`` is ``authors weighted F1``."""
+    """Return the readable form of a score's name: ``authors_weighted_f1`` is ``authors weighted F1``."""
     return key.replace("_", " ").replace("f1", "F1").replace("rouge l", "ROUGE-L")
 
 
 def _shares(pairs: Mapping[str, float], head: str) -> list[tuple[str, str]]:
-    """Return scores in percent, as all of the page has them, and whole numbers above 1 (counts) as they are."""
+    """Return scores in percent, as everywhere on the page, and numbers above 1 (counts) as they are."""
     return [(head + key, f"{value:,.0f}" if value > 1 else f"{100 * value:.1f} %") for key, value in pairs.items()]
 
 
@@ -121,31 +127,21 @@ def _model(name: str, source: Source) -> dict[str, Any]:
 def _write_tables(folder: Path, scores: Path, logs: dict[str, list[dict[str, float]]]) -> None:
     for name in ("scores", "loss"):
         (folder / name).mkdir()
-    for one in scored.headlines(scores):
-        numbers = {"score": one.value, "low": one.low, "high": one.high, "baseline": one.baseline, **one.controls}
-        write_json(folder / "scores" / f"{one.task}.json", {**numbers, "metric": one.metric, "questions": one.n})
+    for head in scored.headlines(scores):
+        numbers = {"score": head.value, "low": head.low, "high": head.high, "baseline": head.baseline, **head.controls}
+        write_json(folder / "scores" / f"{head.task}.json", {**numbers, "metric": head.metric, "questions": head.n})
+    keys: tuple[str, ...] = ("step", *CURVES)
     for name, log in logs.items():
         if log:
-            _write_csv(
-                folder / "loss" / f"{name}.csv",
-                [("step", *CURVES), *((e["step"], *(e[key] for key in CURVES)) for e in log)],
-            )
-    labels, counts = scored.confusion_over(scores, "mer")
+            write_csv(folder / "loss" / f"{name}.csv", keys, [[entry[key] for key in keys] for entry in log])
+    labels, counts = scored.confusion_over(scores)
     cells = ((a, p, counts[i][j]) for i, a in enumerate(labels) for j, p in enumerate(labels))
-    pairs = [(a.rstrip("."), p.rstrip(".")) for a, p, count in cells for _ in range(count)]
-    _write_csv(folder / "confusion.csv", [("actual", "predicted"), *pairs])
+    pairs = ((a.rstrip("."), p.rstrip(".")) for a, p, count in cells for _ in range(count))
+    write_csv(folder / "confusion.csv", ("actual", "predicted"), pairs)
     tests = scored.test_sets(scores)
     keys = ("confidence", "accuracy", "n")
     bins = [(test.name, *(row[key] for key in keys)) for test in tests for row in test.reliability]
-    _write_csv(folder / "reliability.csv", [("test", *keys), *bins])
-    each = [
-        (test.name, f"{test.name} {row['class']}", row["f1"], row["low"], row["high"])
-        for test in tests
-        for row in test.classes
-    ]
-    _write_csv(folder / "classes.csv", [("test", "class", "f1", "low", "high"), *each])
-
-
-def _write_csv(path: Path, rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as handle:
-        csv.writer(handle, lineterminator="\n").writerows(rows)
+    write_csv(folder / "reliability.csv", ("test", *keys), bins)
+    rows = ((test.name, row) for test in tests for row in test.classes)
+    classes = ((name, f"{name} {row['class']}", row["f1"], row["low"], row["high"]) for name, row in rows)
+    write_csv(folder / "classes.csv", ("test", "class", "f1", "low", "high"), classes)

@@ -1,4 +1,4 @@
-"""Write the pages that a run ends with: a comparison over seeds, and what became of the run."""
+"""Write the pages at the end of a run: a comparison over seeds, and the status of the run."""
 
 from __future__ import annotations
 
@@ -45,25 +45,26 @@ def over_seeds(scores: Sequence[Path]) -> list[OverSeeds]:
             problem = f"trained with seed {seed}, as {folders[seed]} was"
             raise UserError(problem, place=str(folder), remedy="give each seed once")
         folders[seed] = folder
-    found: dict[tuple[str, str], dict[int, float]] = {}
+    scores_of: dict[tuple[str, str], dict[int, float]] = {}
     for seed, folder in sorted(folders.items()):
-        for one in headlines(folder):
-            found.setdefault((one.task, one.metric), {})[seed] = one.value
-    for (task, _), by_seed in found.items():
+        for head in headlines(folder):
+            scores_of.setdefault((head.task, head.metric), {})[seed] = head.value
+    for (task, _), by_seed in scores_of.items():
         if by_seed.keys() != folders.keys():
             missing = sorted(folders.keys() - by_seed.keys())
             raise UserError(
                 f"no score of {task} for seeds {missing}", place="scores", remedy="score the same test sets"
             )
-    return [OverSeeds(task, metric, by_seed) for (task, metric), by_seed in found.items()]
+    return [OverSeeds(task, metric, by_seed) for (task, metric), by_seed in scores_of.items()]
 
 
-def as_markdown(found: Sequence[OverSeeds]) -> str:
-    """Return a table, a row a task: mean, standard deviation, and each seed's score."""
-    seeds = list(found[0].by_seed) if found else []
+def as_markdown(tasks: Sequence[OverSeeds]) -> str:
+    """Return a table with a row per task: mean, standard deviation, and each seed's score."""
+    seeds = list(tasks[0].by_seed) if tasks else []
     head = ["task", "score", "mean", "sd", *(f"seed {seed}" for seed in seeds)]
     rows = [
-        [one.task, one.metric, *(f"{v:.4f}" for v in (one.mean, one.deviation, *one.by_seed.values()))] for one in found
+        [task.task, task.metric, *(f"{v:.4f}" for v in (task.mean, task.deviation, *task.by_seed.values()))]
+        for task in tasks
     ]
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
@@ -88,20 +89,20 @@ def publish_page(page: Path, run: str, publish: str) -> None:
     draft.replace(folder / PAGE)
 
 
-def tell(run: str, *, name: str, state: str, task: str, problem: str, publish: str = "") -> str:
-    """Return a run's end as Markdown; with ``publish``, also write ``status.json`` beside the run's report there.
+def write_status(run: str, *, name: str, state: str, task: str, problem: str, publish: str = "") -> str:
+    """Return a run's final state as Markdown; with ``publish``, also write ``status.json`` beside its report there.
 
-    ``run`` is its id, which no other has and any folder may be called; ``name`` is what a person called it.
+    ``run`` is the run's unique id, usable as a folder name; ``name`` is the name that its user gave it.
     """
     lines = [f"# {name}: {state}", ""]
     if state != "SUCCEEDED":
         lines += [f"Stopped in `{task}`" + (f": {problem}" if problem else "."), ""]
-        lines += ["The failed step's own words are in its log; a new run takes finished steps from the cache.", ""]
+        lines += ["The failed step's error message is in its log; a new run takes finished steps from the cache.", ""]
     if publish:
         folder = _folder(run, publish)
         reported = (folder / PAGE).is_file()
-        end = {"run": run, "name": name, "state": state, "task": task, "problem": problem}
-        write_json(folder / STATUS, {**end, "report": reported})
+        status = {"run": run, "name": name, "state": state, "task": task, "problem": problem, "report": reported}
+        write_json(folder / STATUS, status)
         lines.append(f"Report: `{folder / PAGE}`" if reported else f"No report was written to `{folder}`.")
     return "\n".join(lines).rstrip() + "\n"
 
@@ -111,7 +112,7 @@ def _folder(run: str, publish: str) -> Path:
     if not root.is_dir():
         raise UserError("no such folder", place=publish, remedy="mount the volume of the cluster profile's `publish`")
     if Path(run).name != run or run in ("", ".", ".."):
-        raise UserError(f"{run!r} is no name for a folder", place="run", remedy="give the run a plain name")
+        raise UserError(f"{run!r} cannot be a folder name", place="run", remedy="give the run a plain name")
     folder = root / run
     folder.mkdir(exist_ok=True)
     return folder

@@ -1,4 +1,4 @@
-"""Choose clips to look at: the worst confident mistakes and some right replies, with the frames the model saw."""
+"""Choose sample clips: the most confident mistakes and some right replies, with the frames that the model saw."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Any, Final, Literal
 from PIL import Image
 
 from emoverse.media.frames import FrameStore
-from emoverse.report.scores import place
+from emoverse.tasks import rank
 from emoverse.tasks import task as task_named
 
-PER_TEST: Final = 6  # clips a test set, half of them mistakes where there are that many
-SIDE: Final = 112  # pixels a frame is shown at, at most
+PER_TEST: Final = 6  # clips per test set, half of them mistakes if there are that many
+SIDE: Final = 112  # pixels, of a frame on the page
 Verdict = Literal["right", "wrong", "unparsable"]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One asked record; ``frames`` are data URIs, ``likely`` the answers by falling probability.
+    """One test record; ``frames`` are data URIs, ``likely`` the answers by descending probability.
 
     ``confidence`` is the probability of the reply, None where it was generated.
     """
@@ -43,21 +43,21 @@ class Sample:
 
 
 def choose(scores: Path, amt: Path, validated: Sequence[Path]) -> list[Sample]:
-    """Return the samples of all test sets, in an order that the content alone decides."""
+    """Return the samples of all test sets, in an order that depends on the content alone."""
     store = FrameStore(validated)
-    found: list[Sample] = []
-    for path in sorted((scores / "predictions").glob("*.jsonl"), key=lambda path: place(path.stem)):
+    samples: list[Sample] = []
+    for path in sorted((scores / "predictions").glob("*.jsonl"), key=lambda path: rank(path.stem)):
         picked = _picked(path)
         questions = {row["channel"]: row for row in _rows(amt / "test" / path.name) if row["channel"] in picked}
-        found += [_sample(path.stem, picked[name], questions[name], store) for name in picked]
-    return found
+        samples += [_sample(path.stem, picked[name], questions[name], store) for name in picked]
+    return samples
 
 
 def _picked(path: Path) -> dict[str, dict[str, Any]]:
-    """Pick the most confident mistakes, the surest first, and right replies.
+    """Pick the most confident mistakes, in that order, and right replies.
 
-    Right replies, and mistakes of one confidence, go by a digest of the id: as arbitrary as a draw, and the same
-    whatever the order of the file.
+    Right replies, and mistakes of equal confidence, are ordered by a digest of the id: arbitrary like a random draw,
+    but independent of the order of the file.
     """
     task = path.stem.rpartition("-")[2]
     right: list[dict[str, Any]] = []
@@ -82,17 +82,17 @@ def _confidence(row: dict[str, Any]) -> float | None:
 
 def _verdict(task: str, row: dict[str, Any]) -> Verdict:
     parse, gold = task_named(task).parse, row["gold"]
-    told = parse(row["response"], gold)
-    if told is None:
+    answer = parse(row["response"], gold)
+    if answer is None:
         return "unparsable"
-    return "right" if told == parse(str(gold["answer"]), gold) else "wrong"
+    return "right" if answer == parse(str(gold["answer"]), gold) else "wrong"
 
 
-def _sample(test: str, row: dict[str, Any], asked: dict[str, Any], store: FrameStore) -> Sample:
+def _sample(test: str, row: dict[str, Any], question: dict[str, Any], store: FrameStore) -> Sample:
     task = test.rpartition("-")[2]
     likely = sorted(row.get("probabilities", {}).items(), key=lambda pair: (-pair[1], pair[0]))
-    user = next(message["content"] for message in asked["messages"] if message["role"] == "user")
-    reference = next(iter([*asked["videos"], *asked["images"]]))
+    user = next(message["content"] for message in question["messages"] if message["role"] == "user")
+    reference = next(iter([*question["videos"], *question["images"]]))
     return Sample(
         test=test,
         task=task,
@@ -111,9 +111,9 @@ def _sample(test: str, row: dict[str, Any], asked: dict[str, Any], store: FrameS
 def _data_uri(frame: Any) -> str:
     picture = Image.fromarray(frame)
     picture.thumbnail((SIDE, SIDE))
-    held = io.BytesIO()
-    picture.save(held, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(held.getvalue()).decode("ascii")
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Read what evaluate left, in the shape the page and the Kubeflow UI show it."""
+"""Read the output of evaluate in the form that the page and the Kubeflow UI show."""
 
 from __future__ import annotations
 
@@ -10,19 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.evaluation.scoring import headline_of
+from emoverse.tasks import rank, tasks
 from emoverse.tasks import task as task_named
 from emoverse.tasks.base import UNPARSABLE
 
 CONTROLS: Final = ("text_only", "face_only")
 _NOT_SCORES: Final = ("n", "scored", "unparsable", "headline", "low", "high", "baseline", *CONTROLS)
-# What most people look for first; any other task comes after.
-_FIRST: Final = ("mer", "msa", "fer", "eri", "ecpe", "ecpe_semeval")
 
 
 @dataclass(frozen=True)
 class Headline:
-    """One task's score with its 95 % interval, the best trivial baseline, and the controls (None: not measured)."""
+    """One task's score with its 95 % interval, the best trivial baseline, and the controls that were measured."""
 
     task: str
     title: str
@@ -57,32 +55,30 @@ class TestSet:
 def headlines(scores: Path) -> list[Headline]:
     """Return each task's headline over all its test sets."""
     metrics = json.loads((scores / "metrics.json").read_text("utf-8"))
-    return [_headline(task, metrics[task]) for task in sorted(metrics, key=place) if task != "tests"]
+    return [_headline(task, metrics[task]) for task in sorted(metrics, key=rank) if task != "tests"]
 
 
 def test_sets(scores: Path) -> list[TestSet]:
     """Return every test set, a task's together."""
     tests = json.loads((scores / "metrics.json").read_text("utf-8"))["tests"]
-    return [_test_set(scores, name, tests[name]) for name in sorted(tests, key=place)]
-
-
-def place(name: str) -> tuple[int, str]:
-    """Order tasks and test sets (``meld-mer``)."""
-    task = name.rpartition("-")[2]
-    return (_FIRST.index(task) if task in _FIRST else len(_FIRST)), name
+    return [_test_set(scores, name, tests[name]) for name in sorted(tests, key=rank)]
 
 
 def flat(scores: Path) -> dict[str, float]:
     """Return the headline scores as ``mer_accuracy: 0.61`` pairs, baselines and controls beside them."""
-    found: dict[str, float] = {}
-    for one in headlines(scores):
-        others = {"low": one.low, "high": one.high, "baseline": one.baseline, **one.controls}
-        found |= {f"{one.task}_{key}": value for key, value in {one.metric: one.value, **others}.items()}
-    return found
+    pairs: dict[str, float] = {}
+    for head in headlines(scores):
+        others = {"low": head.low, "high": head.high, "baseline": head.baseline, **head.controls}
+        pairs |= {f"{head.task}_{key}": value for key, value in {head.metric: head.value, **others}.items()}
+    return pairs
 
 
-def confusion_over(scores: Path, task: str) -> tuple[list[str], list[list[int]]]:
-    """Return the labels and the square confusion matrix of a task over all its test sets; empty without the task."""
+def confusion_over(scores: Path, task: str = "") -> tuple[list[str], list[list[int]]]:
+    """Return the labels and the square confusion matrix of a task over all its test sets; empty without the task.
+
+    The default is the first task by rank (emotion recognition).
+    """
+    task = task or min(tasks(), key=rank)
     counts: Counter[tuple[str, str]] = Counter()
     labels: dict[str, None] = {}
     for path in sorted((scores / "plots").glob(f"confusion-*-{task}.csv")):
@@ -93,7 +89,7 @@ def confusion_over(scores: Path, task: str) -> tuple[list[str], list[list[int]]]
 
 
 def _headline(task: str, numbers: Mapping[str, Any]) -> Headline:
-    metric, baseline = headline_of(task), numbers["baseline"]
+    metric, baseline = task_named(task).public_headline, numbers["baseline"]
     return Headline(
         task=task,
         title=task_named(task).title,
@@ -129,7 +125,7 @@ def _test_set(scores: Path, name: str, numbers: Mapping[str, Any]) -> TestSet:
 
 
 def _classes(path: Path) -> list[dict[str, Any]]:
-    """Read each class's F1; ECPE lists them by the official scorer, too, which ``all numbers`` shows."""
+    """Read each class's F1; those of ECPE's official scorer are in ``all numbers`` only."""
     rows = ((row["class"].partition("/"), row) for row in _rows(path))
     return [{**row, "class": name} for (kind, _, name), row in rows if kind == "f1"]
 

@@ -16,25 +16,28 @@ from emoverse.artifacts.manifest import open_source
 from emoverse.config import MediaParams, parse
 from emoverse.errors import UserError, did_you_mean
 from emoverse.evaluation.intervals import posterior
-from emoverse.export.parity import WORDS
+from emoverse.export.parity import PLACEHOLDER
+from emoverse.inference.engine import Engine
 from emoverse.inference.onnx_engine import SETTINGS, onnx_engine
-from emoverse.inference.torch_engine import Answers
 from emoverse.prompt.encode import Row
-from emoverse.serving.clips import Limits, Look, look, warm
+from emoverse.serving.clips import ClipFrames, Limits, read_clip, start_forkserver
 from emoverse.tasks import task
 from emoverse.tasks.base import MUTED, neutralise
 from emoverse.tasks.labels import word_of
 
-LONGEST: Final = 4000  # characters of a person's words
-BATCH: Final = 8  # questions asked at once
+MAX_CHARACTERS: Final = 4000  # of a transcript
+BATCH_SIZE: Final = 8  # questions answered at once
+PROMPTS: Final = "prompts.json"
+_CORPORA: Final = ("meld", "ecf", "mosei")  # whose prompts are preferred: clips before stills
+_EXPORT_AGAIN: Final = "export the model again, with --amt and --validated"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model says to one task.
+    """The model's answer to one task.
 
-    ``reply`` is a label's word (``joy``) or the model's own words; ``probabilities`` maps every label's word to its
-    probability, in the prompt's order, and is empty where the reply was generated freely.
+    ``reply`` is a label (``joy``) or generated text; ``probabilities`` maps every label to its probability, in the
+    prompt's order, and is empty where the reply was generated.
     """
 
     task: str
@@ -45,15 +48,15 @@ class Answer:
 
     def as_json(self) -> dict[str, Any]:
         """Return the answer as JSON-like values."""
-        found: dict[str, Any] = {"title": self.title, "reply": self.reply}
+        result: dict[str, Any] = {"title": self.title, "reply": self.reply}
         if self.probabilities:
-            found["probabilities"] = {name: round(share, 4) for name, share in self.probabilities.items()}
-        return found
+            result["probabilities"] = {name: round(share, 4) for name, share in self.probabilities.items()}
+        return result
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says about a clip, by task, and what it saw: RGB frames (n, height, width, 3) and a still."""
+    """The answers about a clip by task, and its RGB frames (n, height, width, 3) and still."""
 
     clip: str
     seconds: float
@@ -63,131 +66,16 @@ class Prediction:
 
     def as_json(self) -> dict[str, Any]:
         """Return all but the pictures as JSON-like values."""
-        told = {name: answer.as_json() for name, answer in self.answers.items()}
-        return {"clip": self.clip, "seconds": round(self.seconds, 3), "frames": len(self.frames), "answers": told}
-
-
-class Shown(dict[str, NDArray[np.uint8]]):
-    """The frames of the clips being asked about, by reference; each showing has a name of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._count = 0
-
-    def add(self, seen: Look) -> str:
-        """Show a clip; return its reference."""
-        self._count += 1
-        name = f"clip:{self._count}"
-        self[name], self[f"{name}#peak"] = seen.frames, seen.still[None]
-        return name
-
-    def forget(self, reference: str) -> None:
-        """Let go of a clip's frames."""
-        del self[reference], self[f"{reference}#peak"]
-
-
-class Predictor:
-    """An exported model, ready to be asked; calls from several threads take turns."""
-
-    def __init__(self, exported: Exported, engine: Answers, shown: Shown, limits: Limits) -> None:
-        self.exported, self.engine, self.shown, self.limits = exported, engine, shown, limits
-        self._turn = threading.Lock()
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Return the tasks that can be asked about one clip, in order of name."""
-        return tuple(sorted(name for name, one in self.exported.asking.items() if one.template is not None))
-
-    def clip(self, path: Path, text: str = "", tasks: Sequence[str] = ()) -> Prediction:
-        """Ask about one clip and the words spoken in it, all tasks that take a clip unless told which.
-
-        Raises UserError for a clip that cannot be used, for words that are too long, and for an unknown task.
-        """
-        asked = [self._of_a_clip(name) for name in tasks or self.tasks]
-        words = spoken(text)
-        seen = look(path, self.exported.media, self.limits)
-        found = self.ask(seen, [(one, str(one.template).replace(WORDS, words)) for one in asked])
-        return Prediction(path.name, seen.seconds, seen.frames, seen.still, {one.task: one for one in found})
-
-    def _of_a_clip(self, name: str) -> Asking:
-        one = self.exported.asked(name)
-        if one.template is None:
-            problem = f"task {name!r} is about a whole dialogue, not about one clip"
-            raise UserError(problem, place="--task", remedy="give a dialogue's JSON file instead of a clip")
-        return one
-
-    def ask(self, seen: Look, asked: Sequence[tuple[Asking, str]]) -> list[Answer]:
-        """Ask questions about one clip, each (how, question); those with the same allowed answers together."""
-        with self._turn:
-            reference = self.shown.add(seen)
-            try:
-                return self._answers(asked, reference)
-            finally:
-                self.shown.forget(reference)
-
-    def _answers(self, asked: Sequence[tuple[Asking, str]], reference: str) -> list[Answer]:
-        rows = [one.row(question, reference, f"{one.task} of {reference}") for one, question in asked]
-        kinds: dict[tuple[str, ...], list[int]] = {}
-        for index, (one, _) in enumerate(asked):
-            kinds.setdefault(one.answers, []).append(index)
-        found: dict[int, Answer] = {}
-        for answers, places in kinds.items():
-            chosen = [rows[i] for i in places]
-            told = self._closed(chosen, answers) if answers else self._open(chosen)
-            for i, (reply, shares) in zip(places, told, strict=True):
-                one, question = asked[i]
-                found[i] = Answer(one.task, task(one.task).title, question, reply, shares)
-        return [found[i] for i in range(len(asked))]
-
-    def _closed(self, rows: Sequence[Any], answers: tuple[str, ...]) -> list[tuple[str, dict[str, float]]]:
-        sums, chosen = self.engine.judged(rows, answers)
-        names = [word_of(answer) for answer in answers]
-        shares = posterior(sums)
-        return [
-            (names[taken], dict(zip(names, (float(share) for share in row), strict=True)))
-            for taken, row in zip(chosen, shares, strict=True)
-        ]
-
-    def _open(self, rows: Sequence[Any]) -> list[tuple[str, dict[str, float]]]:
-        return [(reply, {}) for reply in self.engine.generate(rows, self.exported.max_new_tokens)]
-
-
-def spoken(text: str) -> str:
-    """Return a person's words as they go into a prompt, unable to add media or roles; ``...`` where there are none.
-
-    Raises UserError when they are longer than LONGEST characters, or were no UTF-8 on the command line.
-    """
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError("not UTF-8", place="the words", remedy="give them in a terminal or a file of that encoding")
-    if len(text) > LONGEST:
-        problem = f"{len(text):,} characters, the limit is {LONGEST:,}"
-        raise UserError(problem, place="the words", remedy="give what is said in this clip only")
-    return neutralise(text.strip()) or MUTED
-
-
-def load(folder: Path, limits: Limits | None = None, precision: str | None = None) -> Predictor:
-    """Open the folder of an export, in one of its precisions, its first unless told otherwise.
-
-    Raises UserError when it is missing, unfinished, changed, or holds a graph that cannot be opened.
-    """
-    warm()  # the decoder's process imports its libraries while this one opens the graphs
-    shown = Shown()
-    exported = read_export(folder)
-    engine = onnx_engine(folder, shown, batch_size=BATCH, precision=precision)
-    return Predictor(exported, engine, shown, limits or Limits())
-
-
-PROMPTS: Final = "prompts.json"
-_CORPORA: Final = ("meld", "ecf", "mosei")  # whose way of asking is preferred: clips before stills
-_AGAIN: Final = "export the model again, with --amt and --validated"
+        answers = {name: answer.as_json() for name, answer in self.answers.items()}
+        return {"clip": self.clip, "seconds": round(self.seconds, 3), "frames": len(self.frames), "answers": answers}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
-    """How one task is asked: the messages before the question, its pattern, the allowed answers, () for an open task.
+class TaskPrompt:
+    """How one task is asked: system message, question template, and the allowed answers, () for an open task.
 
-    ``template`` holds ``{words}`` where the person's words go, None for a task about a whole dialogue. ``media`` is
-    ``video`` or ``image``. ``example`` is a question of the test set.
+    ``template`` has PLACEHOLDER for the transcript, None for a task about a whole dialogue. ``media`` is ``video`` or
+    ``image``. ``example`` is a question of the test set.
     """
 
     task: str
@@ -198,74 +86,187 @@ class Asking:
     system: str | None
     example: str
 
-    def row(self, question: str, reference: str, channel: str) -> Row:
-        """Return the row that puts a question about the clip behind a frame reference."""
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> TaskPrompt:
+        """Read an entry of prompts.json."""
+        *before, question = entry["messages"]
+        return cls(
+            task=entry["task"],
+            corpus=entry["corpus"],
+            answers=tuple(entry["answers"]),
+            media=entry["media"],
+            template=entry["template"],
+            system=str(before[0]["content"]) if before else None,
+            example=str(question["content"]),
+        )
+
+    def question(self, transcript: str) -> str:
+        """Return the question about a clip with this transcript."""
+        return str(self.template).replace(PLACEHOLDER, transcript)
+
+    def row(self, question: str, reference: str) -> Row:
+        """Return the row that asks the question about the clip of a frame reference."""
         before = [] if self.system is None else [{"role": "system", "content": self.system}]
-        shown = [reference] if self.media == "video" else [f"{reference}#peak"]
         return {
             "messages": [*before, {"role": "user", "content": question}],
-            "videos": shown if self.media == "video" else [],
-            "images": shown if self.media == "image" else [],
-            "channel": channel,
+            "videos": [reference] if self.media == "video" else [],
+            "images": [f"{reference}#peak"] if self.media == "image" else [],
+            "channel": f"{self.task} of {reference}",
         }
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedModel:
     """An exported folder: how its frames are made, how each task is asked, how long a reply may be."""
 
     folder: Path
     media: MediaParams
-    asking: dict[str, Asking]
+    prompts: dict[str, TaskPrompt]
     max_new_tokens: int
 
-    def asked(self, task: str) -> Asking:
-        """Return how a task is asked; raise UserError when the model never was."""
-        try:
-            return self.asking[task]
-        except KeyError:
-            raise UserError(
-                f"this model was not asked task {task!r}", place="--task", remedy=did_you_mean(task, self.asking)
-            ) from None
+    def prompt(self, task: str) -> TaskPrompt:
+        """Return how a task is asked; raise UserError when the model was not evaluated on it."""
+        if task not in self.prompts:
+            remedy = did_you_mean(task, self.prompts)
+            raise UserError(f"this model has no prompt of task {task!r}", place="--task", remedy=remedy)
+        return self.prompts[task]
 
 
-def read_export(folder: Path) -> Exported:
+def read_export(folder: Path) -> ExportedModel:
     """Read an exported folder, checking every byte against its manifest.
 
-    Raises UserError when it is missing, unfinished, changed, no export, or was exported without a dataset.
+    Raises:
+        UserError: the folder is missing, unfinished, changed, not an export, or was exported without a dataset.
     """
     open_source(folder, made_by="export")
     try:
         settings = json.loads((folder / SETTINGS).read_text("utf-8"))
         entries = json.loads((folder / PROMPTS).read_text("utf-8"))
         media, limit = settings["media"], int(settings["generation"]["max_new_tokens"])
-        asking = [_asking(entry) for entry in entries.values()]
+        prompts = [TaskPrompt.from_json(entry) for entry in entries.values()]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         problem = f"not an export of this version ({type(error).__name__}: {error})"
-        raise UserError(problem, place=str(folder), remedy=_AGAIN) from error
+        raise UserError(problem, place=str(folder), remedy=_EXPORT_AGAIN) from error
     if media is None:
-        raise UserError(
-            "it was exported without a dataset: nobody knows its questions", place=str(folder), remedy=_AGAIN
-        )
-    best: dict[str, Asking] = {}
-    for one in sorted(asking, key=_preference):
-        best.setdefault(one.task, one)
-    return Exported(folder, parse(MediaParams, media, place=str(folder / SETTINGS)), best, limit)
+        problem = "exported without a dataset, so its prompts are unknown"
+        raise UserError(problem, place=str(folder), remedy=_EXPORT_AGAIN)
+    preferred: dict[str, TaskPrompt] = {}
+    for prompt in sorted(prompts, key=_preference):
+        preferred.setdefault(prompt.task, prompt)
+    return ExportedModel(folder, parse(MediaParams, media, place=str(folder / SETTINGS)), preferred, limit)
 
 
-def _asking(entry: dict[str, Any]) -> Asking:
-    *before, question = entry["messages"]
-    return Asking(
-        task=entry["task"],
-        corpus=entry["corpus"],
-        answers=tuple(entry["answers"]),
-        media=entry["media"],
-        template=entry["template"],
-        system=str(before[0]["content"]) if before else None,
-        example=str(question["content"]),
-    )
+def _preference(prompt: TaskPrompt) -> tuple[bool, int, str]:
+    index = _CORPORA.index(prompt.corpus) if prompt.corpus in _CORPORA else len(_CORPORA)
+    return prompt.media != "video", index, prompt.corpus
 
 
-def _preference(one: Asking) -> tuple[bool, int, str]:
-    known = _CORPORA.index(one.corpus) if one.corpus in _CORPORA else len(_CORPORA)
-    return one.media != "video", known, one.corpus
+class ClipStore(dict[str, NDArray[np.uint8]]):
+    """The frames of the clips in use, by reference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = 0
+
+    def add(self, clip: ClipFrames) -> str:
+        """Add a clip; return its reference, which is never used again."""
+        self._count += 1
+        name = f"clip:{self._count}"
+        self[name], self[f"{name}#peak"] = clip.frames, clip.still[None]
+        return name
+
+    def remove(self, reference: str) -> None:
+        """Drop a clip's frames."""
+        del self[reference], self[f"{reference}#peak"]
+
+
+class Predictor:
+    """Answer questions with an exported model; threads take turns."""
+
+    def __init__(self, exported: ExportedModel, engine: Engine, clips: ClipStore, limits: Limits) -> None:
+        self.exported, self.engine, self.clips, self.limits = exported, engine, clips, limits
+        self._lock = threading.Lock()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Return the tasks about one clip, sorted by name."""
+        return tuple(sorted(name for name, prompt in self.exported.prompts.items() if prompt.template is not None))
+
+    def predict_clip(self, path: Path, text: str = "", tasks: Sequence[str] = ()) -> Prediction:
+        """Answer questions about a clip and its transcript ``text``, on ``tasks`` or on all tasks about one clip.
+
+        Raises:
+            UserError: the clip cannot be used, the transcript is too long, or a task is unknown.
+        """
+        prompts = [self._clip_prompt(name) for name in tasks or self.tasks]
+        transcript = clean_transcript(text)
+        clip = read_clip(path, self.exported.media, self.limits)
+        answers = self.answer(clip, [(prompt, prompt.question(transcript)) for prompt in prompts])
+        return Prediction(path.name, clip.seconds, clip.frames, clip.still, {item.task: item for item in answers})
+
+    def _clip_prompt(self, name: str) -> TaskPrompt:
+        prompt = self.exported.prompt(name)
+        if prompt.template is None:
+            problem = f"task {name!r} is about a whole dialogue, not about one clip"
+            raise UserError(problem, place="--task", remedy="give a dialogue's JSON file instead of a clip")
+        return prompt
+
+    def answer(self, clip: ClipFrames, questions: Sequence[tuple[TaskPrompt, str]]) -> list[Answer]:
+        """Answer questions about one clip; those with the same allowed answers run as one batch."""
+        with self._lock:
+            reference = self.clips.add(clip)
+            try:
+                return self._answer(questions, reference)
+            finally:
+                self.clips.remove(reference)
+
+    def _answer(self, questions: Sequence[tuple[TaskPrompt, str]], reference: str) -> list[Answer]:
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for index, (prompt, _) in enumerate(questions):
+            groups.setdefault(prompt.answers, []).append(index)
+        results: dict[int, Answer] = {}
+        for answers, indices in groups.items():
+            rows = [questions[i][0].row(questions[i][1], reference) for i in indices]
+            replies = self._closed(rows, answers) if answers else self._open(rows)
+            for i, (reply, probabilities) in zip(indices, replies, strict=True):
+                prompt, question = questions[i]
+                results[i] = Answer(prompt.task, task(prompt.task).title, question, reply, probabilities)
+        return [results[i] for i in range(len(questions))]
+
+    def _closed(self, rows: Sequence[Row], answers: tuple[str, ...]) -> list[tuple[str, dict[str, float]]]:
+        sums, chosen = self.engine.score_answers(rows, answers)
+        names = [word_of(answer) for answer in answers]
+        return [
+            (names[index], dict(zip(names, (float(share) for share in shares), strict=True)))
+            for index, shares in zip(chosen, posterior(sums), strict=True)
+        ]
+
+    def _open(self, rows: Sequence[Row]) -> list[tuple[str, dict[str, float]]]:
+        return [(reply, {}) for reply in self.engine.generate(rows, self.exported.max_new_tokens)]
+
+
+def clean_transcript(text: str) -> str:
+    """Return a transcript as it is put into a prompt, unable to add media or roles; ``...`` where it is empty.
+
+    Raises:
+        UserError: it is longer than MAX_CHARACTERS, or was not UTF-8 on the command line.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError("not UTF-8", place="the transcript", remedy="use a terminal or a file of that encoding")
+    if len(text) > MAX_CHARACTERS:
+        problem = f"{len(text):,} characters, the limit is {MAX_CHARACTERS:,}"
+        raise UserError(problem, place="the transcript", remedy="give only what is said in this clip")
+    return neutralise(text.strip()) or MUTED
+
+
+def load_predictor(folder: Path, limits: Limits | None = None, precision: str | None = None) -> Predictor:
+    """Open the folder of an export in one of its precisions, its first by default.
+
+    Raises:
+        UserError: the folder is missing, unfinished or changed, or a graph cannot be opened.
+    """
+    start_forkserver()  # the decoder's process imports its libraries while this one opens the graphs
+    clips = ClipStore()
+    exported = read_export(folder)
+    engine = onnx_engine(folder, clips, batch_size=BATCH_SIZE, precision=precision)
+    return Predictor(exported, engine, clips, limits or Limits())

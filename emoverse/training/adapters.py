@@ -1,4 +1,4 @@
-"""Go on with the adapter that an earlier stage left."""
+"""Continue an earlier stage's adapter, and merge a trained one into its model."""
 
 from __future__ import annotations
 
@@ -12,51 +12,50 @@ from emoverse.artifacts.manifest import Source, open_source
 from emoverse.config import TrainParams
 from emoverse.errors import UserError
 
-_KEYS = {"r": "lora_rank", "lora_alpha": "lora_alpha"}
+_KEYS: Final = {"r": "lora_rank", "lora_alpha": "lora_alpha"}
+# Files that training does not change, copied from the model that was trained.
+_UNCHANGED: Final = (
+    "tokenizer*", "chat_template*", "*processor_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "generation_config.json",
+)  # fmt: skip
 
 
 def adapter_base(stage: Source, base: Path | None, params: TrainParams) -> Source:
     """Open the base model that the adapter of ``stage`` belongs to.
 
-    Raises UserError when there is no base or another one, or when the adapter is not what the parameters ask for.
+    Raises:
+        UserError: there is no base or a different one, or the adapter differs from the parameters.
     """
     place = str(stage.path)
     made_by = f"{stage.manifest['step']} {stage.manifest['name']}"
     if stage.manifest["step"] != "train":
         remedy = "set start: merged for a stage that starts from a base model"
-        raise UserError(f"start: adapter, but {made_by!r} left no adapter", place=place, remedy=remedy)
+        raise UserError(f"start: adapter, but {made_by!r} has no adapter", place=place, remedy=remedy)
     if base is None:
         raise UserError("start: adapter needs the base model too", place=place, remedy="give it with --base")
     source = open_source(base)
     if source.digest != stage.manifest["inputs"].get("base", stage.manifest["inputs"]["model"]):
-        raise UserError(f"the adapter was trained on another model than {base}", place=place, remedy="give that one")
+        raise UserError(f"the adapter was not trained on {base}", place=place, remedy="give its base model")
     path = stage.path / "adapter" / "adapter_config.json"
     if not path.is_file():
         remedy = "set start: merged, as the stage before trained every weight"
-        raise UserError("start: adapter, but the stage has none", place=place, remedy=remedy)
+        raise UserError("start: adapter, but the stage has no adapter", place=place, remedy=remedy)
     config = json.loads(path.read_text("utf-8"))
-    wanted = {key: getattr(params, name) for key, name in _KEYS.items()}
-    differing = [f"{_KEYS[key]} {config.get(key)}" for key, value in wanted.items() if config.get(key) != value]
-    whole = bool(config.get("modules_to_save"))
-    if whole != (params.projector == "full"):
-        differing.append(f"projector {'full' if whole else 'not full'}")
+    expected = {key: getattr(params, name) for key, name in _KEYS.items()}
+    differing = [f"{_KEYS[key]} {config.get(key)}" for key, value in expected.items() if config.get(key) != value]
+    full = bool(config.get("modules_to_save"))
+    if full != (params.projector == "full"):
+        differing.append(f"projector {'full' if full else 'not full'}")
     if differing:
         remedy = "set the same in params.yaml for both stages, or start: merged"
         raise UserError(f"the adapter has {', '.join(differing)}", place=str(path), remedy=remedy)
     return source
 
 
-# What the weights do not decide: taken over from the model that was trained, byte for byte.
-_KEPT: Final = (
-    "tokenizer*", "chat_template*", "*processor_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "generation_config.json",
-)  # fmt: skip
-
-
 def write_model(base: Path, checkpoint: Path, params: TrainParams, model: Path, adapter: Path) -> None:
     """Write ``model`` (the base with the checkpoint merged in) and, for LoRA, ``adapter``.
 
-    The files that the weights do not decide come from ``base`` unchanged.
+    The tokenizer and its like come from ``base`` unchanged.
     """
     import torch
     from transformers import InternVLForConditionalGeneration
@@ -71,7 +70,7 @@ def write_model(base: Path, checkpoint: Path, params: TrainParams, model: Path, 
         _copy_adapter(checkpoint, adapter)
         network = PeftModel.from_pretrained(network, adapter).merge_and_unload()
     network.save_pretrained(model)
-    for pattern in _KEPT:
+    for pattern in _UNCHANGED:
         for path in sorted(base.glob(pattern)):
             shutil.copyfile(path, model / path.name)
     for path in model.iterdir():

@@ -1,4 +1,4 @@
-"""Watch a training: stop on NaN, show progress, save when preempted."""
+"""Monitor a training: keep the ledger of rows, stop on NaN, save when preempted, show progress."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from typing import Any, Final, Self
 from transformers import TrainerCallback
 
 from emoverse.errors import RowErrors, UserError
-from emoverse.training.distributed import Stop, finds_its_scale, gathered, sharded_gradient
+from emoverse.training.distributed import StopRequest, all_gather, scales_loss, sharded_gradient_norm
 
 
 class Ledger:
-    """The ids of the rows that each optimizer step saw, kept beside the checkpoints, a file for each process.
+    """The ids of the rows of each optimizer step, kept beside the checkpoints, one file per process.
 
-    A line is ``{"step": 7, "rows": [...]}``; after a resume, lines of steps that will be run again are dropped.
+    A line is ``{"step": 7, "rows": [...]}``; after a resume, lines of steps that run again are dropped.
     """
 
     def __init__(self, folder: Path, resumed_from: int, rank: int = 0) -> None:
-        """Open the ledger of process ``rank``, forgetting what came after step ``resumed_from``."""
+        """Open the ledger of process ``rank``, dropping what came after step ``resumed_from``."""
         self.folder, self.path = folder, folder / f"ledger-{rank}.jsonl"
         kept = [line for line in _lines(self.path) if line["step"] <= resumed_from]
         self.path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), "utf-8")
 
     def add(self, step: int, rows: list[str]) -> None:
-        """Write down what a step saw, at once."""
+        """Append the rows of a step."""
         with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps({"step": step, "rows": rows}, ensure_ascii=False) + "\n")
 
     def counts(self) -> Counter[str]:
-        """Return how often each row was seen, by all processes together."""
+        """Return how often each row was trained, by all processes together."""
         files = sorted(self.folder.glob("ledger-*.jsonl"))
         return Counter(row for path in files for line in _lines(path) for row in line["rows"])
 
@@ -49,24 +49,33 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
         try:
             yield json.loads(line)
         except ValueError:
-            return  # cut off by a kill: what follows was not trained before the last checkpoint either
+            return  # cut off by a kill: nothing after it was trained before the last checkpoint
 
 
-class Watch(TrainerCallback):  # type: ignore[misc]
-    """Fill the ledger, stop at the first loss or gradient that is not finite, and save and stop on request."""
+class MonitorCallback(TrainerCallback):  # type: ignore[misc]
+    """Fill the ledger, stop at the first loss or gradient that is not finite, and save and stop on request.
+
+    ``stopped`` is true in the end if the training stopped on request.
+    """
 
     def __init__(
-        self, trainer: Any, ledger: Ledger, tokens: Mapping[str, int], saw: Callable[[list[str]], None], stop: Stop
+        self, ledger: Ledger, tokens: Mapping[str, int], count: Callable[[list[str]], None], stop: StopRequest
     ) -> None:
-        """Wrap the trainer's ``training_step``, which alone sees the rows that are really trained.
+        """Prepare to monitor a trainer.
 
-        ``tokens`` of each row by its id: a row that comes with more or fewer stops the training. ``saw`` is told the
-        rows of each optimizer step that is done. ``stopped`` tells in the end whether ``stop`` was obeyed.
+        Args:
+            ledger: receives the rows of each step.
+            tokens: of each row by its id; a row with more or fewer stops the training.
+            count: called with the rows of each finished optimizer step.
+            stop: the request to stop.
         """
-        self.trainer, self.ledger, self.tokens, self.saw, self.stop = trainer, ledger, tokens, saw, stop
+        self.ledger, self.tokens, self.count, self.stop = ledger, tokens, count, stop
         self.stopped = False
         self._rows: list[str] = []
-        self._inner = trainer.training_step
+
+    def attach(self, trainer: Any) -> None:
+        """Wrap the trainer's ``training_step``: only there are the rows known that are really trained."""
+        self.trainer, self._inner = trainer, trainer.training_step
         trainer.training_step = self._training_step
 
     def _training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
@@ -80,16 +89,19 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return loss
 
     def _check_tokens(self, rows: list[str], fed: list[int]) -> None:
-        cut = [f"{row}: {n} tokens, not {self.tokens[row]}" for row, n in zip(rows, fed, strict=True)
-               if n != self.tokens[row]]  # fmt: skip
-        if cut:
-            raise RowErrors(cut, remedy="report this as a bug of emoverse: the trainer was fed other rows than checked")
+        problems = [
+            f"{row}: {count} tokens, expected {self.tokens[row]}"
+            for row, count in zip(rows, fed, strict=True)
+            if count != self.tokens[row]
+        ]
+        if problems:
+            raise RowErrors(problems, remedy="report this as a bug of emoverse: the trainer received different rows")
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Refuse a gradient that would spoil the weights, so every checkpoint is a good one."""
+        """Refuse a gradient that would make the weights NaN, so that every checkpoint is usable."""
         import torch
 
-        if finds_its_scale(self.trainer):
+        if scales_loss(self.trainer):
             return
         grads = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(grads))
@@ -98,73 +110,73 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Close the step in the ledger; on request, save a checkpoint and stop."""
-        norm = sharded_gradient(self.trainer)
-        if (
-            norm is not None and not math.isfinite(norm) and not finds_its_scale(self.trainer)
-        ):  # the weights are spoilt, but not saved yet
+        norm = sharded_gradient_norm(self.trainer)
+        # the weights are NaN now, but not saved yet
+        if norm is not None and not math.isfinite(norm) and not scales_loss(self.trainer):
             raise _diverged("gradient", norm, state.global_step - 1, self._rows)
         self.ledger.add(state.global_step, self._rows)
-        every = gathered((self._rows, self.stop.asked))  # of all processes: they must stop at the same step
-        self.saw([row for rows, _ in every for row in rows])
+        gathered = all_gather((self._rows, self.stop.requested))  # all processes must stop at the same step
+        self.count([row for rows, _ in gathered for row in rows])
         self._rows = []
-        self.stopped = any(asked for _, asked in every)
+        self.stopped = any(requested for _, requested in gathered)
         if self.stopped:
             control.should_save = control.should_training_stop = True
         return control
 
 
-def _diverged(what: str, value: float, step: int, rows: list[str]) -> UserError:
+def _diverged(name: str, value: float, step: int, rows: list[str]) -> UserError:
     shown = ", ".join(rows[:4]) + (" ..." if len(rows) > 4 else "")
     return UserError(
-        f"{what} {value} at step {step + 1} (rows {shown}): stopped at the last good checkpoint",
-        remedy="lower learning_rate in params.yaml, or look at those rows",
+        f"{name} {value} at step {step + 1} (rows {shown}): stopped at the last good checkpoint",
+        remedy="lower learning_rate in params.yaml, or check those rows",
     )
 
 
-EVERY: Final = 30.0  # seconds between two lines of a log
-SOON: Final = 0.5  # seconds between two states of a bar
+LINE_SECONDS: Final = 30.0  # between two lines of a log
+BAR_SECONDS: Final = 0.5  # between two updates of a bar
 
 
-class Display(TrainerCallback, AbstractContextManager["Display"]):  # type: ignore[misc]
-    """Count rows and real tokens (padding aside) as they are trained, and show loss, speed and time left."""
+class DisplayCallback(TrainerCallback, AbstractContextManager["DisplayCallback"]):  # type: ignore[misc]
+    """Count trained rows and tokens without padding, and show loss, speed and remaining time."""
 
     def __init__(self, label: str, tokens: Mapping[str, int], tensorboard: Path | None = None) -> None:
         """Prepare to show ``label``; ``tokens`` of each row by its id; ``tensorboard`` a folder for event files."""
         self._label, self._tokens, self._folder = label, tokens, tensorboard
-        self._steps = self._rows = self._real = 0
+        self._steps = self._rows = self._token_count = 0
         self._loss = math.nan
         self._began = self._ended = self._shown = self._cpu = self._cpu_ended = 0.0
         self._bar: Any = None
         self._board: Any = None
 
     def __enter__(self) -> Self:
-        """Do nothing yet: the bar starts with the first step."""
+        """Do nothing: the bar starts with the training."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Put the terminal right again, also when training broke off."""
+        """Stop the clock and restore the terminal, also after an error."""
         self._ended, self._cpu_ended = time.perf_counter(), _cpu_seconds()
-        for one, close in ((self._bar, "stop"), (self._board, "close")):
-            if one is not None:
-                getattr(one, close)()
+        if self._bar is not None:
+            self._bar.stop()
+        if self._board is not None:
+            self._board.close()
 
-    def saw(self, rows: Sequence[str]) -> None:
-        """Count the rows of an optimizer step that is done."""
+    def count(self, rows: Sequence[str]) -> None:
+        """Count the rows of a finished optimizer step."""
         self._steps += 1
         self._rows += len(rows)
-        self._real += sum(self._tokens[row] for row in rows)
+        self._token_count += sum(self._tokens[row] for row in rows)
 
     def speed(self) -> dict[str, float]:
-        """Return what this run trained and how fast, start-up and saving of the model aside."""
+        """Return what this run trained and how fast, without start-up and saving of the model."""
         seconds = (self._ended or time.perf_counter()) - self._began
         return {
             "steps": self._steps,
             "rows": self._rows,
-            "tokens": self._real,
+            "tokens": self._token_count,
             "seconds": seconds,
             "cpu_seconds": (self._cpu_ended or _cpu_seconds()) - self._cpu,
             "rows_per_second": self._rows / seconds,
-            "tokens_per_second": self._real / seconds,
+            "tokens_per_second": self._token_count / seconds,
         }
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -179,11 +191,11 @@ class Display(TrainerCallback, AbstractContextManager["Display"]):  # type: igno
         if self._folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            # what a killed run wrote after the checkpoint that this one goes on from is not shown
+            # purge what a killed run wrote after the checkpoint that this one resumes from
             self._board = SummaryWriter(str(self._folder), purge_step=state.global_step + 1)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Keep the loss, and hand TensorBoard the loss, the learning rate and the speed."""
+        """Keep the loss, and write the loss, the learning rate and the speed to TensorBoard."""
         if "loss" not in (logs or {}):
             return
         self._loss = float(logs["loss"])
@@ -194,9 +206,9 @@ class Display(TrainerCallback, AbstractContextManager["Display"]):  # type: igno
             self._board.add_scalar("speed/tokens_per_second", self.speed()["tokens_per_second"], state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the bar, or write a line when the last one is old."""
+        """Update the bar, or write a line if the last one is old enough."""
         now = time.perf_counter()
-        due = now - self._shown >= (SOON if self._bar else EVERY) or state.global_step == state.max_steps
+        due = now - self._shown >= (BAR_SECONDS if self._bar else LINE_SECONDS) or state.global_step == state.max_steps
         if due and state.is_world_process_zero:
             self._shown = now
             self._show(state.global_step, state.max_steps)
@@ -217,20 +229,20 @@ def _bar(label: str, done: int, steps: int) -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    facts = TextColumn("loss {task.fields[loss]:.3f}  {task.fields[pace]}")
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), facts, TimeRemainingColumn())
+    status = TextColumn("loss {task.fields[loss]:.3f}  {task.fields[pace]}")
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), status, TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True))
     bar.add_task("", total=steps, completed=done, loss=math.nan, pace="")
     return bar
 
 
 def _cpu_seconds() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def _gpu() -> str:
-    """Describe this process's GPU: memory taken and, where NVIDIA's library is installed, how busy it is."""
+    """Describe this process's GPU: memory in use and, where NVIDIA's library is installed, its utilisation."""
     import torch
 
     if not torch.cuda.is_available():
@@ -239,5 +251,5 @@ def _gpu() -> str:
     text = f"  GPU {(total - free) / 2**30:.1f}/{total / 2**30:.0f} GiB"
     try:
         return f"{text} {torch.cuda.utilization()} %"
-    except (ModuleNotFoundError, RuntimeError):  # nvidia-ml-py is not installed, or the driver does not say
+    except (ModuleNotFoundError, RuntimeError):  # nvidia-ml-py is not installed, or the driver does not report it
         return text

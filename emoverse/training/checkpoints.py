@@ -1,4 +1,4 @@
-"""Keep unfinished training in a scratch folder named by everything that decides its result."""
+"""Keep unfinished training in a scratch folder named after everything that determines its result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from emoverse.errors import UserError
 LIBRARIES: Final = ("torch", "transformers", "ms-swift", "peft")
 _NAME: Final = re.compile(r"checkpoint-(\d+)")
 _LAST_WRITTEN: Final = "trainer_state.json"
-# What libraries say of a full disk: the system's words, those of safetensors, and torch's, who counts bytes instead.
+# Messages of a full disk: the system's, safetensors', and torch's, which compares byte counts.
 _FULL: Final = re.compile(r"No space left|Disk quota exceeded|unexpected pos|PytorchStreamWriter failed")
 
 
@@ -31,7 +31,7 @@ def scratch_folder(fingerprint: str) -> Path:
 
 
 def libraries_of(params: TrainParams) -> tuple[str, ...]:
-    """Return the libraries that decide a training's result."""
+    """Return the libraries that determine a training's result."""
     return LIBRARIES if params.sharding == "none" else (*LIBRARIES, "deepspeed")
 
 
@@ -44,14 +44,16 @@ def fingerprint_of(
 
 
 def last_complete(folder: Path, ranks: int) -> tuple[Path | None, list[str]]:
-    """Return the newest checkpoint that was written to its end, and a sentence on each newer one that was not.
+    """Return the newest complete checkpoint, and a message for each newer incomplete one.
 
     transformers writes ``trainer_state.json`` last; a checkpoint whose weights or state do not parse is not complete,
-    nor one without the state of each of ``ranks`` processes, who do not wait for each other before they write it.
+    nor one without the state of each of ``ranks`` processes, which do not wait for each other.
     """
     skipped: list[str] = []
-    found = [(int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))]
-    for step, path in sorted(found, reverse=True):
+    checkpoints = [
+        (int(match[1]), path) for path in folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))
+    ]
+    for step, path in sorted(checkpoints, reverse=True):
         problem = _problem(path, step, ranks)
         if problem is None:
             return path, skipped
@@ -77,7 +79,7 @@ def _problem(path: Path, step: int, ranks: int) -> str | None:
     for file in (*_optimizer(path, step, ranks), path / "scheduler.pt", *states):
         if not file.is_file():
             return f"no {file.name}"
-        if not zipfile.is_zipfile(file):  # torch writes zip files, whose table of contents comes last
+        if not zipfile.is_zipfile(file):  # torch writes zip files; their directory comes last
             return f"{file.name} is cut off"
     for file in weights:
         try:
@@ -89,7 +91,7 @@ def _problem(path: Path, step: int, ranks: int) -> str | None:
 
 
 def _optimizer(path: Path, step: int, ranks: int) -> list[Path]:
-    """Return the files that must hold the optimizer's state: of each process its own, where ZeRO divides it."""
+    """Return the files with the optimizer's state: one per process where ZeRO divides it."""
     shards = path / f"global_step{step}"
     if not shards.is_dir():
         return [path / "optimizer.pt"]
@@ -104,7 +106,7 @@ def _optimizer(path: Path, step: int, ranks: int) -> list[Path]:
 def full_disk_named(folder: Path, ranks: int) -> Iterator[None]:
     """Turn a disk that is full while a checkpoint is saved into a UserError, and remove the unfinished checkpoint.
 
-    The message gives the folder, its free bytes and what a checkpoint takes; the one before it stays to go on from.
+    The message gives the folder, its free bytes and the size of a checkpoint; the previous one stays.
     """
     try:
         yield
@@ -112,16 +114,16 @@ def full_disk_named(folder: Path, ranks: int) -> Iterator[None]:
         number = error.errno if isinstance(error, OSError) else None
         if number not in (errno.ENOSPC, errno.EDQUOT) and not _FULL.search(str(error)):
             raise
-        good, _ = last_complete(folder, ranks)
+        complete, _ = last_complete(folder, ranks)
         written = 0
         for path in folder.glob("checkpoint-*"):
-            if path != good and _problem(path, int(path.name.rpartition("-")[2]), ranks):
+            if path != complete and _problem(path, int(path.name.rpartition("-")[2]), ranks):
                 written = max(written, _size(path))
                 shutil.rmtree(path, ignore_errors=True)
         free = shutil.disk_usage(folder).free
-        needed = max(_size(good) if good else 0, written)
+        needed = max(_size(complete) if complete else 0, written)
         problem = f"the disk is full: {free} bytes are free now, a checkpoint takes more than {needed}"
-        remedy = "free some, or set EMOVERSE_SCRATCH to a folder with room, and run again"
+        remedy = "free some, or set EMOVERSE_SCRATCH to a folder on another disk, and run again"
         raise UserError(problem, place=str(folder), remedy=remedy) from error
 
 

@@ -1,14 +1,14 @@
-"""Estimate what a training will need, from shapes and row lengths alone: memory, arithmetic, steps.
+"""Estimate the memory, operations and steps of a training from tensor shapes and row lengths.
 
-Activations are what torch keeps of each layer for the backward pass, counted layer by layer below; a test compares
-them with what torch really keeps. The rest is exact but for the allocator's waste and what the libraries take.
+torch's own counters would need the model in memory and do not count fused attention; a test compares the operations
+and the activations that are kept for the backward pass with them. The rest is exact except for the allocator's
+fragmentation and the libraries' own memory.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,15 @@ from typing import Any, Final
 from emoverse.config import TrainParams
 from emoverse.errors import UserError
 
+PARTS: Final = ("language", "projector", "vision")
 BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 _LIVE: Final = 1_000_000_000  # weights; stage3_max_live_parameters in ms-swift's zero3.json
-FULL: Final = 4  # bytes of a 32-bit float: LoRA weights, statistics of norms, the loss
+FP32: Final = 4  # bytes: LoRA weights, statistics of norms, the loss
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a row costs: its tokens with image tokens, those of its answer, and the frames it shows."""
+    """The size of a row: its tokens with image tokens, those of its answer, and its frames."""
 
     tokens: int
     answer: int
@@ -32,135 +33,135 @@ class Row:
 
 
 def steps_of(rows: int, params: TrainParams) -> int:
-    """Return how many optimizer steps a stage of so many rows takes."""
-    an_epoch = math.ceil(math.ceil(rows / (params.batch_size * params.gpus)) / params.accumulation)
-    return math.ceil(an_epoch * params.epochs)
+    """Return the number of optimizer steps of a stage."""
+    steps_per_epoch = math.ceil(math.ceil(rows / (params.batch_size * params.gpus)) / params.accumulation)
+    return math.ceil(steps_per_epoch * params.epochs)
 
 
 def trainable(shapes: Shapes, params: TrainParams) -> int:
-    """Return how many numbers are trained: LoRA's two matrices beside each linear layer, or whole parts."""
+    """Return the number of trained parameters: LoRA's two matrices per linear layer, or whole parts."""
     vision = ["vision"] * params.train_vision
     whole = ["projector"] * (params.projector == "full")
     if params.tuner == "full":
-        return sum(count(shapes.part(room).values()) for room in ["language", *whole, *vision])
-    rooms = ["language", *(["projector"] * (params.projector == "lora")), *vision]
-    adapters = params.lora_rank * sum(sum(shape) for room in rooms for shape in shapes.matrices(room).values())
-    return adapters + sum(count(shapes.part(room).values()) for room in whole)
+        return sum(count(shapes.part(part).values()) for part in ["language", *whole, *vision])
+    parts = ["language", *(["projector"] * (params.projector == "lora")), *vision]
+    adapters = params.lora_rank * sum(sum(shape) for part in parts for shape in shapes.matrices(part).values())
+    return adapters + sum(count(shapes.part(part).values()) for part in whole)
 
 
 def memory(shapes: Shapes, params: TrainParams, rows: Sequence[Row], *, checkpointing: bool) -> dict[str, int]:
-    """Return bytes by purpose at the heaviest batch, on each device; what CUDA and the libraries take is not counted.
+    """Return bytes by purpose for the largest batch on each device, without those of CUDA and the libraries.
 
-    Gradients and AdamW's two moments are of the trained weights' type, where ZeRO does not divide them: 32-bit for
-    LoRA, the model's for full training.
+    Without ZeRO, gradients and AdamW's two moments have the trained weights' type: 32-bit for LoRA, the model's for
+    full training.
     """
     width = BYTES[params.dtype]
     trained, whole = trainable(shapes, params), count(shapes.tensors.values())
     added = trained if params.tuner == "lora" else 0
     if params.sharding == "none":
-        own = FULL if params.tuner == "lora" else width
+        own = FP32 if params.tuner == "lora" else width
         state = {"weights": whole * width + added * own, "gradients": trained * own, "optimizer": 2 * trained * own}
     else:
         state = _divided(params, whole + added, trained)
     heaviest = sorted(rows, key=lambda row: row.tokens)[-params.batch_size :]
-    found = {
+    purposes = {
         **state,
         "activations": activations(shapes, params, heaviest, checkpointing=checkpointing),
         "loss": _loss(shapes, width, heaviest),
     }
-    return {**found, "total": sum(found.values())}
+    return {**purposes, "total": sum(purposes.values())}
 
 
 def _divided(params: TrainParams, whole: int, trained: int) -> dict[str, int]:
-    """Return bytes of weights, gradients and AdamW's moments that one of several GPUs holds under ZeRO.
+    """Return bytes of weights, gradients and AdamW's moments on one of several GPUs under ZeRO.
 
-    DeepSpeed makes all weights of the model's type and keeps a 32-bit copy of the trained ones beside the moments.
-    Stage 3 gathers weights for a while as they are needed: at most so many as ms-swift's settings let live.
+    DeepSpeed casts all weights to the model's type and keeps a 32-bit copy of the trained ones beside the moments.
+    Stage 3 gathers weights while they are needed, at most ms-swift's ``stage3_max_live_parameters``.
     """
     width, parts = BYTES[params.dtype], params.gpus
-    state = {"gradients": -(-trained * width // parts), "optimizer": -(-3 * trained * FULL // parts)}
+    state = {"gradients": -(-trained * width // parts), "optimizer": -(-3 * trained * FP32 // parts)}
     if params.sharding == "zero2":
         return {"weights": whole * width, **state}
     return {"weights": -(-whole * width // parts), "gathered": min(whole, _LIVE) * width, **state}
 
 
 def activations(shapes: Shapes, params: TrainParams, batch: Sequence[Row], *, checkpointing: bool) -> int:
-    """Return the bytes torch keeps of a batch for the backward pass; rows are padded to the longest.
+    """Return the bytes of a batch that torch keeps for the backward pass; rows are padded to the longest.
 
-    With checkpointing only each layer's input is kept, and one layer in full while it is computed again.
+    With checkpointing only each layer's input is kept, and one layer in full while it is recomputed.
     """
     text, width = shapes.text, BYTES[params.dtype]
     hidden, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
     inner, query = int(text["intermediate_size"]), shapes.query_width
     tokens = len(batch) * max(row.tokens for row in batch)
-    # both norms' inputs in 32 bits and results; queries, keys, values and the answer of attention, keys and values
-    # repeated for every head, once more for the output layer; the gate, its activation, what it gates, the product
-    layer = 2 * hidden * FULL + 2 * hidden * width + 5 * query * width + 4 * inner * width
+    # inputs (32 bits) and results of both norms; queries, keys, values and output of attention, keys and values
+    # repeated for every head, once more for the output layer; the gate, its activation, the gated values, the product
+    layer = 2 * hidden * FP32 + 2 * hidden * width + 5 * query * width + 4 * inner * width
     if params.tuner == "lora":
-        # what goes into LoRA's own layers: behind dropout, with a mask of bytes, or a 32-bit copy of fewer bits
+        # inputs of the LoRA layers: after dropout with a mask of bytes, or a 32-bit copy of a narrower type
         inputs = sum(shape[1] for name, shape in shapes.matrices("language").items() if ".layers.0." in name)
         outputs = sum(1 for name in shapes.matrices("language") if ".layers.0." in name) * params.lora_rank
-        copied = FULL + 1 if params.lora_dropout else FULL if width < FULL else 0
-        layer += inputs * copied + outputs * FULL
+        copied = FP32 + 1 if params.lora_dropout else FP32 if width < FP32 else 0
+        layer += inputs * copied + outputs * FP32
     kept = tokens * (hidden * width * layers + layer if checkpointing else layer * layers)
-    return kept + _seen(shapes, params, batch, width)
+    return kept + _vision(shapes, params, batch, width)
 
 
-def _seen(shapes: Shapes, params: TrainParams, batch: Sequence[Row], width: int) -> int:
-    """Return what is kept of the frames: the projector's inputs, and the tower's layers where the tower is trained."""
+def _vision(shapes: Shapes, params: TrainParams, batch: Sequence[Row], width: int) -> int:
+    """Return bytes kept of the frames: the projector's inputs, and the vision encoder's layers if it is trained."""
     frames = sum(row.frames for row in batch)
     projector = shapes.matrices("projector")
     kept = frames * shapes.tokens_per_frame * sum(sum(shape) for shape in projector.values()) * width
     if params.train_vision:
         vision = shapes.vision
         hidden, inner = int(vision["hidden_size"]), int(vision["intermediate_size"])
-        layer = 2 * hidden * FULL + 7 * hidden * width + 2 * inner * width
+        layer = 2 * hidden * FP32 + 7 * hidden * width + 2 * inner * width
         kept += frames * shapes.patches * layer * int(vision["num_hidden_layers"])
     return kept
 
 
 def _loss(shapes: Shapes, width: int, batch: Sequence[Row]) -> int:
-    """Return bytes of the logits (themselves, in 32 bits, their logarithms, their gradient) of a batch.
+    """Return bytes of a batch's logits: themselves, in 32 bits, their logarithms and gradient.
 
-    They are computed from the first answer on: prompts are padded on the right, so answers do not line up.
+    They are computed from the first answer on: prompts are padded on the right, so answers are not aligned.
     """
     longest = max(row.tokens for row in batch)
     suffix = longest - min(row.tokens - row.answer for row in batch) + 1
-    copies = 3 * FULL if width == FULL else 3 * FULL + 2 * width
+    copies = 3 * FP32 if width == FP32 else 3 * FP32 + 2 * width
     return len(batch) * suffix * int(shapes.text["vocab_size"]) * copies
 
 
 def flops(shapes: Shapes, params: TrainParams, rows: Sequence[Row]) -> int:
-    """Return the floating-point operations of one epoch that the model needs, recomputation for checkpointing aside.
+    """Return the floating-point operations of one epoch, without the recomputation of checkpointing.
 
-    Forward costs 2 a weight and token, and so does the backward pass to each layer's input and to each trained weight
-    (Kaplan et al., arXiv 2001.08361); a frozen tower has no backward pass. Attention counts the half below the
-    diagonal in the language model and all of it in the tower.
+    The forward pass takes 2 per weight and token, and so does the backward pass to each layer's input and to each
+    trained weight (Kaplan et al., arXiv 2001.08361); a frozen vision encoder has no backward pass. Attention counts
+    the half below the diagonal in the language model and all of it in the vision encoder.
     """
     text, vision = shapes.text, shapes.vision
-    language, projector, tower = (count(shapes.matrices(r).values()) for r in ("language", "projector", "vision"))
-    learns = 3 if params.tuner == "full" else 2
+    language, projector, encoder = (count(shapes.matrices(part).values()) for part in PARTS)
+    passes = 3 if params.tuner == "full" else 2
     adapters = 0 if params.tuner == "full" else 6 * trainable(shapes, params)
     heads = 2 * shapes.query_width * int(text["num_hidden_layers"])
     head = 2 * int(text["hidden_size"]) * int(text["vocab_size"])
-    patch = 2 * (tower + shapes.patch_weights) + 4 * shapes.patches * int(vision["hidden_size"]) * int(
+    patch = 2 * (encoder + shapes.patch_weights) + 4 * shapes.patches * int(vision["hidden_size"]) * int(
         vision["num_hidden_layers"]
     )
     total = 0
     for row in rows:
         total += (
-            row.tokens * (2 * language * learns + adapters) + 3 * heads * row.tokens**2 + row.answer * head * learns
+            row.tokens * (2 * language * passes + adapters) + 3 * heads * row.tokens**2 + row.answer * head * passes
         )
-        total += row.frames * shapes.tokens_per_frame * 2 * projector * (2 if params.projector == "frozen" else learns)
-        total += row.frames * shapes.patches * patch * (learns if params.train_vision else 1)
+        total += row.frames * shapes.tokens_per_frame * 2 * projector * (2 if params.projector == "frozen" else passes)
+        total += row.frames * shapes.patches * patch * (passes if params.train_vision else 1)
     return total
 
 
 def plan(shapes: Shapes, params: TrainParams, rows: Sequence[Row], *, checkpointing: bool = False) -> dict[str, Any]:
     """Return the whole estimate as JSON-like values: parameters, data, memory in bytes, floating-point operations."""
-    parts = {room: count(shapes.part(room).values()) for room in ("vision", "projector", "language")}
+    parts = {part: count(shapes.part(part).values()) for part in reversed(PARTS)}
     tokens = sum(row.tokens for row in rows)
-    kept = {name: memory(shapes, params, rows, checkpointing=on) for name, on in (("without", False), ("with", True))}
+    by_checkpointing = {on: memory(shapes, params, rows, checkpointing=on) for on in (False, True)}
     return {
         "parameters": {**parts, "all": sum(parts.values()), "trained": trainable(shapes, params)},
         "rows": len(rows),
@@ -169,19 +170,16 @@ def plan(shapes: Shapes, params: TrainParams, rows: Sequence[Row], *, checkpoint
         "tokens": round(tokens * params.epochs),
         "longest_row": max(row.tokens for row in rows),
         "steps": steps_of(len(rows), params),
-        "memory": kept["with" if checkpointing else "without"],
-        "memory_with_checkpointing": kept["with"]["total"],
-        "memory_without_checkpointing": kept["without"]["total"],
+        "memory": by_checkpointing[checkpointing],
+        "memory_with_checkpointing": by_checkpointing[True]["total"],
+        "memory_without_checkpointing": by_checkpointing[False]["total"],
         "flops": round(flops(shapes, params, rows) * params.epochs),
     }
 
 
-_HEADER_LIMIT: Final = 100_000_000  # bytes; safetensors' own limit
-
-
 @dataclass(frozen=True)
 class Shapes:
-    """A native InternVL's tensors by name, its text model's sizes, and how many patches its tower sees in a frame."""
+    """The shapes of a native InternVL's tensors by name, and the configs of its text and vision models."""
 
     tensors: dict[str, tuple[int, ...]]
     text: dict[str, Any]
@@ -196,54 +194,55 @@ class Shapes:
 
     @property
     def query_width(self) -> int:
-        """Width of a token's queries, all heads together; the keys' is this times ``kv_share``."""
+        """Width of a token's queries, all heads together."""
         heads = int(self.text["num_attention_heads"])
         return heads * int(self.text.get("head_dim") or int(self.text["hidden_size"]) // heads)
 
-    def part(self, room: str) -> dict[str, tuple[int, ...]]:
+    def part(self, part: str) -> dict[str, tuple[int, ...]]:
         """Return the tensors of ``vision``, ``projector`` or ``language``."""
-        return {name: shape for name, shape in self.tensors.items() if _room(name) == room}
+        return {name: shape for name, shape in self.tensors.items() if _part_of(name) == part}
 
-    def matrices(self, room: str) -> dict[str, tuple[int, ...]]:
-        """Return the weights that multiply every token of a part: its linear layers, embedding and head aside."""
-        aside = ("embed_tokens", "lm_head", "embeddings.")
-        found = self.part(room).items()
-        return {n: s for n, s in found if n.endswith(".weight") and len(s) == 2 and not any(a in n for a in aside)}
+    def matrices(self, part: str) -> dict[str, tuple[int, ...]]:
+        """Return the weights of a part's linear layers, without embedding and head."""
+        excluded = ("embed_tokens", "lm_head", "embeddings.")
+        return {
+            name: shape
+            for name, shape in self.part(part).items()
+            if name.endswith(".weight") and len(shape) == 2 and not any(word in name for word in excluded)
+        }
 
     @property
     def patch_weights(self) -> int:
-        """Numbers in the convolution that every patch of a frame goes through first."""
+        """Weights of the convolution that embeds the patches."""
         return count(shape for shape in self.part("vision").values() if len(shape) == 4)
 
 
 def count(shapes: Iterable[tuple[int, ...]]) -> int:
-    """Return how many numbers tensors of these shapes hold."""
+    """Return the number of elements of tensors of these shapes."""
     return sum(math.prod(shape) for shape in shapes)
 
 
 def read_shapes(folder: Path) -> Shapes:
-    """Read the shapes of a model folder; raise UserError for a file that is cut off or no safetensors."""
+    """Read the shapes of a model folder from the headers of its weights.
+
+    Raises:
+        UserError: a file is cut off or not safetensors.
+    """
+    from safetensors import SafetensorError, safe_open
+
     config = json.loads((folder / "config.json").read_text("utf-8"))
     tensors: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        header = _header(path)
-        tensors |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        try:
+            with safe_open(path, "np") as file:
+                tensors |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (not a dictionary)
+        except (SafetensorError, OSError) as error:
+            remedy = "copy or convert the model again"
+            raise UserError(f"not a whole safetensors file ({error})", place=str(path), remedy=remedy) from error
     return Shapes(tensors, config["text_config"], config["vision_config"], int(config["image_seq_length"]))
 
 
-def _header(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as handle:
-            (length,) = struct.unpack("<Q", handle.read(8))
-            if length > _HEADER_LIMIT:
-                raise ValueError(f"a header of {length} bytes")
-            return dict(json.loads(handle.read(length)))
-    except (ValueError, struct.error) as error:
-        remedy = "copy or convert the model again"
-        raise UserError(f"not a whole safetensors file ({error})", place=str(path), remedy=remedy) from error
-
-
-def _room(name: str) -> str:
+def _part_of(name: str) -> str:
     if "vision_tower" in name:
         return "vision"
     return "projector" if "multi_modal_projector" in name else "language"

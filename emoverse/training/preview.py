@@ -20,7 +20,7 @@ from emoverse.training.estimate import Row, plan, read_shapes
 from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
 
 LIKELY: Final = 0.4
-"""Share of a device's own matmul rate that training a large model reaches; a tiny one on a CPU stays below it."""
+"""Share of a device's matmul rate that training a large model reaches; a tiny one on a CPU stays below it."""
 _SAMPLE: Final = 16  # rows read to time the frames
 _UNITS: Final = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 
@@ -28,38 +28,46 @@ _UNITS: Final = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"))
 def preview(
     stage: str, model: Path, amt: Path, validated: Sequence[Path], params: TrainParams, rate: float | None = None
 ) -> dict[str, Any]:
-    """Return `estimate.plan` of a stage with the time it would take, in seconds, and what this device offers.
+    """Return `estimate.plan` of a stage with the expected time in seconds and the device.
 
-    ``rate`` is the device's floating-point operations a second; without it a short matmul measures them here. Raises
-    UserError for whatever would make the training itself refuse its input.
+    Args:
+        stage: ``stage1`` or ``stage2``.
+        model: output of base-model or of a stage.
+        amt: output of build-amt.
+        validated: outputs of validate.
+        params: the stage's parameters.
+        rate: the device's floating-point operations a second; None measures a matmul here.
+
+    Raises:
+        UserError: the training itself would refuse its input.
     """
-    for folder, step in ((model, ""), (amt, "build-amt"), *((one, "validate") for one in validated)):
+    for folder, step in ((model, ""), (amt, "build-amt"), *((folder, "validate") for folder in validated)):
         read_manifest(folder, made_by=step)
     weights = model / "model"
     check_model_folder(weights)
     check_device(params)
     rows, frames = read_rows(amt / f"{stage}.jsonl"), FrameStore(validated)
     check_media(rows, frames)
-    shown = frames_of_a_video(rows, frames)
-    lengths = check_lengths(rows, weights, shown, params.max_length)
+    n_frames = frames_of_a_video(rows, frames)
+    lengths = check_lengths(rows, weights, n_frames, params.max_length)
     encoder = Encoder(weights, settings_of_model(weights))
     answers = [len(encoder.answer_ids(row["messages"][-1]["content"])) for row in rows]
     costs = [
-        Row(length, answer, shown if row["videos"] else 1)
+        Row(length, answer, n_frames if row["videos"] else 1)
         for row, length, answer in zip(rows, lengths, answers, strict=True)
     ]
-    found = plan(read_shapes(weights), params, costs, checkpointing=params.gradient_checkpointing)
+    estimate = plan(read_shapes(weights), params, costs, checkpointing=params.gradient_checkpointing)
     measured, device, memory = _device(params.dtype)
     speed = rate or measured
-    read = _seconds_a_row(rows, frames, encoder)
+    reading = _seconds_per_row(rows, frames, encoder)
     return {
         "stage": stage,
-        **found,
+        **estimate,
         "device": {"name": device, "memory": memory, "flops_a_second": speed, "measured": rate is None},
         "seconds": {
-            "at_full_rate": found["flops"] / speed,
-            "likely": found["flops"] / (LIKELY * speed),
-            "reading_frames": read * len(rows) * params.epochs,
+            "at_full_rate": estimate["flops"] / speed,
+            "likely": estimate["flops"] / (LIKELY * speed),
+            "reading_frames": reading * len(rows) * params.epochs,
         },
     }
 
@@ -83,36 +91,37 @@ def _device(dtype: str) -> tuple[float, str, int]:
     return 2 * side**3 / best, f"CPU, {torch.get_num_threads()} threads", memory
 
 
-def _seconds_a_row(rows: Sequence[Mapping[str, Any]], frames: FrameStore, encoder: Encoder) -> float:
-    some = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
+def _seconds_per_row(rows: Sequence[Mapping[str, Any]], frames: FrameStore, encoder: Encoder) -> float:
+    sample = rows[:: max(1, len(rows) // _SAMPLE)][:_SAMPLE]
     began = time.perf_counter()
-    for row in some:
+    for row in sample:
         encoder.pixels(frames[(*row["videos"], *row["images"])[0]])
-    return (time.perf_counter() - began) / len(some)
+    return (time.perf_counter() - began) / len(sample)
 
 
-def table(found: Mapping[str, Any], budget: Mapping[str, Any]) -> str:
-    """Write a preview for a person; ``budget`` is `emoverse.prompt.budget.token_budget`'s of the same stage."""
-    parameters, memory, device, seconds = (found[key] for key in ("parameters", "memory", "device", "seconds"))
+def table(preview: Mapping[str, Any], budget: Mapping[str, Any]) -> str:
+    """Return a preview as text; ``budget`` is `emoverse.prompt.budget.token_budget` of the same stage."""
+    parameters, memory, device, seconds = (preview[key] for key in ("parameters", "memory", "device", "seconds"))
     parts = ", ".join(f"{name} {parameters[name]:,}" for name in ("vision", "projector", "language"))
     purposes = ", ".join(f"{name} {_bytes(value)}" for name, value in memory.items() if name != "total")
-    source = "a matmul measured here" if device["measured"] else "as given"
+    source = "measured by a matmul" if device["measured"] else "as given"
     lines = [
-        f"{found['stage']}: what it would take; nothing was trained",
-        f"  model    {parameters['all']:,} parameters ({parts}); {parameters['trained']:,} are trained",
-        f"  data     {found['rows']:,} rows, {found['frames']:,} frames, {found['tokens_an_epoch']:,} tokens an epoch",
-        f"  steps    {found['steps']:,}, over {found['tokens']:,} tokens",
+        f"{preview['stage']}: estimate; nothing was trained",
+        f"  model    {parameters['all']:,} parameters ({parts}); {parameters['trained']:,} trained",
+        f"  data     {preview['rows']:,} rows, {preview['frames']:,} frames, "
+        f"{preview['tokens_an_epoch']:,} tokens an epoch",
+        f"  steps    {preview['steps']:,}, over {preview['tokens']:,} tokens",
         f"  memory   {_bytes(memory['total'])} at the heaviest batch: {purposes}",
-        f"           {_bytes(found['memory_with_checkpointing'])} with gradient checkpointing; "
-        "CUDA and the libraries take about 1 GiB more",
+        f"           {_bytes(preview['memory_with_checkpointing'])} with gradient checkpointing; "
+        "CUDA and the libraries need about 1 GiB more",
         f"  device   {device['name']}, {_bytes(device['memory'])}, {_flops(device['flops_a_second'])}/s ({source})",
-        f"  time     {_flops(found['flops'])}: {_time(seconds['at_full_rate'])} at that rate, "
+        f"  time     {_flops(preview['flops'])}: {_time(seconds['at_full_rate'])} at that rate, "
         f"{_time(seconds['likely'])} at {100 * LIKELY:.0f} % of it",
         f"           frames: {_time(seconds['reading_frames'])} of one core",
         f"  {'task':8} {'rows':>8} {'median':>8} {'longest':>8} {'above ' + str(budget['max_length']):>12}  tokens",
     ]
-    for name, one in budget["tasks"].items():
-        lines.append(f"  {name:8} {one['rows']:8,} {one['median']:8.0f} {one['longest']:8,} {one['over']:12,}")
+    for name, row in budget["tasks"].items():
+        lines.append(f"  {name:8} {row['rows']:8,} {row['median']:8.0f} {row['longest']:8,} {row['over']:12,}")
     return "\n".join(lines)
 
 
@@ -132,9 +141,9 @@ def _time(seconds: float) -> str:
 
 
 def check_device(params: TrainParams) -> None:
-    """Raise UserError when there are fewer GPUs than ``gpus`` says, or a package that the parameters need is missing.
+    """Raise UserError if there are fewer GPUs than ``gpus``, or a package that the parameters need is missing.
 
-    Where there is no GPU at all, several processes may share the CPU.
+    Without any GPU several processes may share the CPU.
     """
     if params.sharding != "none" and find_spec("deepspeed") is None:
         problem = f"sharding is {params.sharding}, which needs the package deepspeed"
@@ -143,20 +152,20 @@ def check_device(params: TrainParams) -> None:
             place="params.yaml",
             remedy="install it (`pip install 'emoverse[deepspeed]'`), or set train.sharding to none",
         )
-    import torch  # takes seconds: first what refuses an input without it
+    import torch  # takes seconds: after the checks that do without it
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus and gpus < params.gpus:
         problem = f"gpus is {params.gpus}, this machine has {gpus}"
-        raise UserError(problem, place="params.yaml", remedy="set train.gpus to what there is")
+        raise UserError(problem, place="params.yaml", remedy=f"set train.gpus to {gpus}")
     if params.attention == "flash_attention_2":
-        lacks = {
-            "a GPU": not gpus,
-            "the package flash-attn": find_spec("flash_attn") is None,
-            "dtype bfloat16 or float16": params.dtype == "float32",
+        requirements = {
+            "a GPU": bool(gpus),
+            "the package flash-attn": find_spec("flash_attn") is not None,
+            "dtype bfloat16 or float16": params.dtype != "float32",
         }
-        if lacking := [name for name, is_so in lacks.items() if is_so]:
-            problem = f"attention is flash_attention_2, which needs {' and '.join(lacking)}"
+        if missing := [name for name, met in requirements.items() if not met]:
+            problem = f"attention is flash_attention_2, which needs {' and '.join(missing)}"
             raise UserError(
                 problem, place="params.yaml", remedy="set train.attention to auto: it is taken where it runs"
             )

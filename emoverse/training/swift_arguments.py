@@ -8,7 +8,6 @@ from pathlib import Path
 from emoverse.config import TrainParams
 from emoverse.training.swift_template import NAME
 
-# Paper, figure of the architecture: the visual encoder is frozen; the projector and LoRA in the LLM are trained.
 _FIXED = {
     "model_type": "internvl",
     "template": NAME,
@@ -29,6 +28,7 @@ _FIXED = {
     "save_total_limit": "2",
     "eval_strategy": "no",
     "load_args": "false",
+    "disable_tqdm": "true",
     "logging_first_step": "true",
 }
 
@@ -46,8 +46,18 @@ def swift_arguments(
 ) -> list[str]:
     """Return the command line of ``swift sft`` for these parameters.
 
-    ``resume`` is a complete checkpoint to go on from, or None; ``adapter`` an adapter of the model to train further, or
-    None. On a CPU ms-swift is told so; elsewhere it takes the device it finds.
+    By default (the paper's architecture figure) the vision encoder is frozen; the projector and LoRA in the language
+    model are trained.
+
+    Args:
+        params: the stage's parameters.
+        model: the model folder.
+        dataset: a name only; the rows are given in memory.
+        output: folder for checkpoints.
+        resume: a complete checkpoint to resume from, or None.
+        log_every: steps between two entries of the log.
+        cpu: run on the CPU; otherwise ms-swift takes the device it finds.
+        adapter: an adapter of the model to train further, or None.
     """
     flags: dict[str, object] = {
         **_FIXED,
@@ -55,7 +65,7 @@ def swift_arguments(
         "dataset": dataset,
         "output_dir": output,
         "torch_dtype": params.dtype,
-        "fp16": str(params.dtype == "float16").lower(),  # left alone, ms-swift computes in it for float32, too
+        "fp16": str(params.dtype == "float16").lower(),  # by default ms-swift computes in fp16 for float32, too
         "bf16": str(params.dtype == "bfloat16").lower(),
         "tuner_type": params.tuner,
         "freeze_llm": "false",
@@ -63,7 +73,7 @@ def swift_arguments(
         "freeze_aligner": str(not _in_adapter(params)).lower(),
         "attn_impl": attention(params, cpu=cpu),
         "gradient_checkpointing": str(params.gradient_checkpointing).lower(),
-        "group_by_length": str(params.group_by_length).lower(),  # as batches.py does it
+        "group_by_length": str(params.group_by_length).lower(),  # by LengthBatches
         "dataloader_num_workers": params.workers,
         "seed": params.seed,
         "data_seed": params.seed,
@@ -95,15 +105,15 @@ def swift_arguments(
         flags["adapters"] = adapter
     if resume is not None:
         flags["resume_from_checkpoint"] = resume
-    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    return [argument for name, value in flags.items() for argument in (f"--{name}", str(value))]
 
 
 def attention(params: TrainParams, *, cpu: bool) -> str:
-    """Return the attention to use: what the parameters say, and for ``auto`` flash attention where it can run."""
+    """Return the attention implementation; ``auto`` is flash attention where it can run, else sdpa."""
     if params.attention != "auto":
         return params.attention
-    able = not cpu and params.dtype != "float32" and find_spec("flash_attn") is not None
-    return "flash_attention_2" if able else "sdpa"
+    available = not cpu and params.dtype != "float32" and find_spec("flash_attn") is not None
+    return "flash_attention_2" if available else "sdpa"
 
 
 def _in_adapter(params: TrainParams) -> bool:

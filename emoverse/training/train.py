@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.artifacts.digests import code_digest
 from emoverse.artifacts.manifest import open_source, publish, write_json
+from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TrainParams, plain
 from emoverse.errors import UserError
 from emoverse.media.frames import FrameStore
 from emoverse.models.model_folder import check_model_folder
-from emoverse.registry import CODE
 from emoverse.training.adapters import adapter_base, write_model
 from emoverse.training.checkpoints import fingerprint_of, libraries_of, scratch_folder
-from emoverse.training.distributed import train_on_ranks
+from emoverse.training.launch import train_on_ranks
 from emoverse.training.preview import check_device
 from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
+from emoverse.training.trainer import train_rows
 
 _SHOWN: Final = 5
 
@@ -35,13 +35,25 @@ def train(
     tensorboard: Path | None = None,
     base: Path | None = None,
 ) -> None:
-    """Train ``stage1`` or ``stage2`` of ``amt`` on the model of the step folder ``model``; publish ``out``.
+    """Train one stage and publish its model.
 
-    ``validated`` are the folders the rows' frames lie in. Every row is checked before training starts; unfinished
-    training stays in a scratch folder and the next run goes on from there. ``tensorboard`` is a folder for event files,
-    below which each stage has its own. With ``params.start`` adapter, ``model`` is a stage trained on the base model
-    ``base``, and its adapter is trained further. Raises UserError for bad rows, a model folder with code or pickles,
-    an adapter that does not fit, a loss that is not finite; PreemptedError after SIGTERM.
+    Every row is checked before training starts. Unfinished training stays in a scratch folder; the next run resumes
+    it.
+
+    Args:
+        stage: ``stage1`` or ``stage2``.
+        model: output of base-model or of a stage.
+        amt: output of build-amt.
+        validated: outputs of validate with the frames.
+        out: folder to publish.
+        params: the stage's parameters.
+        tensorboard: folder for event files, one subfolder per stage, or None.
+        base: the base model; with ``params.start`` adapter, the adapter of ``model`` is trained further on it.
+
+    Raises:
+        UserError: bad rows, a model folder with code or pickles, an adapter that does not fit, a loss that is not
+            finite.
+        PreemptedError: SIGTERM; a checkpoint is saved.
     """
     inputs = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
     adapter = None
@@ -59,39 +71,36 @@ def train(
     lengths = check_lengths(rows, weights, frames_of_a_video(rows, frames), params.max_length)
     settings = {**plain(params), "stage": stage}
     digests = {name: source.digest for name, source in inputs.items()}
-    scratch = scratch_folder(fingerprint_of(settings, digests, code_digest(CODE["train"]), libraries_of(params)))
-    with publish(out, step="train", name=stage, params=settings, inputs=inputs, code=CODE["train"],
+    scratch = scratch_folder(fingerprint_of(settings, digests, code_digest("train"), libraries_of(params)))
+    with publish(out, step="train", name=stage, params=settings, inputs=inputs,
                  libraries=libraries_of(params)) as draft:  # fmt: skip
-        from emoverse.training.trainer import train_rows
-
-        events = tensorboard and tensorboard / stage
+        settings_of_run = (params, scratch, stage, tensorboard and tensorboard / stage, adapter)
         if params.gpus > 1:
-            places = (weights, validated, params, scratch, stage, events, adapter)
-            done = train_on_ranks(rows, lengths, *places)
+            result = train_on_ranks(rows, lengths, weights, validated, *settings_of_run)
         else:
-            done = train_rows(rows, lengths, weights, frames, params, scratch, stage, events, adapter)
-        write_model(weights, done.checkpoint, params, draft.path / "model", draft.path / "adapter")
+            result = train_rows(rows, lengths, weights, frames, *settings_of_run)
+        write_model(weights, result.checkpoint, params, draft.path / "model", draft.path / "adapter")
         with (draft.path / "log.jsonl").open("w", encoding="utf-8") as log:
-            log.writelines(json.dumps(entry, sort_keys=True) + "\n" for entry in done.log)
-        dropped = _account(rows, done.seen, params, draft.path / "rows.json")
+            log.writelines(json.dumps(entry, sort_keys=True) + "\n" for entry in result.log)
+        dropped = _account(rows, result.seen, params, draft.path / "rows.json")
         draft.count(rows_in=len(rows), rows_out=len(rows) - len(dropped), dropped={"epochs-below-one": len(dropped)})
         draft.seeds = {"train": params.seed}
-        draft.run = {"training": done.speed}
-        draft.facts = {"steps": done.steps, "longest_row": max(lengths), "final_loss": done.log[-1]["loss"]}
+        draft.run = {"training": result.speed}
+        draft.facts = {"steps": result.steps, "longest_row": max(lengths), "final_loss": result.log[-1]["loss"]}
     shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _account(rows: Sequence[dict[str, Any]], seen: Mapping[str, int], params: TrainParams, path: Path) -> list[str]:
-    """Write how often each row was trained; return the rows that never were, which only a part of an epoch excuses.
+    """Write how often each row was trained; return the rows that never were, as with less than one epoch.
 
-    Raises UserError naming rows that were trained more or less often than the epochs say, as when the trainer puts one
-    row in another's place.
+    Raises:
+        UserError: rows were trained more or less often than once an epoch, as when the trainer replaces a row.
     """
     ids = [row["channel"] for row in rows]
-    if strange := sorted(set(seen) - set(ids)):
-        raise ValueError(f"the trainer saw rows that are not in the stage: {strange[:5]}")
-    fewest, most = math.floor(params.epochs), math.ceil(params.epochs)
-    wrong = {name: seen.get(name, 0) for name in ids if not fewest <= seen.get(name, 0) <= most}
+    if unknown := sorted(set(seen) - set(ids)):
+        raise ValueError(f"the trainer saw rows that are not in the stage: {unknown[:_SHOWN]}")
+    least, most = math.floor(params.epochs), math.ceil(params.epochs)
+    wrong = {name: seen.get(name, 0) for name in ids if not least <= seen.get(name, 0) <= most}
     if wrong:
         shown = ", ".join(f"{name} {count} times" for name, count in list(wrong.items())[:_SHOWN])
         problem = f"{len(wrong)} of {len(ids)} rows were not trained once an epoch: {shown}"

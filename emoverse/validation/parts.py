@@ -12,19 +12,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
-from emoverse.artifacts.digests import code_digest, digest_of_pairs, digest_of_value, files_below, sha256_and_md5
+from emoverse.artifacts.digests import digest_of_pairs, digest_of_value, files_below, sha256_and_md5
 from emoverse.artifacts.manifest import Source, open_source, publish, raw_source, write_json
+from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import MediaParams, ValidationParams, plain
-from emoverse.corpora import reader
+from emoverse.corpora import get_corpus
 from emoverse.corpora.base import Reading
 from emoverse.errors import UserError
 from emoverse.media.action_units import measurer
 from emoverse.media.extract import extract, join
 from emoverse.media.frames import FOLDER
 from emoverse.media.workers import Task
-from emoverse.registry import CODE
 from emoverse.validation.plan import Plan, make_plan
-from emoverse.validation.validate import LIBRARIES, conclude, fingerprint_of, named_if_full, publishing, scratch_of
+from emoverse.validation.validate import conclude, fingerprint_of, named_if_full, publishing, scratch_of
 
 STEP: Final = "validate --part"  # as a manifest names it, and as a message tells what to run
 FILES: Final = "files.json"
@@ -50,7 +50,7 @@ def validate_part(
         raise UserError(
             f"there is no part {part} of {parts}", place="--part", remedy=f"give 1/{parts} to {parts}/{parts}"
         )
-    reader(corpus)
+    get_corpus(corpus)
     measuring = measurer(action_units)
     if not raw.is_dir():
         remedy = "run `dvc pull`, or set its root in params.yaml"
@@ -64,8 +64,7 @@ def validate_part(
     scratch = scratch_of(out)
     with (
         publish(
-            out, step=STEP, name=corpus, params=settings, inputs={"raw": source}, code=CODE["validate"],
-            libraries=LIBRARIES,
+            out, step=STEP, name=corpus, params=settings, inputs={"raw": source}, code_of="validate",
         ) as draft,
         named_if_full(out, scratch, len(tasks)),
     ):  # fmt: skip
@@ -87,7 +86,7 @@ def join_parts(
     Reads the annotations in ``raw`` and lists its files, but opens no clip. Raises UserError for a part that is
     missing, given twice, or made from other files, parameters or code; and as ``validate`` does for too many bad rows.
     """
-    reader(corpus)
+    get_corpus(corpus)
     sources = _in_order(corpus, [open_source(part, made_by=STEP) for part in parts], media)
     plan = make_plan(corpus, raw, media)
     pairs = _pairs(sources, plan, raw)
@@ -119,7 +118,7 @@ def _digest(reading: Reading) -> str:
 def _in_order(corpus: str, sources: Sequence[Source], media: MediaParams) -> list[Source]:
     """Return the parts from first to last; raise UserError when they are not all the parts of one pass."""
     ordered = sorted(sources, key=lambda s: int(s.manifest["params"]["part"]))
-    wanted = {"name": corpus, "media": plain(media), "code": code_digest(CODE["validate"])}
+    wanted = {"name": corpus, "media": plain(media), "code": code_digest("validate")}
     for number, source in enumerate(ordered, start=1):
         m = source.manifest
         part, parts = m["params"]["part"], m["params"]["parts"]

@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 from emoverse.config import MediaParams
-from emoverse.corpora import reader
+from emoverse.corpora import get_corpus
 from emoverse.corpora.base import Quarantined, Reading
 from emoverse.errors import UserError
 from emoverse.media.action_units import Measurer, table_of
@@ -41,7 +41,7 @@ def make_plan(corpus: str, raw: Path, media: MediaParams, measuring: Measurer | 
     if links := files.leaving():
         remedy = "put what it points to into the corpus; DVC's cache.type must be copy, reflink or hardlink"
         raise UserError("a link leads out of the corpus", place=", ".join(links), remedy=remedy)
-    reading = reader(corpus)(raw)
+    reading = get_corpus(corpus).read(raw)
     if not reading.rows:
         raise UserError("no annotated rows", place=str(raw), remedy="put the corpus's annotation files there")
     ledger = Ledger(reading, known_faults(corpus))

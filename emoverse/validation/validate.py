@@ -7,21 +7,19 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from emoverse.artifacts.digests import code_digest, digest_of_value
+from emoverse.artifacts.digests import digest_of_value
 from emoverse.artifacts.manifest import Draft, Source, open_raw, publish, write_json
+from emoverse.artifacts.source_digest import modules_digest
 from emoverse.config import MediaParams, ValidationParams, plain
-from emoverse.corpora import reader
+from emoverse.corpora import get_corpus
 from emoverse.errors import UserError
 from emoverse.media.action_units import measurer
 from emoverse.media.extract import JOURNAL, extract
 from emoverse.media.frames import FOLDER, SHARDS
-from emoverse.registry import CODE
 from emoverse.validation.plan import Ledger, Plan, make_plan
 from emoverse.validation.results import judge_clips, write_page, write_tables
-
-LIBRARIES: Final = ("av", "decord", "great_expectations", "numpy", "pillow", "pyarrow")
 
 
 class TooManyQuarantined(UserError):  # noqa: N818  (a count)
@@ -50,7 +48,7 @@ def validate(
     UserError is raised; ``out`` stays as it was.
     ``action_units`` says who measures clips without a table (``media.measure``); the manifest's facts record it.
     """
-    reader(corpus)
+    get_corpus(corpus)
     measuring = measurer(action_units)
     source = open_raw(raw, name=corpus)
     with publishing(corpus, out, source, media, params) as draft:
@@ -69,8 +67,7 @@ def publishing(corpus: str, out: Path, source: Source, media: MediaParams, param
     """Yield the draft of the step's output; the same for one machine and for parts that are joined."""
     settings = {"media": plain(media), "validation": plain(params)}
     with publish(
-        out, step="validate", name=corpus, params=settings, inputs={"raw": source}, code=CODE["validate"],
-        libraries=LIBRARIES,
+        out, step="validate", name=corpus, params=settings, inputs={"raw": source},
     ) as draft:  # fmt: skip
         yield draft
 
@@ -103,7 +100,7 @@ def conclude(
 def fingerprint_of(plan: Plan, source: Source, media: MediaParams, measured: Mapping[str, Any]) -> str:
     """Return what stands for all that the frames depend on, so that no run goes on with another's."""
     ids = [task.clip_id for task in plan.tasks]
-    return digest_of_value([source.digest, plain(media), code_digest(("media",)), ids, measured])
+    return digest_of_value([source.digest, plain(media), modules_digest(["emoverse.media.extract"]), ids, measured])
 
 
 def scratch_of(out: Path) -> Path:

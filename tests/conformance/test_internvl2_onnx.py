@@ -44,7 +44,7 @@ def test_the_graphs_give_the_originals_features_logits_and_greedy_tokens(exporte
     tiles = int((ids == image).sum()) // tokens
     mask, positions = prompt_mask(np.array([ids.shape[1]]), ids.shape[1])
     every = np.arange(ids.shape[1])
-    logits, past = onnx.decode(ids, onnx.join([features[:tiles]]), mask, positions, None, every)
+    logits, past = onnx.decode(ids, onnx.concatenate([features[:tiles]]), mask, positions, None, every)
     rows = ref["logits"].shape[-1]
     np.testing.assert_allclose(logits[0, :, :rows], ref["logits"][0][ref["mask"][0].astype(bool)], atol=1e-4)
 
@@ -63,6 +63,6 @@ def test_beyond_the_original_context_the_graphs_go_on_like_torch(exported: Any) 
     mask, positions = prompt_mask(np.array([12, 12]), 12)
     for start in (0, BEYOND[name]):
         both = [one.decode(ids, None, mask, positions + start, None, np.arange(12))[0] for one in backends]
-        one, other = (backend.numbers(found) for backend, found in zip(backends, both, strict=True))
+        one, other = (backend.to_numpy(found) for backend, found in zip(backends, both, strict=True))
         np.testing.assert_allclose(one, other, atol=2e-4)
         assert (one.argmax(-1) == other.argmax(-1)).all()

@@ -54,7 +54,7 @@ def validated(
     folder: Path, utterances: Sequence[Utterance], units: Mapping[str, Mapping[str, float]] | None = None
 ) -> Path:
     """Write a finished folder of ``validate`` that holds these utterances, and AU intensities (``AU01_r``) by id."""
-    with publish(folder, step="validate", params={}, inputs={}, code=()) as draft:
+    with publish(folder, step="validate", params={}, inputs={}) as draft:
         tables.write_utterances(draft.path / "utterances.parquet", sorted(utterances, key=lambda one: one.utterance_id))
         if units is not None:
             names = sorted({name for row in units.values() for name in row})

@@ -63,7 +63,7 @@ def _utterance(corpus: str, number: int, per_dialogue: int) -> Utterance:
 def make_validated(folder: Path, corpus: str, ids: Iterable[str]) -> Path:
     """Publish frames of noise for each id, as validate leaves them; ids in ascending order."""
     noise = np.random.default_rng(5)
-    with publish(folder, step="validate", name=corpus, params={"media": plain(MEDIA)}, inputs={}, code=()) as draft:
+    with publish(folder, step="validate", name=corpus, params={"media": plain(MEDIA)}, inputs={}) as draft:
         frames = draft.path / "frames"
         writer, rows = ShardWriter(frames), []
         for name in sorted(ids):
@@ -118,7 +118,7 @@ def rows_of(task: str, table: Sequence[Utterance]) -> list[dict[str, Any]]:
 
 def make_amt(folder: Path, sets: dict[str, list[dict[str, Any]]], stage_rows: Sequence[dict[str, Any]] = ()) -> Path:
     """Publish test files by name (``meld-mer``) and both stages with the same rows, as build-amt leaves them."""
-    with publish(folder, step="build-amt", params={}, inputs={}, code=()) as draft:
+    with publish(folder, step="build-amt", params={}, inputs={}, code_of="report") as draft:
         (draft.path / "test").mkdir()
         for name, rows in sets.items():
             write_rows(draft.path / "test" / f"{name}.jsonl", rows)
@@ -138,7 +138,7 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> Path:
 
 def make_model(folder: Path, seed: int = 1) -> Path:
     """Publish a tiny model with random weights, as base-model leaves it."""
-    with publish(folder, step="base-model", params={}, inputs={}, code=()) as draft:
+    with publish(folder, step="base-model", params={}, inputs={}, code_of="report") as draft:
         write_model(draft.path / "model", seed)
     return folder
 

@@ -1,7 +1,8 @@
 """Compute what the original InternVL computes, in plain torch, to compare converted models with.
 
 Written after the published modelling files (InternVLChatModel, InternVisionModel, InternLM2, InternLM3, Phi-3, and
-Qwen2, Qwen3, Qwen3-MoE and Llama of transformers); it shares no line with transformers or with the converter, and reads original weights.
+Qwen2, Qwen3, Qwen3-MoE and Llama of transformers); it shares no line with transformers or with the converter, and
+reads original weights.
 """
 
 import math

@@ -21,7 +21,7 @@ REPO = Path(__file__).resolve().parents[2]
 # What Python runs first in every process: a rank waits before the step that the file `hold` names, until it is gone.
 HELD = """
 import os, pathlib, sys, time
-if "emoverse.training.distributed" in sys.orig_argv:
+if "emoverse.training.launch" in sys.orig_argv:
     from swift.trainers import Seq2SeqTrainer
     step = Seq2SeqTrainer.training_step
     def held(self, *args, **kwargs):

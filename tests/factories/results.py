@@ -63,7 +63,9 @@ def make_results(root: Path, *, words: str = "", count: int = 24, detail: str = 
     two = _stage(root / "data/stage2", "train", {**sources, "model": open_source(one), "amt": open_source(amt)}, 60)
     inputs = {**sources, "model": open_source(two), "amt": open_source(amt)}
     scores = _scores(root / "data/scores", read_sets(amt), inputs)
-    with publish(root / "data/onnx", step="export", params={"precision": ["fp32"]}, inputs=inputs, code=()) as draft:
+    with publish(
+        root / "data/onnx", step="export", params={"precision": ["fp32"]}, inputs=inputs, code_of="report"
+    ) as draft:
         write_json(draft.path / "parity.json", {"fp32": PARITY})
     return Results(validated, amt, [base, one, two], scores, root / "data/onnx")
 
@@ -112,7 +114,7 @@ def _validated(root: Path, name: str, table: Sequence[Utterance], detail: str) -
 
 
 def _amt(out: Path, sets: dict[str, list[dict[str, object]]], sources: dict[str, Source]) -> Path:
-    with publish(out, step="build-amt", params={"seed": 7}, inputs=sources, code=()) as draft:
+    with publish(out, step="build-amt", params={"seed": 7}, inputs=sources, code_of="report") as draft:
         (draft.path / "test").mkdir()
         for name, rows in sets.items():
             write_rows(draft.path / "test" / f"{name}.jsonl", rows)
@@ -126,7 +128,7 @@ def _amt(out: Path, sets: dict[str, list[dict[str, object]]], sources: dict[str,
 
 def _stage(out: Path, step: str, inputs: dict[str, Source], steps: int, *, seed: int = 42) -> Path:
     params = {"seed": seed, "max_length": 4096} if steps else {"seed": seed}
-    with publish(out, step=step, name=out.name, params=params, inputs=inputs, code=()) as draft:
+    with publish(out, step=step, name=out.name, params=params, inputs=inputs) as draft:
         if not steps:
             write_model(draft.path / "model", seed)
         if steps:
@@ -140,12 +142,14 @@ def _stage(out: Path, step: str, inputs: dict[str, Source], steps: int, *, seed:
 
 
 def _scores(out: Path, sets: Sequence[EvaluationSet], inputs: dict[str, Source]) -> Path:
-    with publish(out, step="evaluate", params={"bootstrap": 50}, inputs=inputs, code=()) as draft:
+    with publish(out, step="evaluate", params={"bootstrap": 50}, inputs=inputs) as draft:
         measured = [measure(one, _replies(one), {"majority": 0.25}, EVALUATE) for one in sets]
         for folder in ("predictions", "plots"):
             (draft.path / folder).mkdir()
         for part in measured:
-            write_jsonl(draft.path / "predictions" / f"{part.one.name}.jsonl", prediction_rows(part.one, part.found))
+            write_jsonl(
+                draft.path / "predictions" / f"{part.test.name}.jsonl", prediction_rows(part.test, part.replies)
+            )
             write_plots(part, draft.path / "plots")
         write_json(draft.path / "metrics.json", metrics(measured))
         write_json(draft.path / "published.json", [])

@@ -68,9 +68,9 @@ def trainers_template(model: Path, frames: FrameStore) -> Any:
     from swift.model import get_model_processor
     from swift.template import get_template
 
-    from emoverse.training.swift_template import NAME, use_frames
+    from emoverse.training.swift_template import NAME, register
 
-    use_frames(frames)
+    register(frames)
     _, processor = get_model_processor(str(model), load_model=False, model_type="internvl", use_hf=True)
     template = get_template(processor, template_type=NAME, max_length=4096)
     template.set_mode("train")
@@ -82,7 +82,7 @@ def make_training(folder: Path, edit: Callable[[Rows], Any] = lambda rows: None,
     rows = stage_rows(count)
     ids = [row["utterance_id"] for row in rows]
     edit(rows)
-    with publish(folder / "amt", step="build-amt", params={}, inputs={}, code=()) as draft:
+    with publish(folder / "amt", step="build-amt", params={}, inputs={}, code_of="report") as draft:
         for stage in ("stage1", "stage2"):
             write_rows(draft.path / f"{stage}.jsonl", rows)
     return {

@@ -211,7 +211,7 @@ def test_a_quotation_mark_out_of_place_costs_its_own_row(tmp_path: Path) -> None
     assert [one.source for one in reading.utterances[:2]] == ["train_sent_emo.csv:2", "train_sent_emo.csv:4"]
     (one,) = reading.quarantined
     assert (one.source, one.reason) == ("train_sent_emo.csv:3", "bad-quote")
-    assert one.said(Path("x")).startswith("x/train_sent_emo.csv:3: not valid CSV: ")
+    assert one.message(Path("x")).startswith("x/train_sent_emo.csv:3: not valid CSV: ")
 
 
 def test_an_utterance_without_a_number_is_nobody_s_cause(tmp_path: Path) -> None:

@@ -153,8 +153,8 @@ def test_a_changed_corpus_is_not_mixed_with_what_a_killed_run_left(tmp_path: Pat
 def test_of_two_runs_in_one_place_the_second_says_who_is_there(tmp_path: Path) -> None:
     raw, out = make_meld(tmp_path / "MELD"), tmp_path / "out"
     params = load_params(REPO / "params.yaml")
-    with publish(out, step="validate", params={}, inputs={}, code=()) as draft:
-        with pytest.raises(UserError, match=rf"being made right now by .*process {os.getpid()}"):
+    with publish(out, step="validate", params={}, inputs={}) as draft:
+        with pytest.raises(UserError, match=rf"being written by .*process {os.getpid()}"):
             validate("meld", raw, out, params.media, params.validation, workers=1)
         (draft.path / "mine").write_text("undisturbed")
     assert (out / "mine").read_text() == "undisturbed"

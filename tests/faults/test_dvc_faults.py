@@ -1,4 +1,4 @@
-"""Fault 6: a cut-off dvc.lock, a missing and a changed object of DVC's cache are named, with the command that mends."""
+"""A cut-off or merged dvc.lock, a missing or changed object of DVC's cache: each is named with a remedy that works."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from dvc.repo import Repo
 
 from emoverse.artifacts.manifest import open_source, publish
-from emoverse.doctor import Finding, kept
+from emoverse.doctor import Finding, cache
 from emoverse.errors import UserError
 from tests.factories import remotes
 
@@ -37,7 +37,7 @@ def root(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def findings(*, deep: bool = False) -> list[Finding]:
-    return list(kept(Path(), deep=deep))
+    return list(cache(Path(), deep=deep))
 
 
 def object_with(root: Path, content: bytes) -> Path:
@@ -45,11 +45,11 @@ def object_with(root: Path, content: bytes) -> Path:
     return path
 
 
-def test_a_whole_cache_is_well(root: Path) -> None:
+def test_a_complete_cache_passes(root: Path) -> None:
     for deep in (False, True):
         (one,) = findings(deep=deep)
         assert one.ok
-        assert one.found.startswith("2 of 2 outputs are here and whole")
+        assert one.found.startswith("2 of 2 outputs are complete")
 
 
 @pytest.mark.parametrize("after", ["stag", "outs:\n    - path: out\n      ha", "md"])
@@ -58,7 +58,7 @@ def test_a_cut_off_lock_file_is_named_and_dvc_makes_nothing_twice(root: Path, af
     whole = lock.read_text("utf-8")
     lock.write_text(whole[: whole.rindex(after) + len(after)], "utf-8")
     (one,) = findings()
-    assert (one.check, one.state) == ("dvc.lock", "mend")
+    assert (one.check, one.state) == ("dvc.lock", "fail")
     assert "git checkout dvc.lock" in one.remedy
     lock.unlink()  # the other way that the remedy names
     with Repo(".") as repo:
@@ -70,7 +70,7 @@ def test_a_missing_object_is_named_with_its_command(root: Path) -> None:
     path = object_with(root, b"two")
     path.unlink()
     one = findings()[0]
-    assert one.state == "mend"
+    assert one.state == "fail"
     assert (
         f"1 objects of raw/MELD are missing or changed: b.csv ({path.parent.name}{path.name}) is missing" in one.found
     )
@@ -97,14 +97,14 @@ def test_a_cut_off_list_of_files_is_named_by_its_object(root: Path) -> None:
     assert one.remedy.startswith(f"remove files/md5/{path.parent.name}/{path.name} from DVC's cache and run `dvc fetch")
 
 
-def test_what_was_never_pulled_is_no_fault(root: Path) -> None:
+def test_what_was_never_pulled_is_not_a_failure(root: Path) -> None:
     shutil.rmtree(root / ".dvc/cache/files")
     assert [one.state for one in findings()] == ["none", "none", "ok"]
-    assert "`dvc fetch raw/MELD.dvc` brings it" in findings()[0].remedy
+    assert "`dvc pull raw/MELD.dvc` brings it" in findings()[0].remedy
 
 
 def test_a_flipped_byte_that_reaches_the_workspace_is_refused_by_the_next_step(tmp_path: Path) -> None:
-    with publish(tmp_path / "out", step="validate", params={}, inputs={}, code=()) as draft:
+    with publish(tmp_path / "out", step="validate", params={}, inputs={}) as draft:
         (draft.path / "rows.csv").write_bytes(b"two")
     (tmp_path / "out/rows.csv").write_bytes(b"twO")
     with pytest.raises(UserError, match=r"rows.csv changed since the step finished; .*dvc checkout --force"):

@@ -118,7 +118,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_by
     process.wait()
     assert not (tmp_path / "out").exists()
     assert start(house, tmp_path).wait() == 0
-    assert "going on from checkpoint-" in (tmp_path / "log.txt").read_text("utf-8")
+    assert "resuming from checkpoint-" in (tmp_path / "log.txt").read_text("utf-8")
     assert folder_files(tmp_path / "out") == folder_files(undisturbed)
     assert steps_of(tmp_path / "out") == list(range(1, 25))
 
@@ -133,7 +133,7 @@ def test_sigterm_saves_a_checkpoint_and_exits_with_its_own_code(
     (tmp_path / "go").touch()
     assert process.wait() == PREEMPTED
     assert not (tmp_path / "out").exists()
-    assert "run again to go on" in (tmp_path / "log.txt").read_text("utf-8")
+    assert "run again to resume" in (tmp_path / "log.txt").read_text("utf-8")
     assert start(house, tmp_path).wait() == 0
     assert folder_files(tmp_path / "out") == folder_files(undisturbed)
 
@@ -149,7 +149,7 @@ def test_a_kill_while_a_checkpoint_is_saved_costs_that_checkpoint_and_the_log_sa
     assert start(house, tmp_path).wait() == 0
     log = (tmp_path / "log.txt").read_text("utf-8")
     assert "checkpoint-8 is incomplete (no trainer_state.json), not used" in log
-    assert "going on from checkpoint-4" in log
+    assert "resuming from checkpoint-4" in log
     assert folder_files(tmp_path / "out") == folder_files(undisturbed)
 
 
@@ -216,7 +216,7 @@ def test_a_row_that_the_trainer_cuts_stops_it_at_once_by_name(
         return row
 
     monkeypatch.setattr(LazyLLMDataset, "__getitem__", cut)
-    with pytest.raises(RowErrors, match=r"mer/meld/\S+: \d+ tokens, not \d+"):
+    with pytest.raises(RowErrors, match=r"mer/meld/\S+: \d+ tokens, expected \d+"):
         train("stage1", house["model"], house["amt"], [house["meld"]], tmp_path / "out", PARAMS)
 
 

@@ -245,7 +245,7 @@ def test_a_corpus_twice_an_unfinished_folder_and_a_wrong_step_are_errors(inputs:
         build_amt([inputs[0], inputs[0], inputs[1]], tmp_path / "amt", PARAMS)
     with pytest.raises(UserError, match="no such folder"):
         build_amt([tmp_path / "nothing"], tmp_path / "amt", PARAMS)
-    with pytest.raises(UserError, match="the mixture wants 'mosei', which was not given"):
+    with pytest.raises(UserError, match="the mixture needs 'mosei', which is missing"):
         build_amt(inputs[:2], tmp_path / "amt", PARAMS)
 
 

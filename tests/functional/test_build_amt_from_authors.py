@@ -105,7 +105,7 @@ def test_caps_of_several_tasks_hold_together(inputs: list[Path], tmp_path: Path,
 @pytest.mark.parametrize("changes", [{"tasks": {}}, {"tasks": {"mer": 0.0}}, {"corpora": ()}])
 def test_a_stage_that_asks_for_nothing_is_an_error(inputs: list[Path], tmp_path: Path, changes: Any) -> None:
     params = replace(PLAIN, stage2=replace(PLAIN.stage2, **changes))
-    with pytest.raises(UserError, match=r"amt\.stage2: gives no .* nothing to train on"):
+    with pytest.raises(UserError, match=r"amt\.stage2: .* nothing to train on"):
         build_amt(inputs, tmp_path / "amt", params)
 
 

@@ -15,8 +15,8 @@ from emoverse.artifacts.tables import write_utterances
 from emoverse.cli.__init__ import main
 from emoverse.config import CorpusParams, load_params
 from emoverse.serving.clips import Limits
-from emoverse.serving.demo import NO_CLIP, NO_TASK, choices, examples, reply
-from emoverse.serving.predictor import Predictor, load
+from emoverse.serving.demo import NO_CLIP, NO_TASK, choices, find_examples, reply
+from emoverse.serving.predictor import Predictor, load_predictor
 from tests.factories.answering import MEDIA, exported_house, utterances
 from tests.factories.browser import browsing
 from tests.factories.clips import write_clip
@@ -33,7 +33,7 @@ def watch(event: str, args: tuple[Any, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return load(exported_house(tmp_path_factory.getbasetemp())["onnx"], Limits(size=1 << 20, seconds=10.0))
+    return load_predictor(exported_house(tmp_path_factory.getbasetemp())["onnx"], Limits(size=1 << 20, seconds=10.0))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_examples_are_one_test_clip_of_each_emotion_that_is_at_hand(tmp_path: Pa
     write_utterances(tmp_path / "validated" / "meld" / "utterances.parquet", table)
     params = load_params(Path(__file__).parents[2] / "params.yaml")
     here = {"ecf": CorpusParams(root="nowhere"), "meld": CorpusParams(root=str(tmp_path))}
-    found = examples(params.__class__(**{**vars(params), "corpora": here}), tmp_path / "validated")
+    found = find_examples(params.__class__(**{**vars(params), "corpora": here}), tmp_path / "validated")
     words = {one.text: one.emotion for one in table}
     assert sorted(words[text] for _, text in found) == sorted({one.emotion for one in table} - {absent})
     assert all(Path(path).is_file() for path, _ in found)

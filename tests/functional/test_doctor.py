@@ -17,21 +17,21 @@ REPO = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep")  # inside DVC
 
 
-def test_a_whole_checkout_with_a_cluster_is_all_well(
+def test_a_complete_checkout_and_a_cluster_pass_all_checks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPO)
     with kubeflow() as cluster:
         code = main(["doctor", "--json", "--host", cluster.host])
     found = {one["check"]: one for one in json.loads(capsys.readouterr().out)}
-    amiss = {name for name, one in found.items() if one["state"] == "mend"}
-    assert amiss <= {"disk", "versions"}  # this machine's affair
-    assert code == (2 if amiss else 0)
+    failed = {name for name, one in found.items() if one["state"] == "fail"}
+    assert failed <= {"disk", "versions"}  # this machine's affair
+    assert code == (2 if failed else 0)
     assert {"python", "versions", "decord", "pyav", "gpu", "disk", "raw meld", "docker", "kubeflow"} <= found.keys()
     assert all(one["ok"] or one["remedy"] for one in found.values())
 
 
-def test_what_is_amiss_gets_its_remedy_and_exit_code_2(
+def test_a_failed_check_gets_its_remedy_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = remotes.repository(tmp_path / "r", {"a.csv": b"1", "b.csv": b"2"})
@@ -45,7 +45,7 @@ def test_what_is_amiss_gets_its_remedy_and_exit_code_2(
     assert main(["doctor", "--host", "http://127.0.0.1:9"]) == 2
     said = capsys.readouterr()
     lines = {line[6:16].strip(): line for line in said.out.splitlines()}
-    assert lines["raw meld"].startswith("mend")
+    assert lines["raw meld"].startswith("fail")
     assert "lacks 1 of its 2 files, such as b.csv; run `dvc push raw/MELD`" in lines["raw meld"]
     assert "no .dvc file names it; run `dvc add`" in lines["raw ecf"]
     assert "the endpoint gives no answer" in lines["kubeflow"]
@@ -53,27 +53,27 @@ def test_what_is_amiss_gets_its_remedy_and_exit_code_2(
     assert "raw ecf, raw meld, kubeflow" in said.err
 
 
-def test_a_package_that_is_not_the_locks_is_named(tmp_path: Path) -> None:
+def test_a_package_that_differs_from_the_lock_file_is_named(tmp_path: Path) -> None:
     lock = tmp_path / "lock.txt"
     here = metadata.version("numpy")
     lock.write_text(f"numpy=={here} \\\n    --hash=sha256:00\nno-such-thing==1.0 ; python_version < '3'\n", "utf-8")
-    assert doctor.versions(lock) == doctor.Finding("versions", True, "all 1 packages are the lock's")
+    assert doctor.versions(lock) == doctor.Finding("versions", True, "all 1 packages match the lock file")
     lock.write_text("numpy==0.1 \\\n    --hash=sha256:00\nno-such-thing==1.0\n", "utf-8")
     found = doctor.versions(lock)
-    assert found.found == f"2 of 2 differ, such as numpy==0.1 (here: {here})"
+    assert found.found == f"2 of 2 packages differ, such as numpy==0.1 (installed: {here})"
     assert found.remedy == "run `make setup`"
 
 
-def test_a_decoder_that_does_not_read_is_told_from_one_that_does() -> None:
+def test_a_decoder_that_is_missing_fails_and_one_that_reads_passes() -> None:
     assert doctor.decoder("pyav").ok
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(__import__("sys").modules, "decord", None)  # as where it is not installed
         found = doctor.decoder("decord")
-    assert found.state == "mend"
+    assert found.state == "fail"
     assert "make setup" in found.remedy
 
 
-def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert doctor.disk(tmp_path).found.endswith("GiB free")
-    monkeypatch.setattr(doctor, "ROOM", 2**60)
+    monkeypatch.setattr(doctor, "FREE_BYTES", 2**60)
     assert doctor.disk(tmp_path).remedy.endswith("`dvc cache dir`")

@@ -103,7 +103,7 @@ def test_answers_can_be_generated_instead(house, tmp_path):
 
 
 def test_a_folder_without_a_model_is_refused_before_anything_is_written(house, tmp_path):
-    with pytest.raises(UserError, match="it holds no model"):
+    with pytest.raises(UserError, match="there is no model in it"):
         evaluate(house["amt"], house["amt"], [house["meld"], house["ecf"]], tmp_path / "out", PARAMS)
     assert not (tmp_path / "out").exists()
 

@@ -25,7 +25,7 @@ from emoverse.inference.onnx_engine import onnx_engine
 frames = {"clip:x": np.full((3, 32, 32, 3), 90, np.uint8)}
 rows = [{"messages": [{"role": "user", "content": "<video>How do they feel?"}], "videos": ["clip:x"], "channel": "x"}]
 engine = onnx_engine(Path(sys.argv[1]), frames)
-print(engine.judged(rows, ["Joy.", "Fear."])[0].shape, len(engine.generate(rows, 4)))
+print(engine.score_answers(rows, ["Joy.", "Fear."])[0].shape, len(engine.generate(rows, 4)))
 print(sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "transformers", "swift", "pyarrow"}))
 """
 
@@ -83,7 +83,7 @@ def test_the_cache_stays_with_the_decoder_and_a_batch_may_lose_rows(house):
     assert {value.device_name() for value in past} == {"cpu"}
     assert past[0].shape()[0] == 2
     one, mask = np.array([[7]]), np.ones((1, 1, 1, 5), bool)
-    alone, _ = backend.decode(one, None, mask, np.array([[4]]), backend.keep(past, np.array([1])), np.array([0]))
+    alone, _ = backend.decode(one, None, mask, np.array([[4]]), backend.select_rows(past, np.array([1])), np.array([0]))
     whole = np.concatenate([ids[1:], one], axis=1)
     mask = np.tril(np.ones((5, 5), bool))[None, None]
     again, _ = backend.decode(whole, None, mask, np.arange(5)[None], None, np.array([4]))

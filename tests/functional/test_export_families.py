@@ -75,7 +75,7 @@ def test_frequencies_switch_where_the_largest_position_passes_the_context(pair, 
     mask, places, columns = np.tril(np.ones((8, 8), bool))[None, None].repeat(2, 0), np.arange(8), np.arange(8)
     positions = np.stack([places + start, places])
     one, other = (
-        engine.backend.numbers(engine.backend.decode(ids, None, mask, positions, None, columns)[0]) for engine in pair
+        engine.backend.to_numpy(engine.backend.decode(ids, None, mask, positions, None, columns)[0]) for engine in pair
     )
     np.testing.assert_allclose(one, other, atol=1e-4)
 

@@ -12,7 +12,7 @@ from emoverse.artifacts.manifest import open_source
 from emoverse.errors import UserError
 from emoverse.evaluation.evaluate import evaluate
 from emoverse.export.export import export
-from emoverse.export.parity import compare, logits, made_up_rows
+from emoverse.export.parity import compare, logits, synthetic_rows
 from emoverse.export.precision import check, quantise
 from emoverse.inference.engine import Engine
 from emoverse.inference.onnx_engine import GRAPHS, onnx_engine
@@ -64,19 +64,19 @@ def test_weights_beside_a_graph_are_named_in_the_manifest_and_change_no_answer(h
     assert {"decoder.onnx.data", "fp16/decoder.onnx.data", "fp32/vision.onnx.data"} <= files.keys()
     assert (every / "fp32/decoder.onnx").stat().st_size < (every / "fp32/decoder.onnx.data").stat().st_size
     assert not list(house["onnx"].glob("*.data"))
-    rows, frames = made_up_rows(settings_of_model(house["model"] / "model"))
+    rows, frames = synthetic_rows(settings_of_model(house["model"] / "model"))
     inside, beside = (onnx_engine(folder, frames, precision="fp32") for folder in (house["onnx"], every))
     for row in rows:
         np.testing.assert_array_equal(logits(inside, row), logits(beside, row))
 
 
 def test_a_precision_is_chosen_by_name_and_an_unknown_one_is_refused(every):
-    rows, frames = made_up_rows(settings_of(every))
+    rows, frames = synthetic_rows(settings_of(every))
     names = (None, *ORDER)
     found = {name: logits(onnx_engine(every, frames, device="cpu", precision=name), rows[0]) for name in names}
     assert len({one.tobytes() for one in found.values()}) == 4
     np.testing.assert_array_equal(found[None], found["int8"])
-    with pytest.raises(UserError, match=r"it holds no int3 graphs; did you mean 'int[48]'"):
+    with pytest.raises(UserError, match=r"there are no int3 graphs in it; did you mean 'int[48]'"):
         onnx_engine(every, frames, precision="int3")
 
 
@@ -94,7 +94,7 @@ def test_the_first_precision_is_the_one_evaluated(house, every, tmp_path):
 @pytest.mark.parametrize("name", LESS)
 def test_a_perturbed_weight_fails_every_precision(house, every, name):
     folder = house["model"] / "model"
-    rows, frames = made_up_rows(settings_of_model(folder))
+    rows, frames = synthetic_rows(settings_of_model(folder))
     candidate = onnx_engine(every, frames, device="cpu", precision=name)
     model = load_model(folder)
     reference = Engine(TorchBackend(model), Encoder(folder, settings_of_model(folder)), frames)

@@ -11,8 +11,8 @@ import pytest
 
 from emoverse.artifacts.digests import digest_of_raw, folder_files
 from emoverse.errors import UserError
-from emoverse.fetching.fetch import Tracked, fetch, keep, pull, raw_folder, resolve
-from emoverse.fetching.storage import VARIABLES, Store, complete, lacking, public
+from emoverse.fetching.fetch import Tracked, fetch, fetch_once, pull, raw_folder, resolve
+from emoverse.fetching.storage import VARIABLES, RemoteStore, missing_variables, public_settings, settings_from
 from tests.factories import remotes
 from tests.factories.remotes import SECRET, Remote
 
@@ -138,7 +138,7 @@ def test_a_flipped_byte_in_the_remote_is_refused_by_the_files_name(
     broken: tuple[Path, Tracked, str], tmp_path: Path
 ) -> None:
     store, tracked, remote = broken
-    listing = Store(tracked.config).listing(tracked.md5)
+    listing = RemoteStore(tracked.config).listing(tracked.md5)
     path = object_of(store, listing["train_splits/dia0_utt0.mp4"])
     path.write_bytes(b"\1" + path.read_bytes()[1:])
     with pytest.raises(UserError, match=r"train_splits/dia0_utt0.mp4: .* other content than its name says; remove"):
@@ -164,19 +164,19 @@ def test_a_list_that_leads_out_of_the_folder_is_refused(broken: tuple[Path, Trac
         path = object_of(store, md5)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-        with pytest.raises(UserError, match="which lies outside it"):
+        with pytest.raises(UserError, match="which is outside it"):
             fetch("meld", md5, tmp_path / "out", remote=remote)
 
 
 def test_a_missing_object_is_named_with_its_remedy(broken: tuple[Path, Tracked, str], tmp_path: Path) -> None:
     store, tracked, remote = broken
-    md5 = Store(tracked.config).listing(tracked.md5)["train_splits/same.mp4"]
+    md5 = RemoteStore(tracked.config).listing(tracked.md5)["train_splits/same.mp4"]
     object_of(store, md5).unlink()
-    assert Store(json.loads(remote)).missing(Store(tracked.config).listing(tracked.md5)) == [
+    assert RemoteStore(json.loads(remote)).missing(RemoteStore(tracked.config).listing(tracked.md5)) == [
         "train_splits/dia0_utt0.mp4",
         "train_splits/same.mp4",
     ]
-    with pytest.raises(UserError, match=rf"does not hold .*{md5[2:]}.*run `dvc push` where the corpus is whole"):
+    with pytest.raises(UserError, match=rf"does not have .*{md5[2:]}.*run `dvc push` where the corpus is complete"):
         fetch("meld", tracked.md5, tmp_path / "out", remote=remote)
 
 
@@ -186,7 +186,7 @@ def test_a_corpus_the_remote_does_not_hold_is_refused(
 ) -> None:
     remote, tracked = served[kind]
     arrive(remote, monkeypatch, tmp_path)
-    with pytest.raises(UserError, match=r"does not hold 00000000000000000000000000000000.dir .*`dvc push`"):
+    with pytest.raises(UserError, match=r"does not have 00000000000000000000000000000000.dir .*`dvc push`"):
         fetch("meld", "0" * 32 + ".dir", tmp_path / "out", remote=tracked.remote)
     with pytest.raises(UserError, match="names no MD5"):
         fetch("meld", "", tmp_path / "out", remote=tracked.remote)
@@ -197,8 +197,8 @@ def test_a_missing_or_wrong_secret_is_an_error_that_names_the_variable_and_not_t
     served: dict[str, tuple[Remote, Tracked]], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remote, tracked = served[kind]
-    assert lacking(tracked.config, ()) == sorted(remote.variables)
-    assert lacking(tracked.config, remote.variables) == []
+    assert missing_variables(tracked.config, ()) == sorted(remote.variables)
+    assert missing_variables(tracked.config, remote.variables) == []
     if kind == "s3":  # moto lets everyone in: no keys at all must be told by the client
         arrive(Remote(remote.url), monkeypatch, tmp_path)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -219,34 +219,36 @@ def test_a_missing_or_wrong_secret_is_an_error_that_names_the_variable_and_not_t
 
 def test_a_dead_server_is_an_error_with_its_address(tmp_path: Path) -> None:
     remote = json.dumps({"url": "webdav://127.0.0.1:9/", "timeout": 2})
-    with pytest.raises(UserError, match=r"webdav://127.0.0.1:9/: the remote gives no answer"):
+    with pytest.raises(UserError, match=r"webdav://127.0.0.1:9/: no answer from the remote"):
         fetch("meld", "0" * 32 + ".dir", tmp_path / "out", remote=remote)
 
 
 @pytest.mark.parametrize("text", ["nonsense", "[]", "{}", '{"url": "s3://b", "secret_access_key": "x"}'])
 def test_settings_that_are_none_or_hold_a_secret_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="not the public settings of a DVC remote"):
-        complete(text, {})
+        settings_from(text, {})
 
 
 def test_a_pod_needs_a_key_where_this_machine_has_its_own_and_any_one_secret_will_do() -> None:
     ssh = {"url": "ssh://example.org/raw"}
-    assert lacking(ssh, ()) == ["EMOVERSE_REMOTE_KEYFILE"]
-    assert lacking(ssh, ["EMOVERSE_REMOTE_PASSWORD"]) == []
-    assert lacking({"url": "s3://raw"}, ["AWS_ACCESS_KEY_ID"]) == ["AWS_SECRET_ACCESS_KEY"]
-    assert lacking({"url": "s3://raw", "allow_anonymous_login": True}, ()) == []
-    assert lacking({"url": "https://example.org/raw"}, ()) == []
+    assert missing_variables(ssh, ()) == ["EMOVERSE_REMOTE_KEYFILE"]
+    assert missing_variables(ssh, ["EMOVERSE_REMOTE_PASSWORD"]) == []
+    assert missing_variables({"url": "s3://raw"}, ["AWS_ACCESS_KEY_ID"]) == ["AWS_SECRET_ACCESS_KEY"]
+    assert missing_variables({"url": "s3://raw", "allow_anonymous_login": True}, ()) == []
+    assert missing_variables({"url": "https://example.org/raw"}, ()) == []
 
 
 def test_a_password_in_the_address_is_refused_before_it_travels() -> None:
-    with pytest.raises(UserError, match="holds a password; take it out"):
-        public({"url": "webdav://carl:hush@example.org/"}, place="raw/MELD")
+    with pytest.raises(UserError, match="contains a password; take it out"):
+        public_settings({"url": "webdav://carl:hush@example.org/"}, place="raw/MELD")
 
 
 def test_files_of_this_machine_do_not_travel() -> None:
     config = {"url": "s3://raw", "ssl_verify": "/etc/own-ca.pem", "credentialpath": "/home/carl/.aws", "region": "eu"}
-    assert json.loads(public(config, place="raw/MELD")) == {"url": "s3://raw", "region": "eu"}
-    assert json.loads(public({"url": "s3://raw", "ssl_verify": False}, place="raw/MELD"))["ssl_verify"] is False
+    assert json.loads(public_settings(config, place="raw/MELD")) == {"url": "s3://raw", "region": "eu"}
+    assert (
+        json.loads(public_settings({"url": "s3://raw", "ssl_verify": False}, place="raw/MELD"))["ssl_verify"] is False
+    )
 
 
 def test_a_path_resolves_at_a_revision_and_in_the_working_tree(tmp_path: Path) -> None:
@@ -276,4 +278,4 @@ def test_a_path_resolves_at_a_revision_and_in_the_working_tree(tmp_path: Path) -
 def test_a_volume_that_this_user_may_not_write_to_is_refused_with_the_remedy() -> None:
     place = Path("/sys/kernel")  # where nobody makes a file, root neither
     with pytest.raises(UserError, match=r"/sys/kernel: user \d+ may not write there; let that user .*`chown"):
-        keep("0" * 32 + ".dir", {"url": "s3://unasked"}, place / "corpus")
+        fetch_once("0" * 32 + ".dir", {"url": "s3://unasked"}, place / "corpus")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emoverse.cli.__init__ import main
-from emoverse.evaluation.scoring import PROMPT, mark, question
+from emoverse.evaluation.judge import PROMPT, mark, question
 from tests.factories.answering import write_rows
 from tests.factories.endpoint import Server, completion
 

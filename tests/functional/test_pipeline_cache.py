@@ -12,7 +12,7 @@ import yaml
 
 import pipelines.options
 from components.image import Images
-from emoverse.artifacts.digests import code_digest
+from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import load_params
 from pipelines.options import Options, measured, presets
 from pipelines.pipeline import compile_to
@@ -46,16 +46,16 @@ RAW = {
 CODE = {
     "tasks/mer.py": {*BUILT, *TRAINED},  # a prompt
     "corpora/meld.py": {*VALIDATE, *BUILT, *TRAINED},
-    "validation/suites.py": {*VALIDATE, *BUILT, *TRAINED},
-    "amt/step.py": {*BUILT, *TRAINED},
+    "validation/expectations.py": {*VALIDATE, *BUILT, *TRAINED},
+    "amt/build_amt.py": {*BUILT, *TRAINED},
     "models/tiny.py": {"base-model", "budget", *TRAINED},
-    "training/session.py": TRAINED,
-    "budget.py": {"budget", "report"},
-    "evaluation/step.py": SCORED,
-    "export/card.py": {"export", "report"},
+    "training/trainer.py": TRAINED,
+    "prompt/budget.py": {"budget", "report"},
+    "evaluation/evaluate.py": SCORED,
+    "export/model_card.py": {"export", "report"},
     "report/page.css": {"report"},
     "errors.py": set(),
-    "verbs/train.py": set(),
+    "cli/training.py": set(),
 }
 
 
@@ -87,7 +87,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Options], di
 @pytest.fixture
 def keys(workspace: Path, compiled: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Keys]:
     """Return the cache keys of a run of the workspace as it is now."""
-    monkeypatch.setattr(pipelines.options, "code_digest", lambda rooms: code_digest(rooms, workspace / "emoverse"))
+    monkeypatch.setattr(pipelines.options, "code_digest", lambda step: code_digest(step, workspace / "emoverse"))
 
     def _keys(options: Options | None = None, **overrides: Any) -> Keys:
         params = load_params(workspace / "params.yaml", {k.replace("__", "."): v for k, v in overrides.items()})
@@ -125,7 +125,7 @@ def test_a_changed_clip_or_label(keys: Callable[..., Keys], workspace: Path, nam
 def test_changed_code_or_a_changed_prompt(keys: Callable[..., Keys], workspace: Path, name: str) -> None:
     before = keys()
     with (workspace / "emoverse" / name).open("a", encoding="utf-8") as handle:
-        handle.write("\n")
+        handle.write("\nCHANGED = 1\n")
     assert missed(before, keys()) == CODE[name]
 
 

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from emoverse.artifacts.digests import code_digest
+from emoverse.artifacts.source_digest import code_digest
 from emoverse.cli.__init__ import main
 from emoverse.config import BaseModelParams, CorpusParams, Params, load_params, parse
 from emoverse.errors import UserError
-from emoverse.registry import CODE
 from pipelines.options import SECTIONS, STEPS, measured, presets
 from pipelines.pipeline import GOLDEN, compile_to
 
@@ -208,7 +207,7 @@ def test_a_local_run_measures_raw_corpora_and_code(params: Params, tmp_path: Pat
     assert one.corpora[0]["root"] == str(tmp_path / "MELD")
     assert re.fullmatch(r"[0-9a-f]{32}\.dir", one.corpora[0]["md5"])
     assert one.corpora[0]["md5"] != two.corpora[0]["md5"]
-    assert one.code == two.code == {step: code_digest(CODE[step]) for step in STEPS}
+    assert one.code == two.code == {step: code_digest(step) for step in STEPS}
     with pytest.raises(UserError, match="the raw corpus 'meld' is not here"):
         measured(some, tmp_path / "elsewhere")
 

@@ -12,7 +12,7 @@ from emoverse.artifacts.manifest import open_source
 from emoverse.config import CorpusParams, MediaParams, Params, ValidationParams, load_params
 from emoverse.errors import UserError
 from emoverse.fetching.fetch import resolve
-from emoverse.report.run_pages import publish_page, tell
+from emoverse.report.run_pages import publish_page, write_status
 from emoverse.validation.validate import validate
 from pipelines.cluster import WORKSPACE, Cluster, Retries, Volume
 from pipelines.options import Options, measured
@@ -96,7 +96,9 @@ def test_a_page_and_its_runs_end_lie_in_one_folder(tmp_path: Path) -> None:
     page.write_text("<p>scores", "utf-8")
     (tmp_path / "all").mkdir()
     publish_page(page, "run-1", str(tmp_path / "all"))
-    words = tell("run-1", name="paper", state="SUCCEEDED", task="emoverse", problem="", publish=str(tmp_path / "all"))
+    words = write_status(
+        "run-1", name="paper", state="SUCCEEDED", task="emoverse", problem="", publish=str(tmp_path / "all")
+    )
     assert (tmp_path / "all/run-1/index.html").read_text("utf-8") == "<p>scores"
     assert json.loads((tmp_path / "all/run-1/status.json").read_text("utf-8"))["report"] is True
     assert words.startswith("# paper: SUCCEEDED\n")
@@ -104,7 +106,7 @@ def test_a_page_and_its_runs_end_lie_in_one_folder(tmp_path: Path) -> None:
 
 
 def test_the_end_of_a_failed_run_says_where_it_stopped_and_what_to_do() -> None:
-    words = tell("run-1", name="paper", state="FAILED", task="train", problem="out of memory")
+    words = write_status("run-1", name="paper", state="FAILED", task="train", problem="out of memory")
     assert "# paper: FAILED" in words
     assert "Stopped in `train`: out of memory" in words
     assert "a new run takes finished steps from the cache" in words
@@ -112,11 +114,11 @@ def test_the_end_of_a_failed_run_says_where_it_stopped_and_what_to_do() -> None:
 
 @pytest.mark.parametrize("name", ["../run", "a/b", "", ".."])
 def test_a_run_cannot_write_outside_the_folder_of_reports(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match="is no name for a folder"):
-        tell(name, name="paper", state="SUCCEEDED", task="t", problem="", publish=str(tmp_path))
+    with pytest.raises(UserError, match="cannot be a folder name"):
+        write_status(name, name="paper", state="SUCCEEDED", task="t", problem="", publish=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_reports_that_is_not_mounted_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="mount the volume"):
-        tell("run-1", name="paper", state="SUCCEEDED", task="t", problem="", publish=str(tmp_path / "none"))
+        write_status("run-1", name="paper", state="SUCCEEDED", task="t", problem="", publish=str(tmp_path / "none"))

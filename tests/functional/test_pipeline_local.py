@@ -10,11 +10,11 @@ from kfp import dsl
 
 from components.fetch import fetch
 from components.validate import validate as component
-from emoverse.artifacts.digests import canonical, code_digest
+from emoverse.artifacts.digests import canonical
 from emoverse.artifacts.manifest import open_raw, open_source
+from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import MediaParams, ValidationParams, plain
 from emoverse.errors import UserError
-from emoverse.registry import CODE
 from emoverse.validation.validate import validate
 from pipelines.run_local import session
 from tests.factories.meld import make_meld
@@ -47,7 +47,7 @@ def run(tmp_path: Path) -> Run:
             "md5": md5_of(raw),
             "media": canonical(plain(MEDIA)),
             "validation": canonical(plain(VALIDATION)),
-            "code": code_digest(CODE["validate"]),
+            "code": code_digest("validate"),
         }
         with session(tmp_path / "runs"):
             return one_corpus(**{**arguments, **changes}).output

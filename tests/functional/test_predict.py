@@ -12,8 +12,8 @@ import pytest
 
 from emoverse.cli.__init__ import main
 from emoverse.inference.onnx_engine import onnx_engine
-from emoverse.serving.dialogues import ask_dialogue
-from emoverse.serving.predictor import load
+from emoverse.serving.dialogues import predict_dialogue
+from emoverse.serving.predictor import load_predictor
 from tests.factories.answering import MEDIA, exported_house
 from tests.factories.clips import write_clip
 
@@ -24,16 +24,16 @@ from pathlib import Path
 if __name__ == "__main__":
     from emoverse.config import MediaParams
     from emoverse.media.workers import Task
-    from emoverse.serving.clips import Limits, _Job, examine
-    from emoverse.serving.predictor import load
+    from emoverse.serving.clips import Limits, DecodeJob, decode_job
+    from emoverse.serving.predictor import load_predictor
 
-    found = load(Path(sys.argv[1])).clip(Path(sys.argv[2]), "hello")
+    found = load_predictor(Path(sys.argv[1])).predict_clip(Path(sys.argv[2]), "hello")
     print(sorted(found.answers))
     # What the worker process does, here and at a real model's size, where validation would resize with torchvision.
     media = MediaParams(frames=2, size=448, timeout=20.0)
     clip = Path(sys.argv[2])
-    job = _Job(Task(clip_id="a", clip="a", path=clip, units=None, params=media, without_torch=True), Limits())
-    print(len(examine(job).frames))
+    job = DecodeJob(Task(clip_id="a", clip="a", path=clip, units=None, params=media, without_torch=True), Limits())
+    print(len(decode_job(job).frames))
     heavy = {"torch", "torchvision", "transformers", "swift", "pyarrow", "pandas"}
     print(sorted({name.partition(".")[0] for name in sys.modules} & heavy))
 """
@@ -46,7 +46,7 @@ def house(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def predictor(house):
-    return load(house["onnx"])
+    return load_predictor(house["onnx"])
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def dialogue(folder, *utterances):
 
 
 def test_a_clip_gets_an_answer_to_every_task_and_shows_what_was_seen(predictor, clip):
-    found = predictor.clip(clip, "hello there")
+    found = predictor.predict_clip(clip, "hello there")
     assert sorted(found.answers) == list(predictor.tasks) == ["mer", "msa"]
     emotion = found.answers["mer"]
     assert list(emotion.probabilities) == ["anger", "sadness", "surprise", "disgust", "joy", "neutral", "fear"]
@@ -74,38 +74,38 @@ def test_a_clip_gets_an_answer_to_every_task_and_shows_what_was_seen(predictor, 
 
 
 def test_the_answer_is_that_of_the_engine_evaluate_uses(house, predictor, clip):
-    found = predictor.clip(clip, "what a day", ["mer"])
+    found = predictor.predict_clip(clip, "what a day", ["mer"])
     row = {
         "messages": [
-            {"role": "system", "content": predictor.exported.asking["mer"].system},
+            {"role": "system", "content": predictor.exported.prompts["mer"].system},
             {"role": "user", "content": found.answers["mer"].question},
         ],
         "videos": ["clip:x"],
     }
-    answers = predictor.exported.asking["mer"].answers
-    sums = onnx_engine(house["onnx"], {"clip:x": found.frames}).judged([row], answers)[0][0]
+    answers = predictor.exported.prompts["mer"].answers
+    sums = onnx_engine(house["onnx"], {"clip:x": found.frames}).score_answers([row], answers)[0][0]
     shares = np.exp(sums - sums.max())
     assert list(found.answers["mer"].probabilities.values()) == pytest.approx(list(shares / shares.sum()), abs=1e-6)
 
 
 def test_words_and_frames_both_count_and_nothing_is_kept_between_clips(predictor, clip, tmp_path):
     other = write_clip(tmp_path / "b.mp4", rotation=90)
-    one, two, three = (predictor.clip(p, t) for p, t in ((clip, "fine"), (clip, "oh no"), (other, "fine")))
+    one, two, three = (predictor.predict_clip(p, t) for p, t in ((clip, "fine"), (clip, "oh no"), (other, "fine")))
     assert one.answers != two.answers
     assert one.answers["mer"].probabilities != three.answers["mer"].probabilities
-    assert predictor.clip(clip, "fine").answers == one.answers
-    assert not predictor.shown
+    assert predictor.predict_clip(clip, "fine").answers == one.answers
+    assert not predictor.clips
 
 
 def test_callers_in_several_threads_get_their_own_answers(predictor, clip):
     texts = [f"hello {number}" for number in range(4)]
-    alone = [predictor.clip(clip, text).answers for text in texts]
+    alone = [predictor.predict_clip(clip, text).answers for text in texts]
     with ThreadPoolExecutor(4) as threads:
-        assert [found.answers for found in threads.map(lambda text: predictor.clip(clip, text), texts)] == alone
+        assert [found.answers for found in threads.map(lambda text: predictor.predict_clip(clip, text), texts)] == alone
 
 
 def test_without_words_the_prompt_says_so_as_the_training_did(predictor, clip):
-    assert "The person says: '...' <emotion>" in predictor.clip(clip, "  ", ["mer"]).answers["mer"].question
+    assert "The person says: '...' <emotion>" in predictor.predict_clip(clip, "  ", ["mer"]).answers["mer"].question
 
 
 def test_the_verb_prints_bars_or_one_json_object(house, clip, capsys):
@@ -134,7 +134,7 @@ def test_a_dialogue_with_its_emotions_is_asked_for_causes(predictor, clip, tmp_p
         {"speaker": "Ada", "text": "I won!", "emotion": "joy", "clip": str(clip)},
         {"speaker": "Bo", "text": "Fine.", "emotion": "neutral"},
     )
-    found = ask_dialogue(predictor, path)
+    found = predict_dialogue(predictor, path)
     assert found.emotions == ["joy", "neutral"]
     assert found.answers == [None, None]
     assert [one.target for one in found.causes] == [1]  # nothing causes a neutral utterance
@@ -144,8 +144,8 @@ def test_a_dialogue_with_its_emotions_is_asked_for_causes(predictor, clip, tmp_p
 def test_a_dialogue_without_emotions_has_them_found_first(predictor, clip, tmp_path):
     (tmp_path / "c.mp4").write_bytes(clip.read_bytes())
     path = dialogue(tmp_path, {"text": "what a day", "clip": "c.mp4"}, {"text": "oh no", "clip": "c.mp4"})
-    found = ask_dialogue(predictor, path)
-    alone = [predictor.clip(clip, text, ["mer"]).answers["mer"].reply for text in ("what a day", "oh no")]
+    found = predict_dialogue(predictor, path)
+    alone = [predictor.predict_clip(clip, text, ["mer"]).answers["mer"].reply for text in ("what a day", "oh no")]
     assert found.emotions == alone
     assert [one.target for one in found.causes] == [i for i, emotion in enumerate(alone, 1) if emotion != "neutral"]
 

@@ -203,7 +203,7 @@ def test_dvc_gets_a_score_file_a_task_and_a_loss_file_a_stage(results: Results, 
 
 
 def test_confusion_counts_every_record_once(results: Results) -> None:
-    labels, counts = confusion_over(results.scores, "mer")
+    labels, counts = confusion_over(results.scores)
     (mer,) = [one for one in test_sets(results.scores) if one.headline.task == "mer"]
     assert sum(map(sum, counts)) == mer.headline.n
     assert len(labels) == len(counts) == len(counts[0])
@@ -219,19 +219,19 @@ def test_kubeflow_gets_each_headline_with_its_company(results: Results) -> None:
 
 def test_scores_and_graphs_of_another_model_are_refused(results: Results, tmp_path: Path) -> None:
     validated, amt, (base, one, _), scores, onnx = results.arguments()
-    with pytest.raises(UserError, match=r"scores: it is of another model than .*stage1"):
+    with pytest.raises(UserError, match=r"scores: it was produced from a different model than .*stage1"):
         report(validated, amt, [base, one], scores, onnx, tmp_path / "reports")
 
 
 def test_scores_of_another_dataset_are_refused(results: Results, tmp_path: Path) -> None:
     validated, _, stages, scores, onnx = results.arguments()
     other = make_results(tmp_path, count=12)
-    with pytest.raises(UserError, match=r"scores: it was made from another amt than .*; make it again"):
+    with pytest.raises(UserError, match=r"scores: it was made from a different amt than .*; run the step again"):
         report(validated, other.amt, stages, scores, onnx, tmp_path / "reports")
 
 
 def test_the_output_of_another_step_is_refused(results: Results, tmp_path: Path) -> None:
     validated, amt, stages, scores, _ = results.arguments()
-    with pytest.raises(UserError, match="made by step 'evaluate', not 'export'"):
+    with pytest.raises(UserError, match="an output of 'evaluate', not of 'export'"):
         report(validated, amt, stages, scores, scores, tmp_path / "reports")
     assert not (tmp_path / "reports").exists()

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emoverse.artifacts.digests import code_digest
+from emoverse.artifacts.source_digest import code_digest
 from emoverse.cli.__init__ import main
-from emoverse.registry import CODE
 from tests.factories import remotes
 from tests.factories.kubeflow import RUN, Kubeflow, kubeflow, registry
 from tests.factories.remotes import SECRET, Remote
@@ -88,7 +87,7 @@ def test_the_cluster_is_told_which_data_code_parameters_and_image(
     assert (corpus["corpus"], corpus["md5"]) == ("meld", md5_of(root))
     assert json.loads(corpus["remote"]) == {"url": remote.url, "user": "carl"}
     assert json.loads(given["stage1"])["seed"] == 99
-    assert given["code_validate"] == code_digest(CODE["validate"])
+    assert given["code_validate"] == code_digest("validate")
     told = run["pipeline_spec"]
     spec = told.get("pipeline_spec", told)
     assert set(given) <= set(spec["root"]["inputDefinitions"]["parameters"])

@@ -48,7 +48,7 @@ def put() -> Iterator[Put]:
 @pytest.fixture
 def stage(tmp_path: Path) -> Path:
     """Make a finished stage's folder, as small as can be."""
-    with publish(tmp_path / "stage1", step="train", name="stage1", params={}, inputs={}, code=()) as draft:
+    with publish(tmp_path / "stage1", step="train", name="stage1", params={}, inputs={}) as draft:
         (draft.path / "model").mkdir()
         (draft.path / "model/model.safetensors").write_bytes(b"weights")
     return tmp_path / "stage1"

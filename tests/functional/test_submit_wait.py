@@ -2,14 +2,15 @@
 
 import pytest
 
-from pipelines.submit import Run, SilentError, watch
+from emoverse.http import NoAnswerError
+from pipelines.submit import Run, watch
 from tests.factories.kubeflow import RUN, kubeflow
 
 
 def test_an_endpoint_that_stays_silent_is_given_up_at_last() -> None:
     with kubeflow() as cluster:
         cluster.states = [("DOWN", {})]
-        with pytest.raises(SilentError, match=r"HTTP 503; .*a run that was started goes on"):
+        with pytest.raises(NoAnswerError, match=r"HTTP 503; .*the run continues"):
             watch(Run(RUN, "the run's address"), host=cluster.host, pause=0.001, patience=2)
         assert [path for _, path in cluster.seen if RUN in path] == [f"/apis/v2beta1/runs/{RUN}"] * 3
 

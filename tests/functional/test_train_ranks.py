@@ -56,9 +56,9 @@ def test_whatever_ends_two_processes_they_say_so_in_a_line_and_go_on_to_the_same
     release(tmp_path)
     assert process.wait() == 2
     assert said(tmp_path) == [
-        "emoverse: rank 1 of 2: was ended by SIGKILL, so training stopped; its last words: 'a rank about to die'; see "
-        "whether memory ran out (a smaller train.batch_size and fewer train.workers take less), and run again to go on "
-        "from checkpoint-2"
+        "emoverse: rank 1 of 2: ended by SIGKILL, so training stopped; last stderr line: 'a rank about to die'; check "
+        "whether memory ran out (a smaller train.batch_size and fewer train.workers need less), and run again to "
+        "resume from checkpoint-2"
     ]
 
     process, ranks = hold_training(house, tmp_path, 3)
@@ -67,18 +67,18 @@ def test_whatever_ends_two_processes_they_say_so_in_a_line_and_go_on_to_the_same
     release(tmp_path)
     assert process.wait() == PREEMPTED
     assert said(tmp_path) == [
-        "train: going on from checkpoint-2",
-        "emoverse: stopped at step 4 of 6, saved; run again to go on",
+        "train: resuming from checkpoint-2",
+        "emoverse: stopped at step 4 of 6, saved; run again to resume",
     ]
     assert not (tmp_path / "out").exists()
 
     assert start_training(house, tmp_path).wait() == 0
-    assert said(tmp_path)[0] == "train: going on from checkpoint-4"
+    assert said(tmp_path)[0] == "train: resuming from checkpoint-4"
     assert folder_files(tmp_path / "out") == folder_files(undisturbed)
 
 
 def test_a_process_ends_with_the_one_that_started_it() -> None:
-    alone = "import os, time; from emoverse.training import ranks; ranks._die_with(os.getppid()); print(os.getpid())"
+    alone = "import os, time; from emoverse.training import launch; launch._die_with(os.getppid()); print(os.getpid())"
     starter = f"""
 import subprocess, sys, time
 words = [sys.executable, "-c", {alone + "; sys.stdout.flush(); time.sleep(600)"!r}]

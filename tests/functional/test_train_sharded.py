@@ -35,7 +35,7 @@ def test_sharded_training_learns_what_one_process_does_and_goes_on_after_a_kill(
     process.wait()
     release(places[1])
     assert start_training(house, places[1]).wait() == 0, said(places[1])
-    assert "train: going on from checkpoint-2" in said(places[1])
+    assert "train: resuming from checkpoint-2" in said(places[1])
     whole, killed = (place / "out" for place in places)
     assert folder_files(whole) == folder_files(killed)
     assert "deepspeed" in read_manifest(whole)["libraries"]

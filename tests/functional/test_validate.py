@@ -14,7 +14,7 @@ from emoverse.artifacts.manifest import open_source
 from emoverse.artifacts.tables import read_action_units, read_utterances
 from emoverse.cli.__init__ import main
 from emoverse.config import MediaParams, ValidationParams
-from emoverse.corpora import reader
+from emoverse.corpora import get_corpus
 from emoverse.errors import UserError
 from emoverse.media.frames import FrameStore
 from emoverse.validation.validate import validate
@@ -50,7 +50,7 @@ def test_a_sound_corpus_passes_whole(tmp_path: Path) -> None:
     assert summary["rows"]["out"] == 10
     assert not list(tmp_path.glob(".out.*scratch")), "nothing hidden stays behind"
     utterances = list(read_utterances(out / "utterances.parquet"))
-    assert utterances == sorted(reader("meld")(raw).utterances, key=lambda u: u.utterance_id)
+    assert utterances == sorted(get_corpus("meld").read(raw).utterances, key=lambda u: u.utterance_id)
     store = FrameStore([out])
     for u in utterances:
         assert store[f"clip:{u.utterance_id}"].shape == (4, 32, 32, 3)

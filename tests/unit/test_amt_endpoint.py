@@ -141,14 +141,14 @@ def test_a_broken_file_in_the_cache_is_named(serve: Callable[[Answer], Server], 
     reasons(server.url, tmp_path).of(utterance(), [], None)
     (kept,) = (tmp_path / "cache").rglob("*.json")
     kept.write_text("{", "utf-8")
-    with pytest.raises(UserError, match=r"\.json: not a kept answer.*remove the file"):
+    with pytest.raises(UserError, match=r"\.json: not a cached answer.*remove the file"):
         reasons(server.url, tmp_path).of(utterance(), [], None)
 
 
 def test_broken_settings_are_named(tmp_path: Path) -> None:
     for raw, says in (
         ("{", "not JSON"),
-        ("[]", "holds no settings"),
+        ("[]", "contains no settings"),
         ('{"url": "http://x", "modell": "y"}', "did you mean 'model'"),
     ):
         (tmp_path / "s.json").write_text(raw)

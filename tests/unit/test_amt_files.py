@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoverse.amt.build_amt import check_splits
-from emoverse.amt.columns import natural
+from emoverse.amt.corpus_table import natural
 from emoverse.amt.mixture import Stage
-from emoverse.amt.outputs import Rows, Tally
+from emoverse.amt.outputs import Row, Tally
 from emoverse.amt.published import RecordList, media_path, record, write_records
 from emoverse.amt.reasons import FileReasons, RuleReasons, provider
 from emoverse.errors import RowErrors, UserError
@@ -26,7 +26,7 @@ def test_published_records_are_written_as_json_dumps_would(rows: list[tuple[str,
     out = io.BytesIO()
     listing, expected = RecordList(out), []
     for query, response, still, task in rows:
-        listing.add([record(task, query, response, "a/b.mp4", still=still)])
+        listing.add(record(task, query, response, "a/b.mp4", still=still))
         clip = {"images" if still else "videos": ["a/b.mp4"]}
         words = {"query": query, "response": response}
         expected.append({**clip, **words} if task == "ecpe" else {**words, **clip})
@@ -52,16 +52,12 @@ def test_clips_are_called_as_the_authors_call_them() -> None:
 
 
 def test_a_tally_finds_empty_outside_and_contradicting_answers() -> None:
-    def rows(words: str, answers: dict[str, str], allowed: list[str] | None, query: str = "") -> Rows:
-        golds = [{"answers": allowed} for _ in answers]
-        questions = [Question(words, answer, gold) for answer, gold in zip(answers.values(), golds, strict=True)]
-        ids = [name[:1].encode() for name in answers]
-        return Rows("mer", "meld", False, ids, ids, questions, [query] * len(answers))
-
     tally = Tally()
-    told = {"a": "Joy.", "b": "Joy.", "b again": "Fear.", "c": "", "d": "Bliss."}
-    tally.add(rows("the same words", told, ["Joy.", "Fear.", ""]))
-    tally.add(rows("other words", {"a": "Joy."}, None, "other <image> words"))
+    allowed = {"answers": ["Joy.", "Fear.", ""]}
+    for name, answer in (("a", "Joy."), ("b", "Joy."), ("b", "Fear."), ("c", ""), ("d", "Bliss.")):
+        tally.add(Row("mer", utterance(utterance_id=name), Question("the same words", answer, allowed), still=False))
+    other = Question("other words", "Joy.", {"answers": None})
+    tally.add(Row("mer", utterance(utterance_id="a"), other, still=False, query="other <image> words"))
     report = tally.report()
     assert (report["rows"], report["empty_answers"], report["answers_outside_set"]) == (6, 1, 1)
     assert (report["same_words_other_answer"], report["same_words_and_clip_other_answer"]) == (1, 1)

@@ -1,41 +1,47 @@
-"""The command line: light until a verb runs, and honest in its exit codes."""
+"""The command line: nothing heavy is imported before a command runs; exit codes."""
 
-import argparse
+import errno
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+import emoverse
 from emoverse import __version__
-from emoverse.cli.__init__ import VERBS, _guarded, main
+from emoverse.cli.__init__ import COMMANDS, guarded, main
+from emoverse.errors import from_os_error
 from tests.factories.corpora import write_meld
 
 HEAVY = ("torch", "pandas", "numpy", "yaml", "pydantic", "kfp", "great_expectations", "transformers", "swift", "dvc")
 PUBLISHED = ("--split", "test", "--out")
 
 
-def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    said = capsys.readouterr().out
-    assert all(verb in said for verb in VERBS)
+    output = capsys.readouterr().out
+    assert all(command in output for command in COMMANDS)
 
 
-def test_no_verb_prints_help_and_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_prints_help_and_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
-    assert "verbs" in capsys.readouterr().out
+    assert "commands" in capsys.readouterr().out
 
 
-def test_an_unknown_verb_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_command_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["trian"])
     assert caught.value.code == 2
-    assert "unknown verb 'trian'; did you mean 'train'?" in capsys.readouterr().err
+    assert "unknown command 'trian'; did you mean 'train'?" in capsys.readouterr().err
 
 
 def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,16 +61,16 @@ def test_help_imports_nothing_heavy() -> None:
     loaded = set(json.loads(done.stderr))
     assert "emoverse.cli" in loaded
     assert not loaded & set(HEAVY)
-    assert not [name for name in loaded if name.startswith("emoverse.verbs")]
+    assert not [name for name in loaded if name.startswith("emoverse.cli.")]
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_exists_and_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert find_spec(VERBS[verb][0]) is not None
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_exists_and_has_a_help_text(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert find_spec(COMMANDS[command][0]) is not None
     with pytest.raises(SystemExit) as caught:
-        main([verb, "--help"])
+        main([command, "--help"])
     assert caught.value.code == 0
-    assert f"emoverse {verb}" in capsys.readouterr().out
+    assert f"emoverse {command}" in capsys.readouterr().out
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path: Path) -> None:
@@ -82,7 +88,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error(tmp_path: Path) -> None:
 def _published(out: Path) -> Path:
     from emoverse.artifacts.manifest import publish
 
-    with publish(out, step="validate", params={}, inputs={}, code=[]) as draft:
+    with publish(out, step="validate", params={}, inputs={}) as draft:
         (draft.path / "a").write_text("x", "utf-8")
     return out
 
@@ -136,31 +142,81 @@ def test_a_link_to_a_device_is_written_to_and_stays(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "real.json").read_text("utf-8"))
 
 
-def test_a_fault_of_ours_leaves_one_line_and_the_traceback_in_a_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def raising(error: BaseException) -> Callable[[], None]:
+    def run() -> None:
+        raise error
+
+    return run
+
+
+@pytest.fixture
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder that tracebacks go to."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
 
-    def broken(_: argparse.Namespace) -> None:
-        raise AssertionError("two\nlines")
 
-    assert _guarded(broken, argparse.Namespace(debug=False)) == 1
-    said = capsys.readouterr().err
-    assert "a fault of this program" in said
-    assert said.count("\n") == 1
-    (log,) = tmp_path.glob("emoverse-*.log")
-    assert str(log) in said
+@pytest.mark.parametrize("error", [
+    AssertionError("two\nlines"), KeyError("x"), OSError("no errno"), OSError(errno.EBADF, "Bad file descriptor"),
+    FileNotFoundError(errno.ENOENT, "No such file", str(Path(emoverse.__file__).parent / "page.html.jinja")),
+    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), ModuleNotFoundError("x", name="emoverse.x"),
+])  # fmt: skip
+def test_an_internal_error_gives_one_line_exit_code_1_and_the_traceback_in_a_file(
+    logs: Path, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    assert guarded(raising(error), debug=False) == 1
+    output = capsys.readouterr().err
+    assert "internal error: " in output
+    assert output.count("\n") == 1
+    (log,) = logs.glob("emoverse-*.log")
+    assert str(log) in output
     assert "Traceback (most recent call last)" in log.read_text("utf-8")
-    with pytest.raises(AssertionError):
-        _guarded(broken, argparse.Namespace(debug=True))
+    with pytest.raises(type(error)):
+        guarded(raising(error), debug=True)
 
 
-def test_an_interrupted_verb_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    def stopped(_: argparse.Namespace) -> None:
-        raise KeyboardInterrupt
+def test_memory_that_runs_out_is_not_the_user_s_input(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert guarded(raising(MemoryError()), debug=False) == 1
+    assert "out of memory" in capsys.readouterr().err
 
-    assert _guarded(stopped, argparse.Namespace(debug=False)) == 130
-    assert "interrupted" in capsys.readouterr().err
+
+def fail_as_if_interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_exits_with_130_and_an_interrupted_worker_process_with_1(
+    logs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert guarded(raising(KeyboardInterrupt()), debug=False) == 130
+    assert "interrupted; run the same command again" in capsys.readouterr().err
+
+    def run() -> None:
+        with ProcessPoolExecutor(1) as pool:
+            pool.submit(fail_as_if_interrupted).result()
+
+    assert guarded(run, debug=False) == 1
+    assert "internal error: KeyboardInterrupt" in capsys.readouterr().err
+
+
+@given(code=st.sampled_from(sorted(errno.errorcode)), path=st.sampled_from(["", "/data/x.csv", emoverse.__file__]))
+def test_an_os_error_is_the_user_s_when_it_names_a_path_or_a_limit_and_ours_otherwise(code: int, path: str) -> None:
+    known = from_os_error(OSError(code, "Reason", path) if path else OSError(code, "Reason"))
+    limits = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
+    users = code in limits or (path == "/data/x.csv" and code != errno.EBADF)
+    assert (known is not None) == users
+    assert known is None or (known.place == path and known.remedy)
+
+
+@pytest.mark.parametrize(("package", "remedy"), [
+    ("torch", "pip install 'emoverse[train]'"), ("gradio", "pip install 'emoverse[demo]'"), ("av", "pip install av"),
+    ("pipelines", "run this command in a checkout"),
+])  # fmt: skip
+def test_a_missing_package_costs_one_line_that_names_the_remedy(
+    package: str, remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = ModuleNotFoundError(f"No module named {package!r}", name=f"{package}.sub")
+    assert guarded(raising(error), debug=False) == 2
+    assert remedy in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", ["x", "0", "-1", "1.5", "99999"])

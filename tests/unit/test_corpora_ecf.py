@@ -44,10 +44,10 @@ def test_a_bad_pair_sets_its_target_aside_and_nothing_else(
     assert says in bad.detail
     survivors = [one.position for one in reading.utterances]
     if bad.row_id == "ecf/train/dia1utt3":
-        assert bad.said(Path()).startswith("Subtask_2_train.json:[0].conversation[2]: emotion-cause_pairs[1]: ")
+        assert bad.message(Path()).startswith("Subtask_2_train.json:[0].conversation[2]: emotion-cause_pairs[1]: ")
         assert survivors == [1, 2]
     else:
-        assert bad.said(Path()).startswith("Subtask_2_train.json:[0].emotion-cause_pairs[1]: emotion-cause_pairs: ")
+        assert bad.message(Path()).startswith("Subtask_2_train.json:[0].emotion-cause_pairs[1]: emotion-cause_pairs: ")
         assert survivors == [1, 2, 3]
 
 

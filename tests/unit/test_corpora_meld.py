@@ -2,15 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.corpora import meld, reader, readers
+from emoverse.corpora import corpora, get_corpus, meld
 from emoverse.errors import UserError
 from tests.factories.corpora import meld_row, write_meld
 
 
 def test_the_readers_are_found_by_name_and_a_misspelt_one_names_the_nearest() -> None:
-    assert set(readers()) == {"ecf", "meld", "mosei"}
+    assert set(corpora()) == {"ecf", "meld", "mosei"}
     with pytest.raises(UserError, match="did you mean 'mosei'"):
-        reader("moseii")
+        get_corpus("moseii")
 
 
 def test_a_row_becomes_an_utterance_with_its_clip_times_and_line(tmp_path: Path) -> None:

@@ -11,14 +11,12 @@ import yaml
 
 from emoverse.artifacts.digests import (
     canonical,
-    code_digest,
     digest_of_files,
     digest_of_raw,
     digest_of_value,
     folder_files,
 )
 from emoverse.errors import UserError
-from emoverse.registry import CODE
 
 TREE = {
     "a.txt": b"one\n",
@@ -85,35 +83,6 @@ def test_the_md5_of_a_raw_folder_is_the_one_dvc_add_writes(tmp_path: Path) -> No
 def test_a_canonical_value_has_sorted_keys_and_keeps_unicode() -> None:
     assert canonical({"b": [1, 2.5], "a": "é"}) == '{"a":"é","b":[1,2.5]}'
     assert digest_of_value({"b": 1, "a": 2}) == digest_of_value({"a": 2, "b": 1})
-
-
-def test_a_changed_line_of_code_changes_the_digest_of_its_room_alone(tmp_path: Path) -> None:
-    for name in ("tasks/mer.py", "media/read.py", "params.py"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x = 1\n", "utf-8")
-    before = {room: code_digest([room], tmp_path) for room in ("tasks", "media", "params.py")}
-    (tmp_path / "tasks/mer.py").write_text("x = 2\n", "utf-8")
-    after = {room: code_digest([room], tmp_path) for room in ("tasks", "media", "params.py")}
-    assert [room for room in before if before[room] != after[room]] == ["tasks"]
-
-
-def test_byte_code_is_no_part_of_the_code(tmp_path: Path) -> None:
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks/mer.py").write_text("x = 1\n", "utf-8")
-    before = code_digest(["tasks"], tmp_path)
-    (tmp_path / "tasks/__pycache__").mkdir()
-    (tmp_path / "tasks/__pycache__/mer.cpython-311.pyc").write_bytes(b"\x00")
-    assert code_digest(["tasks"], tmp_path) == before
-
-
-def test_a_room_that_does_not_exist_is_our_mistake(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no room 'attic'"):
-        code_digest(["attic"], tmp_path)
-
-
-@pytest.mark.parametrize("step", CODE)
-def test_every_step_names_rooms_that_exist(step: str) -> None:
-    assert len(code_digest(CODE[step])) == 64
 
 
 def test_a_name_that_is_not_utf8_is_refused_by_name(tmp_path: Path) -> None:

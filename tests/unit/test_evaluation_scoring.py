@@ -9,7 +9,7 @@ import pytest
 
 from emoverse.evaluation.intervals import expected_error, posterior, reliability
 from emoverse.evaluation.replies import face_only, text_only
-from emoverse.evaluation.score_file import beside
+from emoverse.evaluation.score_file import published_beside
 from emoverse.evaluation.scoring import baseline_headlines, pooled, score
 from tests.factories.answering import rows_of, utterances
 
@@ -102,16 +102,16 @@ def test_the_face_only_control_asks_as_if_nothing_had_been_said(task, corpus):
 
 
 def test_a_question_without_words_cannot_be_controlled_for_them():
-    with pytest.raises(ValueError, match="found 0 transcripts"):
+    with pytest.raises(ValueError, match="0 transcripts"):
         face_only({"channel": "x", "messages": [{"role": "user", "content": "<video>What?"}]})
 
 
 def test_a_published_figure_compares_only_on_as_many_records():
     mine = {"authors_f1": 0.7, "official_weighted_f1": 0.5}
-    whole = {one["metric"]: one for one in beside("ecf", "ecpe", mine, 1821)}
+    whole = {one["metric"]: one for one in published_beside("ecf", "ecpe", mine, 1821)}
     assert whole["authors_f1"]["comparable"]
     assert not whole["official_weighted_f1"]["comparable"]
-    assert not any(one["comparable"] for one in beside("ecf", "ecpe", mine, 20))
-    assert beside("meld", "mer", {"accuracy": 0.5}, 2610) == []
-    (leaderboard,) = beside("ecf", "ecpe_semeval", mine, 3101)
+    assert not any(one["comparable"] for one in published_beside("ecf", "ecpe", mine, 20))
+    assert published_beside("meld", "mer", {"accuracy": 0.5}, 2610) == []
+    (leaderboard,) = published_beside("ecf", "ecpe_semeval", mine, 3101)
     assert leaderboard["comparable"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -63,7 +65,7 @@ ROWS = [row(number) for number in range(6)]
 def test_likelihoods_are_those_of_whole_answers_asked_one_by_one(engine, loaded, frames):
     import torch
 
-    found = engine.judged(ROWS, ANSWERS)[0]
+    found = engine.score_answers(ROWS, ANSWERS)[0]
 
     for i, one in enumerate(ROWS):
         shown = frames[(one["videos"] + one["images"])[0]]
@@ -103,7 +105,7 @@ def test_the_answer_taken_is_the_greedy_reply_wherever_that_is_an_answer(engine)
     free = engine.generate(ROWS, 3)
     answers = (*dict.fromkeys(free[::2]), "Joy.", "Anger.")  # what this model happens to say, cut short, and does not
     whole = engine.generate(ROWS, 64)
-    sums, chosen = engine.judged(ROWS, answers)
+    sums, chosen = engine.score_answers(ROWS, answers)
     for reply, one, taken in zip(whole, sums, chosen, strict=True):
         assert answers[taken] == reply if reply in answers else taken == one.argmax()
 
@@ -112,7 +114,7 @@ def test_the_batch_size_changes_nothing(engine):
     apart, together = [], []
     for size, results in ((1, apart), (6, together)):
         engine.batch_size = size
-        results += [engine.judged(ROWS, ANSWERS)[0], engine.generate(ROWS, 8)]
+        results += [engine.score_answers(ROWS, ANSWERS)[0], engine.generate(ROWS, 8)]
     np.testing.assert_allclose(apart[0], together[0], atol=1e-4)
     assert apart[1] == together[1]
 
@@ -133,27 +135,50 @@ def test_a_reply_that_ended_stays_ended_while_others_go_on(engine, loaded):
 
 def test_a_clip_is_looked_at_once_and_blank_clips_of_one_shape_once_together(engine):
     twice = [row(1), row(4), row(1)]
-    engine.judged(twice, ANSWERS)
+    engine.score_answers(twice, ANSWERS)
     engine.generate(twice, 2)
     assert engine.backend.looked == 2 + 2
     blank = [row(1, "clip:1#blank"), row(4, "clip:4#blank")]
-    engine.judged(blank, ANSWERS)
+    engine.score_answers(blank, ANSWERS)
     assert engine.backend.looked == 4 + 2
 
 
 def test_features_beyond_the_limit_are_dropped_and_computed_again(engine, monkeypatch):
-    whole = engine.judged(ROWS, ANSWERS)[0]
-    monkeypatch.setattr(feature_module, "KEPT_BYTES", 1)
+    whole = engine.score_answers(ROWS, ANSWERS)[0]
+    monkeypatch.setattr(feature_module, "CACHE_BYTES", 1)
     engine.batch_size = 1
-    np.testing.assert_allclose(engine.judged(ROWS, ANSWERS)[0], whole, atol=1e-4)
-    assert len(engine.features._kept) == 1
+    np.testing.assert_allclose(engine.score_answers(ROWS, ANSWERS)[0], whole, atol=1e-4)
+    assert len(engine.cache) == 1
 
 
 def test_no_rows_give_no_answers(engine):
-    assert engine.judged([], ANSWERS)[0].shape == (0, 4)
+    assert engine.score_answers([], ANSWERS)[0].shape == (0, 4)
     assert engine.generate([], 4) == []
 
 
 def test_a_row_without_a_clip_is_named(engine):
     with pytest.raises(UserError, match="row 1: it shows 0 clips"):
         engine.generate([{**row(1), "videos": []}], 2)
+
+
+def test_a_logit_that_is_not_finite_stops_every_kind_of_answer_and_names_the_row(folder, frames):
+    model = load_model(folder)
+    model.lm_head.weight.data[7] = float("nan")
+    engine = Engine(TorchBackend(model), Encoder(folder, settings_of_model(folder)), frames, batch_size=4)
+    for answer in (lambda: engine.score_answers(ROWS[2:], ANSWERS), lambda: engine.generate(ROWS[2:], 3)):
+        with pytest.raises(UserError, match=r"row 5: the model's logits are NaN or infinite"):
+            answer()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_named_when_the_model_is_loaded(folder, tmp_path, value):
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    name = sorted(tensors)[len(tensors) // 2]
+    tensors[name].flatten()[3] = value
+    save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"model: weight .* has NaN or infinite values") as caught:
+        load_model(tmp_path / "model")
+    assert name.rpartition(".")[2] in str(caught.value)

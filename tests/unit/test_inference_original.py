@@ -23,7 +23,7 @@ def test_the_engine_computes_what_the_original_code_computes(shared_data, tmp_pa
     causal = np.tri(width, dtype=bool)[None] & real[:, None]
     mask = (causal | np.eye(width, dtype=bool))[:, None]
     positions = np.maximum(real.cumsum(axis=1) - 1, 0)
-    found, _ = backend.decode(ids, backend.join([features]), mask, positions, None, np.arange(width))
+    found, _ = backend.decode(ids, backend.concatenate([features]), mask, positions, None, np.arange(width))
 
     vocabulary = theirs["logits"].shape[-1]  # converting may add a row for <video>
     np.testing.assert_allclose(features.numpy().reshape(theirs["feat"].shape), theirs["feat"], atol=1e-5)

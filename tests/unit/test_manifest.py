@@ -20,7 +20,7 @@ def make(tmp_path: Path) -> Make:
 
     def _make(name: str = "out", text: str = "hello", inputs: dict[str, Source] | None = None) -> Path:
         out = tmp_path / name
-        with publish(out, step=name, params={"seed": 1}, inputs=inputs or {}, code=["errors.py"]) as draft:
+        with publish(out, step=name, params={"seed": 1}, inputs=inputs or {}, code_of="report") as draft:
             (draft.path / "deep").mkdir()
             (draft.path / "deep/a.txt").write_text(text, "utf-8")
             draft.count(rows_in=3, rows_out=2, dropped={"bad-label": 1})
@@ -71,7 +71,7 @@ def test_ancestry_reaches_back_to_the_raw_corpus_and_its_dvc_md5(make: Make, raw
 
 def test_a_second_publish_replaces_the_whole_folder(make: Make, tmp_path: Path) -> None:
     out = make()
-    with publish(out, step="out", params={}, inputs={}, code=[]) as draft:
+    with publish(out, step="out", params={}, inputs={}, code_of="report") as draft:
         (draft.path / "b.txt").write_text("other", "utf-8")
     assert list(folder_files(out)) == ["b.txt"]
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out", "out.run.json"]
@@ -81,7 +81,7 @@ def test_an_error_in_the_body_keeps_the_earlier_output_and_leaves_no_draft(make:
     out = make(text="good")
 
     def fail() -> None:
-        with publish(out, step="out", params={}, inputs={}, code=[]) as draft:
+        with publish(out, step="out", params={}, inputs={}, code_of="report") as draft:
             (draft.path / "a.txt").write_text("half", "utf-8")
             raise KeyError("a bug")
 
@@ -95,7 +95,7 @@ def test_an_error_in_the_body_keeps_the_earlier_output_and_leaves_no_draft(make:
 def test_rows_that_vanish_stop_the_step(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match="rows lost silently: 10 in, 7 out"),
-        publish(tmp_path / "out", step="s", params={}, inputs={}, code=[]) as draft,
+        publish(tmp_path / "out", step="s", params={}, inputs={}, code_of="report") as draft,
     ):
         draft.count(rows_in=10, rows_out=7, dropped={"duplicate-id": 2})
     assert not (tmp_path / "out").exists()
@@ -127,7 +127,7 @@ def test_a_folder_that_is_not_what_its_manifest_says_is_refused(
 
 def test_a_copy_without_weights_is_the_same_source_for_who_needs_none(tmp_path: Path) -> None:
     out, light = tmp_path / "out", tmp_path / "light"
-    with publish(out, step="train", params={}, inputs={}, code=[]) as draft:
+    with publish(out, step="train", params={}, inputs={}) as draft:
         for name in ("model/model.safetensors", "model/config.json", "decoder.onnx", "decoder.onnx.data", "log.jsonl"):
             (draft.path / name).parent.mkdir(exist_ok=True)
             (draft.path / name).write_text(name, "utf-8")
@@ -152,7 +152,7 @@ def test_a_changed_file_is_found_even_when_the_manifest_was_changed_to_match(mak
 
 
 def test_the_output_of_another_step_is_refused(make: Make) -> None:
-    with pytest.raises(UserError, match="made by step 'out', not 'build-amt'"):
+    with pytest.raises(UserError, match="an output of 'out', not of 'build-amt'"):
         open_source(make(), made_by="build-amt")
 
 
@@ -165,8 +165,8 @@ def test_an_empty_folder_is_no_raw_corpus(tmp_path: Path) -> None:
 
 def test_a_step_never_replaces_what_no_step_made(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", "utf-8")
-    for out, says in ((tmp_path / "notes.txt", "is a file"), (tmp_path, "no step made it")):
-        with pytest.raises(UserError, match=says), publish(out, step="s", params={}, inputs={}, code=[]):
+    for out, says in ((tmp_path / "notes.txt", "is a file"), (tmp_path, "no step wrote it")):
+        with pytest.raises(UserError, match=says), publish(out, step="s", params={}, inputs={}, code_of="report"):
             raise AssertionError("not reached")
     assert (tmp_path / "notes.txt").read_text("utf-8") == "mine"
 
@@ -186,5 +186,5 @@ def test_a_manifest_that_lost_a_key_is_none(make: Make, key: str) -> None:
     path = make() / MANIFEST
     whole = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps({name: value for name, value in whole.items() if name != key}), "utf-8")
-    with pytest.raises(UserError, match="not a manifest of schema 1; make the folder again"):
+    with pytest.raises(UserError, match="not a manifest of schema 1; run its step again"):
         open_source(path.parent)

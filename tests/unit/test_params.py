@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from emoverse.cli.options import overrides_of
+from emoverse.cli.options import parse_overrides
 from emoverse.config import MediaParams, Params, load_params, parse, plain, read_yaml
 from emoverse.errors import UserError
 
@@ -99,17 +99,17 @@ def test_a_missing_parameter_is_named(write: Write, text: str) -> None:
 
 def test_numbers_in_scientific_notation_are_numbers_as_they_are_for_dvc(write: Write, text: str) -> None:
     assert read_yaml("a: 1e-3\nb: -2E5\nc: e5") == {"a": 0.001, "b": -200000.0, "c": "e5"}
-    assert overrides_of(["stage1.learning_rate=1e-4"]) == {"stage1.learning_rate": 0.0001}
+    assert parse_overrides(["stage1.learning_rate=1e-4"]) == {"stage1.learning_rate": 0.0001}
 
 
 def test_an_override_keeps_everything_after_the_first_equals_sign() -> None:
-    assert overrides_of(["amt.system=a=b"]) == {"amt.system": "a=b"}
+    assert parse_overrides(["amt.system=a=b"]) == {"amt.system": "a=b"}
 
 
 @pytest.mark.parametrize("word", ["epochs=1", "stage1.epochs", "stage1.epochs=[1"])
 def test_an_override_in_another_form_is_refused_with_an_example(word: str) -> None:
     with pytest.raises(UserError, match="for example"):
-        overrides_of([word])
+        parse_overrides([word])
 
 
 def test_what_both_stages_share_is_said_once_and_a_stage_has_the_last_word(write: Write, text: str) -> None:
@@ -150,3 +150,16 @@ def test_a_number_that_nothing_can_keep_to_is_refused_where_it_was_given(overrid
     with pytest.raises(UserError, match=re.escape(says)) as caught:
         load_params(REPO / "params.yaml", overrides)
     assert f"params.yaml with --set {next(iter(overrides))}: " in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["epochs", "start"])
+def test_a_shared_value_on_the_command_line_is_refused_where_a_stage_sets_its_own(
+    write: Write, text: str, key: str
+) -> None:
+    path = write(text)
+    value: object = {"epochs": 99, "start": "adapter"}[key]
+    with pytest.raises(UserError, match=rf"train\.{key} has no effect: .*set stage"):
+        load_params(path, {f"train.{key}": value})
+    own = {f"stage1.{key}": value, f"stage2.{key}": value}
+    params = load_params(path, {f"train.{key}": value, **own})  # nothing is hidden when the stages are set, too
+    assert getattr(params.stage2, key) == value

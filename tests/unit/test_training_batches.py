@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from emoverse.training.rows import LengthBatches
+from emoverse.training.batches import LengthBatches
 
 
 @pytest.fixture

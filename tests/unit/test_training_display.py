@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from emoverse.training.callbacks import Display
+from emoverse.training.callbacks import DisplayCallback
 
 TOKENS = {f"row{n}": 100 + n for n in range(40)}
 
@@ -17,21 +17,21 @@ class Terminal(io.StringIO):
         return True
 
 
-def train(display: Display, first: int = 0, steps: int = 10) -> None:
+def train(display: DisplayCallback, first: int = 0, steps: int = 10) -> None:
     """Drive the display as the trainer does: four rows a step, the loss halved at each."""
     state = SimpleNamespace(is_world_process_zero=True, global_step=first, max_steps=steps)
     with display:
         display.on_train_begin(None, state, None)
         for step in range(first + 1, steps + 1):
             state.global_step = step
-            display.saw([f"row{4 * (step - 1) + k}" for k in range(4)])
+            display.count([f"row{4 * (step - 1) + k}" for k in range(4)])
             display.on_step_end(None, state, None)
             display.on_log(None, state, None, logs={"loss": 2.0**-step, "learning_rate": 0.1})
         display.on_log(None, state, None, logs={"train_runtime": 1.0})
 
 
 def test_rows_and_real_tokens_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    display = Display("stage1", TOKENS)
+    display = DisplayCallback("stage1", TOKENS)
     train(display)
     speed = display.speed()
     assert (speed["steps"], speed["rows"], speed["tokens"]) == (10, 40, sum(TOKENS.values()))
@@ -45,7 +45,7 @@ def test_rows_and_real_tokens_are_counted(capsys: pytest.CaptureFixture[str]) ->
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
-    train(Display("stage1", TOKENS))
+    train(DisplayCallback("stage1", TOKENS))
     assert "10/10" in terminal.getvalue()
     assert "tokens/s" in terminal.getvalue()
 
@@ -53,8 +53,8 @@ def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_tensorboard_goes_on_where_the_checkpoint_was(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train(Display("stage1", TOKENS, tmp_path), steps=6)
-    train(Display("stage1", TOKENS, tmp_path), first=4)
+    train(DisplayCallback("stage1", TOKENS, tmp_path), steps=6)
+    train(DisplayCallback("stage1", TOKENS, tmp_path), first=4)
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == list(range(1, 11))
     assert events.Scalars("train/learning_rate")[0].value == pytest.approx(0.1)

@@ -42,7 +42,7 @@ def test_a_line_that_is_not_json_is_named_with_its_number(tmp_path: Path) -> Non
 def test_a_repeated_id_is_named_with_the_row_it_repeats(tmp_path: Path) -> None:
     error = spoiled(tmp_path, lambda rows: rows[3].update(channel=rows[1]["channel"]))
     assert "stage1.jsonl:4" in str(error)
-    assert "row 2" in str(error)
+    assert "line 2" in str(error)
 
 
 @pytest.mark.parametrize("words", ["<video><video>Two?", "None?", "<image>A still instead of a clip?"])
@@ -66,7 +66,7 @@ def test_every_bad_row_is_told_at_once(tmp_path: Path) -> None:
 
 
 def test_an_empty_stage_is_an_error_before_any_training(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no row"):
+    with pytest.raises(UserError, match="no rows"):
         read_rows(write_rows(tmp_path / "stage1.jsonl", []))
 
 

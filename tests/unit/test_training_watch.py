@@ -8,20 +8,22 @@ import pytest
 import torch
 
 from emoverse.errors import UserError
-from emoverse.training.callbacks import Ledger, Watch
-from emoverse.training.distributed import Stop
+from emoverse.training.callbacks import Ledger, MonitorCallback
+from emoverse.training.distributed import StopRequest
 
 
-def watch(folder: Path, gradient: float, scaler: object = None) -> Watch:
+def watch(folder: Path, gradient: float, scaler: object = None) -> MonitorCallback:
     model = torch.nn.Linear(2, 2)
     for weights in model.parameters():
         weights.grad = torch.full_like(weights, gradient)
     accelerator = SimpleNamespace(scaler=scaler)
     trainer = SimpleNamespace(model=model, training_step=None, is_deepspeed_enabled=False, accelerator=accelerator)
-    return Watch(trainer, Ledger(folder, 0), {}, lambda rows: None, Stop(folder))
+    monitor = MonitorCallback(Ledger(folder, 0), {}, lambda rows: None, StopRequest(folder))
+    monitor.attach(trainer)
+    return monitor
 
 
-def before_the_step(one: Watch) -> Any:
+def before_the_step(one: MonitorCallback) -> Any:
     return one.on_pre_optimizer_step(None, SimpleNamespace(global_step=4), None)
 
 

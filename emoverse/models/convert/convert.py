@@ -21,7 +21,6 @@ from emoverse.models.convert.native import read_native
 from emoverse.models.convert.original import read_original
 from emoverse.models.convert.processor import write_processor
 from emoverse.models.convert.tokenizers import IMAGE, VIDEO, Vocabulary, read_vocabulary
-from emoverse.registry import CODE
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,7 @@ def convert(source: Path, out: Path) -> None:
         raise UserError(f"is inside or around {source}", place=str(out), remedy="choose another output folder")
     conversion = plan_conversion(source)
     raw = open_weights(source, name=f"internvl2/{here.name}")
-    libraries = ("transformers", "tokenizers", "torch", "safetensors")
-    with publish(
-        out, step="convert", params={}, inputs={"source": raw}, code=CODE["convert"], libraries=libraries
-    ) as draft:
+    with publish(out, step="convert", params={}, inputs={"source": raw}) as draft:
         model = draft.path / "model"
         model.mkdir()
         write_model(conversion, model)

@@ -44,7 +44,7 @@ def test_the_greedy_answer_is_taken_and_the_likeliest_where_there_is_none():
     sums = np.tile([-1.0, -2.0, -3.0], (4, 1))
     # columns: after the prompt; after 7, 8 of the first; after 7, 6 of the second; after 5
     likeliest = np.array([[7, 6, 0, 6, 3, 0], [7, 6, 0, 6, 0, 0], [5, 0, 0, 0, 0, 2], [9, 8, 2, 6, 2, 2]])
-    assert tree.chosen(sums, likeliest, stop=(2, 3)).tolist() == [1, 0, 2, 0]
+    assert tree.choose(sums, likeliest, stop=(2, 3)).tolist() == [1, 0, 2, 0]
 
 
 @pytest.mark.parametrize("answers", [[], [[1], []]])

@@ -1,1 +1,0 @@
-"""Ask an exported model about one's own clip or dialogue, with neither torch nor transformers."""

@@ -1,0 +1,222 @@
+"""Start one training process per GPU, and run one of them (``python -m emoverse.training.launch``)."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Final
+
+from emoverse.config import TrainParams, parse, plain
+from emoverse.errors import UserError, from_os_error
+from emoverse.media.frames import FrameStore
+from emoverse.training.checkpoints import last_complete
+from emoverse.training.distributed import PreemptedError, StopRequest, on_sigterm, rank
+from emoverse.training.trainer import TrainingResult, train_rows
+
+_SAME_TIME: Final = 5  # seconds; the launcher ends what a dead process left running only 30 s later
+_CHARACTERS: Final = 300  # of the last line that a dead process wrote
+_PATHS: Final = ("model", "tensorboard", "adapter")
+
+
+def train_on_ranks(
+    rows: Sequence[Mapping[str, Any]],
+    lengths: Sequence[int],
+    model: Path,
+    validated: Sequence[Path],
+    params: TrainParams,
+    scratch: Path,
+    label: str,
+    tensorboard: Path | None,
+    adapter: Path | None,
+) -> TrainingResult:
+    """Do what `trainer.train_rows` does with ``params.gpus`` processes; ``validated`` has the frames.
+
+    Raises:
+        PreemptedError: as `train_rows` does.
+        UserError: as `train_rows` does, or a process was killed.
+        RuntimeError: an internal error in one of the processes.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    for path in (*scratch.glob("outcome-*.json"), *scratch.glob("stderr-*.txt")):
+        path.unlink()
+    paths = {"model": model, "tensorboard": tensorboard, "adapter": adapter}
+    task: dict[str, Any] = {name: str(path.absolute()) if path else None for name, path in paths.items()}
+    task |= {"rows": rows, "lengths": lengths, "validated": [str(path.absolute()) for path in validated]}
+    (scratch / "task.json").write_text(json.dumps({**task, "params": plain(params), "label": label}), "utf-8")
+    failures = _launch(params.gpus, scratch)
+    files = {number: scratch / f"outcome-{number}.json" for number in range(params.gpus)}
+    outcomes = {number: json.loads(path.read_text("utf-8")) for number, path in files.items() if path.is_file()}
+    first = outcomes.get(0, {})
+    if "trained" in first:
+        return TrainingResult(**{**first["trained"], "checkpoint": scratch / first["trained"]["checkpoint"]})
+    if refused := next((outcome["refused"] for outcome in outcomes.values() if "refused" in outcome), None):
+        raise UserError(**refused)
+    if "preempted" in first:
+        raise PreemptedError(first["preempted"])
+    raise failure_of(failures, outcomes, scratch, params.gpus)
+
+
+def _launch(ranks: int, scratch: Path) -> dict[int, Any]:
+    """Run this module on ``scratch`` in ``ranks`` processes until all have ended.
+
+    SIGTERM makes them save and stop. Returns what torch's launcher reports of the failed ones, by rank, in the order
+    it noticed them. Raises KeyboardInterrupt after Ctrl-C.
+    """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    stop = StopRequest(scratch)
+    stop.file.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory() as logs:
+        config = LaunchConfig(
+            min_nodes=1, max_nodes=1, nproc_per_node=ranks, max_restarts=0, start_method="spawn",
+            rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="emoverse", local_addr="localhost",
+            logs_specs=DefaultLogsSpecs(log_dir=logs), signals_to_handle="SIGINT",
+        )  # fmt: skip
+        arguments = ["-m", "emoverse.training.launch", str(scratch.absolute()), str(os.getpid())]
+        try:
+            with on_sigterm(stop.request_all), _quiet():
+                elastic_launch(config, sys.executable)(*arguments)
+        except ChildFailedError as error:
+            return dict(error.failures)
+        except SignalException:
+            raise KeyboardInterrupt from None
+        finally:
+            stop.file.unlink(missing_ok=True)
+    return {}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the launcher from logging errors that we report, and restore the handler of Ctrl-C."""
+    handler, level = signal.getsignal(signal.SIGINT), logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, handler)
+
+
+def failure_of(
+    failures: Mapping[int, Any], outcomes: Mapping[int, Mapping[str, Any]], scratch: Path, ranks: int
+) -> Exception:
+    """Return an error that names the process that failed first, its last line of stderr and what to do.
+
+    Args:
+        failures: what torch's launcher reports, by rank.
+        outcomes: what each process left in ``outcome-<rank>.json``.
+        scratch: the scratch folder.
+        ranks: the number of processes.
+
+    Returns:
+        A UserError for a process that was killed; a RuntimeError for an internal error, the traceback in its notes.
+    """
+    number = _first_failed(failures, outcomes)
+    name = f"rank {number} of {ranks}"
+    if fault := outcomes.get(number, {}).get("failed"):
+        error = RuntimeError(f"{name}: {fault['error']}")
+        error.add_note(fault["traceback"])
+        return error
+    code = failures[number].exitcode if number in failures else 0
+    if code >= 0:
+        return RuntimeError(f"{name} ended with code {code}{_last_line(scratch, number)}")
+    checkpoint, _ = last_complete(scratch, ranks)
+    again = f"run again to resume from {checkpoint.name}" if checkpoint else "run again"
+    cause = {
+        signal.SIGKILL: "check whether memory ran out (a smaller train.batch_size and fewer train.workers need less)",
+        signal.SIGBUS: "enlarge /dev/shm or set train.workers to 0",
+    }.get(signal.Signals(-code), "check its stderr")
+    problem = f"ended by {signal.Signals(-code).name}, so training stopped{_last_line(scratch, number)}"
+    return UserError(problem, place=name, remedy=f"{cause}, and {again}")
+
+
+def _first_failed(failures: Mapping[int, Any], outcomes: Mapping[int, Mapping[str, Any]]) -> int:
+    """Return the rank that failed first; another's lost connection is only a consequence."""
+    start = min((failure.timestamp for failure in failures.values()), default=0)
+    early = [number for number, failure in failures.items() if failure.timestamp <= start + _SAME_TIME]
+    for number in early:
+        if failures[number].exitcode < 0 and -failures[number].exitcode != signal.SIGTERM:
+            return number
+    faults = {number: outcome["failed"]["at"] for number, outcome in outcomes.items() if "failed" in outcome}
+    return min(faults, key=lambda number: faults[number]) if faults else early[0] if early else 0
+
+
+def _last_line(scratch: Path, number: int) -> str:
+    try:
+        text = (scratch / f"stderr-{number}.txt").read_text("utf-8", errors="replace")
+    except OSError:
+        text = ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return f"; last stderr line: {lines[-1][-_CHARACTERS:]!r}" if lines else "; no output"
+
+
+def main(scratch: Path, launcher: int) -> int:
+    """Worker entry point for one rank: train as ``task.json`` says, write the outcome; return an exit code."""
+    _die_with(launcher)
+    _redirect_stderr(scratch)
+    outcome: dict[str, Any]
+    try:
+        outcome = {"trained": _train(scratch)}
+    except PreemptedError as error:
+        outcome = {"preempted": str(error)}
+    except BaseException as error:
+        refusal = from_os_error(error) if isinstance(error, OSError) else error
+        if isinstance(refusal, UserError):
+            outcome = {"refused": {"problem": refusal.problem, "place": refusal.place, "remedy": refusal.remedy}}
+        else:
+            text = f"{type(error).__name__}: {error}"
+            outcome = {"failed": {"error": text, "traceback": traceback.format_exc(), "at": time.time()}}
+    path = scratch / f"outcome-{rank()}.json"
+    path.with_suffix(".part").write_text(json.dumps(outcome), "utf-8")
+    path.with_suffix(".part").replace(path)
+    return int("refused" in outcome or "failed" in outcome)
+
+
+def _train(scratch: Path) -> dict[str, Any]:
+    task = json.loads((scratch / "task.json").read_text("utf-8"))
+    paths = {name: Path(task[name]) if task[name] else None for name in _PATHS}
+    params = parse(TrainParams, task["params"], place="params.yaml")
+    frames = FrameStore([Path(folder) for folder in task["validated"]])
+    model = paths.pop("model")
+    assert model is not None
+    result = train_rows(task["rows"], task["lengths"], model, frames, params, scratch, task["label"], **paths)
+    return {**asdict(result), "checkpoint": result.checkpoint.name}
+
+
+def _die_with(launcher: int) -> None:
+    """Have the kernel end this process with the one that started it: it would go on alone and keep its GPU."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != launcher:
+            os._exit(1)
+
+
+def _redirect_stderr(scratch: Path) -> None:
+    """Send what libraries write to stderr to a file; only Python's stderr of the first rank stays on it."""
+    terminal = os.dup(2)
+    with (scratch / f"stderr-{rank()}.txt").open("wb") as file:
+        os.dup2(file.fileno(), 2)
+    if rank() == 0:
+        sys.stderr = os.fdopen(terminal, "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    code = main(Path(sys.argv[1]), int(sys.argv[2]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # at once: a communicator whose peer is gone may never come down

@@ -1,1 +1,0 @@
-"""The command line of each step: what it takes, and the step function it calls."""

@@ -1,0 +1,128 @@
+"""Speak Kubeflow Pipelines' REST API (v2beta1): health, experiments, runs.
+
+Every command uses this client, so ``doctor`` and ``submit`` cannot disagree about an address, a proxy or a certificate.
+kfp's own client is not used: it follows redirects with a POST, reads a login page as an answer without an id, and fails
+on a broken ``~/.config/kfp/context.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from emoverse.errors import UserError
+from emoverse.http import HttpClient, NoAnswerError, bearer, check_address, json_object, token_from
+
+TOKEN: Final = "KUBEFLOW_TOKEN"  # the variable that contains the bearer token of a cluster that asks for one
+_PORT_FORWARD: Final = (
+    "check the address; `kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80` makes one at "
+    "http://localhost:8080"
+)
+
+
+def api_address(host: str) -> str:
+    """Return the address that the API's paths are appended to, from one that may be copied from the browser.
+
+    The page's own part (``#/experiments``, a query) is cut off, and the central dashboard's ``/_/pipeline`` is the
+    ``/pipeline`` that it shows in a frame. Raises UserError unless it is an http(s) address.
+    """
+    check_address(host)
+    parts = urlsplit(host)
+    path = parts.path.rstrip("/")
+    if path.startswith("/_/"):
+        path = path.removeprefix("/_")
+    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
+
+
+class KubeflowApi:
+    """Ask Kubeflow Pipelines at ``host``.
+
+    Every method raises NoAnswerError when no answer comes, and UserError when Kubeflow refuses or when something else
+    than Kubeflow answers.
+    """
+
+    def __init__(self, host: str, *, retries: int = 2) -> None:
+        self.address = api_address(host)
+        self._token = token_from(TOKEN)
+        self._client = HttpClient(authorization=bearer(self._token), retries=retries)
+
+    def run_url(self, run_id: str) -> str:
+        """Return where a person looks at a run."""
+        return f"{self.address}/#/runs/details/{run_id}"
+
+    def health(self) -> dict[str, Any]:
+        """Return the version and whether namespaces are separated (``multi_user``)."""
+        return self._call("GET", "healthz")
+
+    def experiment(self, name: str, namespace: str = "") -> str:
+        """Return the id of the experiment called ``name``, which is created where there is none."""
+        predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+        query = {"filter": json.dumps({"predicates": [predicate]}), **({"namespace": namespace} if namespace else {})}
+        experiments = self._call("GET", "experiments", query=query).get("experiments") or [{}]
+        known = experiments[0] if isinstance(experiments, list) and isinstance(experiments[0], dict) else {}
+        if not known.get("experiment_id"):
+            body = {"display_name": name, **({"namespace": namespace} if namespace else {})}
+            known = self._call("POST", "experiments", body=body)
+        return self._id_of(known, "experiment_id")
+
+    def start_run(self, experiment: str, name: str, spec: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
+        """Start a run of a compiled pipeline and return its id.
+
+        ``spec`` is the pipeline's specification, or ``{"pipeline_spec": ..., "platform_spec": ...}``.
+        """
+        body = {
+            "display_name": name,
+            "experiment_id": experiment,
+            "pipeline_spec": spec,
+            "runtime_config": {"parameters": parameters},
+        }
+        return self._id_of(self._call("POST", "runs", body=body), "run_id")
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return a run's state and its tasks' details."""
+        return self._call("GET", f"runs/{quote(run_id, safe='')}")
+
+    def _id_of(self, answer: Mapping[str, Any], key: str) -> str:
+        if not (isinstance(answer.get(key), str) and answer[key]):
+            problem = f"its answer has no {key}, so it is not Kubeflow Pipelines or a page in front of it"
+            remedy = "no run was started; give the address of Kubeflow Pipelines, past any login page"
+            raise UserError(problem, place=self.address, remedy=remedy)
+        return str(answer[key])
+
+    def _call(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None
+    ) -> dict[str, Any]:
+        url = f"{self.address}/apis/v2beta1/{path}"
+        if query:
+            url += "?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
+        try:
+            reply = self._client.request(method, url, body=body)
+        except NoAnswerError as error:
+            remedy = _PORT_FORWARD if error.remedy == "check the address" else error.remedy
+            problem = f"the endpoint gives no answer: {error.problem}"
+            raise NoAnswerError(problem, place=error.place, remedy=remedy) from None
+        if reply.status in (401, 403) and not (self._token and reply.status == 403):
+            remedy = f"put a fresh token into {TOKEN}" if self._token else f"put a token into {TOKEN}"
+            problem = f"the endpoint answers with HTTP {reply.status}"
+            problem += ": the token is refused or has expired" if self._token else ""
+            raise UserError(problem, place=self.address, remedy=remedy)
+        if reply.status >= 500 or reply.status in (408, 429):
+            problem = f"the endpoint answers with HTTP {reply.status}"
+            raise NoAnswerError(problem, place=self.address, remedy="look at Kubeflow's own pods")
+        answer = json_object(reply)
+        if reply.status == 404 and path == "healthz":
+            problem, remedy = "the endpoint answers with HTTP 404", "give the address of Kubeflow Pipelines"
+            raise UserError(problem, place=url, remedy=remedy)
+        if reply.status >= 300:
+            text = reply.data[:300].decode("utf-8", "replace").strip()
+            problem = f"Kubeflow refuses (HTTP {reply.status}): {self._without_token(text)}"
+            raise UserError(problem, place=self.address, remedy="check your rights and the namespace (--namespace)")
+        if answer is None:
+            remedy = "give the address of Kubeflow Pipelines itself, past any login page"
+            raise UserError("it answers something else than Kubeflow Pipelines does", place=url, remedy=remedy)
+        return answer
+
+    def _without_token(self, text: str) -> str:
+        return text.replace(self._token, "***") if self._token else text

@@ -1,0 +1,125 @@
+"""The code of a step: followed through its imports, without comments and docstrings, with the data files it names."""
+
+from pathlib import Path
+
+import pytest
+
+from emoverse.artifacts.source_digest import (
+    NO_INFLUENCE,
+    code_digest,
+    fingerprints,
+    library_versions,
+    modules_digest,
+    reachable_modules,
+)
+from emoverse.errors import UserError
+from emoverse.registry import STEPS
+
+BEFORE = '''"""Docstring."""
+
+from emoverse.shared import limit
+
+
+def scale(x: float) -> float:
+    """Scale."""
+    return limit(2 * x)  # twice
+'''
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """Make a package in which `train` imports `shared`, and `late` inside a function; nothing imports `other`."""
+    root = tmp_path / "emoverse"
+    root.mkdir()
+    (root / "__init__.py").write_text("")
+    (root / "train.py").write_text(
+        BEFORE + "\n\ndef slow() -> None:\n    from emoverse import late\n\n    late.run()\n"
+    )
+    (root / "shared.py").write_text("def limit(x: float) -> float:\n    return min(x, 1.0)\n")
+    (root / "late.py").write_text('TEXT = "words.txt"\n\n\ndef run() -> None:\n    print(TEXT)\n')
+    (root / "other.py").write_text("X = 1\n")
+    (root / "words.txt").write_text("joy\n")
+    (root / "notes.txt").write_text("unused\n")
+    return root
+
+
+def digest(package: Path) -> str:
+    return modules_digest(["emoverse.train"], package)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("shared.py", "def limit(x: float) -> float:\n    return min(x, 2.0)\n"),
+        ("late.py", 'TEXT = "words.txt"\n\n\ndef run() -> None:\n    print(TEXT, TEXT)\n'),
+        ("words.txt", "sadness\n"),
+        ("train.py", BEFORE.replace("2 * x", "3 * x")),
+    ],
+)
+def test_a_change_of_behaviour_changes_the_digest(package: Path, file: str, text: str) -> None:
+    before = digest(package)
+    (package / file).write_text(text)
+    assert digest(package) != before
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("shared.py", '"""New."""\n\n\ndef limit(x: float) -> float:\n    """Cap."""\n    return min(x, 1.0)  # why\n'),
+        ("shared.py", "def limit(x: float) -> float:\n    return min(\n        x,\n        1.0,\n    )\n"),
+        ("other.py", "X = 2\n"),
+        ("notes.txt", "changed\n"),
+    ],
+)  # fmt: skip
+def test_comments_docstrings_layout_and_unused_modules_change_nothing(package: Path, file: str, text: str) -> None:
+    before = digest(package)
+    (package / file).write_text(text)
+    assert digest(package) == before
+
+
+def test_an_import_for_type_checkers_alone_is_not_followed(package: Path) -> None:
+    source = "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from emoverse.other import X\n"
+    (package / "shared.py").write_text(source)
+    assert "emoverse.other" not in reachable_modules(["emoverse.train"], package)
+
+
+def test_a_module_that_does_not_exist_is_named() -> None:
+    with pytest.raises(ValueError, match=r"no module .emoverse\.attic."):
+        reachable_modules(["emoverse.attic"])
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_the_code_of_a_step_is_found(step: str) -> None:
+    assert len(code_digest(step)) == 64
+
+
+def test_every_module_without_influence_exists() -> None:
+    package = Path(__file__).resolve().parents[2]
+    missing = [
+        name
+        for name in NO_INFLUENCE
+        if not (package / (name.replace(".", "/") + ".py")).is_file()
+        and not (package / name.replace(".", "/") / "__init__.py").is_file()
+    ]
+    assert missing == []
+
+
+def test_a_library_that_is_not_installed_has_no_version() -> None:
+    assert library_versions(["torch", "no-such-library"])["no-such-library"] is None
+    assert library_versions(["torch"])["torch"]
+
+
+def test_the_content_of_a_file_that_a_parameter_names_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    reasons = tmp_path / "reasons.jsonl"
+    reasons.write_text("one\n")
+    params = {"amt": {"reasons": "file:reasons.jsonl"}}
+    before = fingerprints(params, tmp_path)
+    reasons.write_text("two\n")
+    after = fingerprints(params, tmp_path)
+    assert [step for step in before if before[step] != after[step]] == ["build-amt"]
+    assert fingerprints({"amt": {"reasons": "rules"}}, tmp_path)["build-amt"]["files"] == {}
+
+
+def test_a_parameter_that_names_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"amt\.reasons: .*nowhere\.jsonl: no such file"):
+        fingerprints({"amt": {"reasons": "file:nowhere.jsonl"}}, tmp_path)
