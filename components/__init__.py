@@ -1,1 +1,1 @@
-"""The Kubeflow components: one file a step; each unpacks paths, calls the step function, copies the manifest."""
+"""Kubeflow components, one file per step: unpack paths, call the step function, record metadata."""

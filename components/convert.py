@@ -1,4 +1,4 @@
-"""The component of ``convert``."""
+"""Component that converts an original InternVL2 checkpoint."""
 
 from kfp import dsl
 
@@ -8,21 +8,21 @@ from components.image import TRAIN
 @dsl.component(base_image=TRAIN, install_kfp_package=False)
 def convert(
     name: str,
-    listing: str,
-    code: str,
+    source_digest: str,
+    code_digest: str,
     source: dsl.Input[dsl.Model],
     model: dsl.Output[dsl.Model],
     without_weights: dsl.Output[dsl.Artifact],
 ) -> None:
-    """Turn an original InternVL2 checkpoint into a transformers-native one; none of its code is run.
+    """Convert an original InternVL2 checkpoint to the transformers layout without running any of its code.
 
     Args:
-        name: What the checkpoint is called.
-        listing: Digest of what its folder held when the run was submitted, for Kubeflow's cache. Empty: not known.
-        code: Digest of base-model's code, of which this is a part; other code is refused. Empty: the image's.
+        name: Name of the checkpoint.
+        source_digest: Digest of the folder's listing when the run was submitted, for the cache key. Empty: unknown.
+        code_digest: Digest of base-model's code, which includes the conversion. Empty: any code.
         source: The checkpoint's folder, as downloaded.
         model: The converted model.
-        without_weights: The same but for the weights, for what reads no more.
+        without_weights: A copy without weights, for steps that need only metadata.
     """
     from pathlib import Path
 
@@ -30,9 +30,10 @@ def convert(
     from emoverse.artifacts.manifest import copy_without_weights
     from emoverse.models.convert import convert as step
 
-    check_code("base-model", code)
+    check_code("base-model", code_digest)
     out = Path(model.path)
     step.convert(Path(source.path), out)
-    model.metadata.update({"checkpoint": name, "listing": listing, **metadata_of(out)})
+    facts = {"checkpoint": name, "listing": source_digest, **metadata_of(out)}
+    model.metadata.update({**facts, "display_name": "base model"})
     copy_without_weights(out, Path(without_weights.path))
-    without_weights.metadata.update(model.metadata)
+    without_weights.metadata.update({**facts, "display_name": "base model without weights"})

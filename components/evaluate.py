@@ -1,4 +1,4 @@
-"""The component of ``evaluate``."""
+"""Component of ``evaluate``."""
 
 from typing import List  # noqa: UP035  (kfp reads list types from typing)
 
@@ -9,52 +9,67 @@ from components.image import TRAIN
 
 @dsl.component(base_image=TRAIN, install_kfp_package=False)
 def evaluate(
-    params: str,
-    code: str,
+    params: dict,
+    code_digest: str,
     model: dsl.Input[dsl.Model],
     amt: dsl.Input[dsl.Dataset],
     validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     scores: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
-    confusion: dsl.Output[dsl.ClassificationMetrics],
+    confusion_meld_mer: dsl.Output[dsl.ClassificationMetrics],
+    confusion_meld_msa: dsl.Output[dsl.ClassificationMetrics],
+    confusion_ecf_mer: dsl.Output[dsl.ClassificationMetrics],
+    confusion_ecf_msa: dsl.Output[dsl.ClassificationMetrics],
+    confusion_mosei_mer: dsl.Output[dsl.ClassificationMetrics],
+    confusion_mosei_msa: dsl.Output[dsl.ClassificationMetrics],
 ) -> None:
     """Score a model on AMT's test sets.
 
     Args:
-        params: Section evaluate of params.yaml, as JSON.
-        code: Digest of the step's code; other code is refused. Empty: the image's.
+        params: Section evaluate of params.yaml.
+        code_digest: Digest of the step's code; the step refuses to run other code. Empty: any code.
         model: The model to score.
         amt: The AMT dataset: its test rows.
-        validated: What validate left, of each corpus: the frames.
+        validated: Output of validate for each corpus: the frames.
         scores: Scores with intervals, predictions, plots.
-        metrics: The headline scores.
-        confusion: Emotions (MER), gold against reply.
+        metrics: Headline scores with their intervals, baselines and controls.
+        confusion_meld_mer: Confusion matrix of that test set; empty if it was not scored.
+        confusion_meld_msa: Confusion matrix of that test set; empty if it was not scored.
+        confusion_ecf_mer: Confusion matrix of that test set; empty if it was not scored.
+        confusion_ecf_msa: Confusion matrix of that test set; empty if it was not scored.
+        confusion_mosei_mer: Confusion matrix of that test set; empty if it was not scored.
+        confusion_mosei_msa: Confusion matrix of that test set; empty if it was not scored.
     """
-    import json
     from pathlib import Path
 
-    from emoverse.artifacts.lineage import check_code, metadata_of, shown_with
-    from emoverse.config import EvaluateParams, parse
+    from emoverse.artifacts.lineage import check_code, metadata_of
+    from emoverse.compat.kfp import section, write_placeholder
+    from emoverse.config import EvaluateParams
     from emoverse.evaluation import evaluate as step
-    from emoverse.report.scores import confusion_over, flat
+    from emoverse.report.scores import confusion_matrices, flat
 
-    check_code("evaluate", code)
+    check_code("evaluate", code_digest)
     out = Path(scores.path)
     step.evaluate(
         Path(model.path),
         Path(amt.path),
-        [Path(one.path) for one in validated],
+        [Path(corpus.path) for corpus in validated],
         out,
-        parse(EvaluateParams, json.loads(params), place="evaluate"),
+        section(EvaluateParams, params, place="evaluate"),
     )
-    scores.metadata.update(metadata_of(out))
+    scores.metadata.update({**metadata_of(out), "display_name": "scores"})
     for name, value in flat(out).items():
         metrics.log_metric(name, value)
-    labels, counts = confusion_over(out)
-    if labels:
-        confusion.log_confusion_matrix(labels, counts)
-    for shown in (metrics, confusion):
-        shown.metadata.update(shown_with(scores.metadata))
-    # kfp's local cache takes a step as made only when each of its artifacts has a file.
-    Path(metrics.path).write_text("see the artifact's metadata\n", "utf-8")
-    Path(confusion.path).write_text("see the artifact's metadata\n", "utf-8")
+    outputs = {
+        "meld-mer": confusion_meld_mer,
+        "meld-msa": confusion_meld_msa,
+        "ecf-mer": confusion_ecf_mer,
+        "ecf-msa": confusion_ecf_msa,
+        "mosei-mer": confusion_mosei_mer,
+        "mosei-msa": confusion_mosei_msa,
+    }
+    matrices = confusion_matrices(out)
+    for name in outputs.keys() & matrices.keys():
+        outputs[name].log_confusion_matrix(*matrices[name])
+        outputs[name].metadata["display_name"] = f"confusion matrix {name}"
+    write_placeholder(metrics, *outputs.values())

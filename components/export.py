@@ -1,4 +1,4 @@
-"""The component of ``export``."""
+"""Component of ``export``."""
 
 from typing import List  # noqa: UP035  (kfp reads list types from typing)
 
@@ -9,8 +9,8 @@ from components.image import TRAIN
 
 @dsl.component(base_image=TRAIN, install_kfp_package=False)
 def export(
-    params: str,
-    code: str,
+    params: dict,
+    code_digest: str,
     model: dsl.Input[dsl.Model],
     amt: dsl.Input[dsl.Dataset],
     validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
@@ -19,40 +19,40 @@ def export(
     without_weights: dsl.Output[dsl.Artifact],
     card: dsl.Output[dsl.Markdown],
 ) -> None:
-    """Write a model as ONNX graphs, checked against torch.
+    """Write a model as ONNX graphs and compare them with torch.
 
     Args:
-        params: Section export of params.yaml, as JSON.
-        code: Digest of the step's code; other code is refused. Empty: the image's.
+        params: Section export of params.yaml.
+        code_digest: Digest of the step's code; the step refuses to run other code. Empty: any code.
         model: The model to export.
         amt: The AMT dataset: test rows to compare on.
-        validated: What validate left, of each corpus: the frames.
-        scores: What evaluate left, for the model card.
-        onnx: The graphs, the tokenizer, and the parity that was measured.
-        without_weights: The same but for the weights, for what reads no more.
+        validated: Output of validate for each corpus: the frames.
+        scores: Output of evaluate, for the model card.
+        onnx: The graphs, the tokenizer and the measured parity.
+        without_weights: A copy without weights, for steps that need only metadata.
         card: The model card.
     """
-    import json
     import shutil
     from pathlib import Path
 
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.artifacts.manifest import copy_without_weights
-    from emoverse.config import ExportParams, parse
+    from emoverse.compat.kfp import section
+    from emoverse.config import ExportParams
     from emoverse.export import export as step
 
-    check_code("export", code)
+    check_code("export", code_digest)
     out = Path(onnx.path)
     step.export(
         Path(model.path),
         out,
-        parse(ExportParams, json.loads(params), place="export"),
+        section(ExportParams, params, place="export"),
         amt=Path(amt.path),
-        validated=[Path(one.path) for one in validated],
+        validated=[Path(corpus.path) for corpus in validated],
         scores=Path(scores.path),
     )
-    onnx.metadata.update(metadata_of(out))
+    onnx.metadata.update({**metadata_of(out), "display_name": "ONNX"})
     copy_without_weights(out, Path(without_weights.path))
-    without_weights.metadata.update(onnx.metadata)
-    card.metadata.update(onnx.metadata)
+    without_weights.metadata.update({**onnx.metadata, "display_name": "ONNX without weights"})
+    card.metadata.update({**onnx.metadata, "display_name": "model card"})
     shutil.copyfile(out / "MODEL_CARD.md", card.path)

@@ -1,4 +1,4 @@
-"""The component of ``fetch``, once per corpus."""
+"""Component of ``fetch``, one task per corpus."""
 
 from kfp import dsl
 
@@ -7,15 +7,15 @@ from components.image import DATA
 
 @dsl.component(base_image=DATA, install_kfp_package=False)
 def fetch(corpus: str, md5: str, remote: str, root: str, volume: str, raw: dsl.Output[dsl.Dataset]) -> None:
-    """Bring one raw corpus to where validate can read it; refuse any content but the one that was asked for.
+    """Bring one raw corpus to where validate can read it; refuse other content than requested.
 
     Args:
         corpus: Name of the corpus, a module of emoverse.corpora.
-        md5: The MD5 that DVC knows the raw folder by.
-        remote: Public settings of the DVC remote that holds it, as JSON. Empty: it lies in the volume or at root.
-        root: A folder that holds it already, where no remote and no volume is given.
-        volume: A mounted folder to keep it in, by its MD5, or the run's workspace. Empty: it travels as the artifact.
-        raw: The corpus, or a note of the folder it lies in.
+        md5: MD5 of the raw folder in DVC.
+        remote: Public settings of the DVC remote that holds it, as JSON. Empty: it is in the volume or at root.
+        root: A folder that already holds it, used without a remote and a volume.
+        volume: Folder of a mounted volume, or the run's workspace, to keep it in by its MD5. Empty: in the artifact.
+        raw: The corpus, or a note of the folder that holds it.
     """
     from pathlib import Path
 
@@ -23,4 +23,4 @@ def fetch(corpus: str, md5: str, remote: str, root: str, volume: str, raw: dsl.O
     from emoverse.fetching import fetch as step
 
     facts = step.fetch(corpus, md5, Path(raw.path), remote=remote, root=root, volume=volume)
-    raw.metadata.update({**facts, **made_with()})
+    raw.metadata.update({**facts, **made_with(), "display_name": f"raw {corpus}"})

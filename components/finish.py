@@ -1,4 +1,4 @@
-"""The component that runs when a run ends, well or not."""
+"""Component that runs when a run has ended, successfully or not."""
 
 from kfp import dsl
 
@@ -7,23 +7,29 @@ from components.image import DATA
 
 @dsl.component(base_image=DATA, install_kfp_package=False)
 def finish(
-    status: dsl.PipelineTaskFinalStatus, name: str, run: str, publish: str, summary: dsl.Output[dsl.Markdown]
+    status: dsl.PipelineTaskFinalStatus,
+    name: str,
+    run: str,
+    publish: str,
+    revision: str,
+    summary: dsl.Output[dsl.Markdown],
 ) -> None:
-    """Tell how the run ended, and put that beside its report.
+    """Write how the run ended beside its report.
 
     Args:
-        status: What Kubeflow says of the run.
-        name: What the run is called; two may be called the same.
-        run: The run's id.
-        publish: Folder of all runs' reports, on a volume. Empty: nothing is put anywhere.
-        summary: The end in a few words.
+        status: Final state of the run, filled in by Kubeflow.
+        name: Display name of the run, which need not be unique.
+        run: Id of the run.
+        publish: Folder of all runs' reports, on a volume.
+        revision: Git revision that submitted the run. Empty: unknown.
+        summary: The result as Markdown.
     """
     from pathlib import Path
 
     from emoverse.artifacts.lineage import made_with
     from emoverse.report.run_pages import write_status
 
-    words = write_status(
+    text = write_status(
         run,
         name=name,
         state=status.state,
@@ -31,5 +37,5 @@ def finish(
         problem=status.error_message or "",
         publish=publish,
     )
-    summary.metadata.update({"run": run, **made_with()})
-    Path(summary.path).write_text(words, "utf-8")
+    summary.metadata.update({**made_with(), "run": run, "revision": revision, "display_name": "run summary"})
+    Path(summary.path).write_text(text, "utf-8")

@@ -1,4 +1,4 @@
-"""The component of ``report``."""
+"""Component of ``report``."""
 
 from typing import List  # noqa: UP035  (kfp reads list types from typing)
 
@@ -9,7 +9,7 @@ from components.image import DATA
 
 @dsl.component(base_image=DATA, install_kfp_package=False)
 def report(
-    code: str,
+    code_digest: str,
     validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     amt: dsl.Input[dsl.Dataset],
     base: dsl.Input[dsl.Artifact],
@@ -19,39 +19,32 @@ def report(
     results: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     stage1: dsl.Input[dsl.Artifact] = None,
-    run: str = "",
-    publish: str = "",
 ) -> None:
-    """Write one self-contained page over all results.
+    """Write one self-contained page about all results.
 
     Args:
-        code: Digest of the step's code; other code is refused. Empty: the image's.
-        validated: What validate left, of each corpus.
+        code_digest: Digest of the step's code; the step refuses to run other code. Empty: any code.
+        validated: Output of validate for each corpus.
         amt: The AMT dataset.
-        base: The base model, with weights or without, as of all models here.
+        base: The base model, with or without weights, as for all models here.
         stage2: The model after stage 2.
-        scores: What evaluate left.
-        onnx: What export left.
+        scores: Output of evaluate.
+        onnx: Output of export.
         results: The page and its data.
         page: The page alone, for the Kubeflow UI.
         stage1: The model after stage 1, unless that is the base.
-        run: The run's id.
-        publish: Folder of all runs' reports, on a volume. Empty: the page is put nowhere else.
     """
     import shutil
     from pathlib import Path
 
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.report import report as step
-    from emoverse.report.run_pages import publish_page
 
-    check_code("report", code)
+    check_code("report", code_digest)
     out = Path(results.path)
-    stages = [Path(one.path) for one in (base, stage1, stage2) if one is not None]
-    paths = [Path(one.path) for one in validated]
-    step.report(paths, Path(amt.path), stages, Path(scores.path), Path(onnx.path), out)
-    results.metadata.update(metadata_of(out))
-    page.metadata.update(results.metadata)
+    stages = [Path(model.path) for model in (base, stage1, stage2) if model is not None]
+    corpora = [Path(corpus.path) for corpus in validated]
+    step.report(corpora, Path(amt.path), stages, Path(scores.path), Path(onnx.path), out)
+    results.metadata.update({**metadata_of(out), "display_name": "report data"})
+    page.metadata.update({**results.metadata, "display_name": "report"})
     shutil.copyfile(out / "index.html", page.path)
-    if publish:
-        publish_page(out / "index.html", run, publish)

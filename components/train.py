@@ -1,4 +1,4 @@
-"""The component of ``train``, once per stage."""
+"""Component of ``train``, one task per stage."""
 
 from typing import List  # noqa: UP035  (kfp reads list types from typing)
 
@@ -10,61 +10,63 @@ from components.image import TRAIN
 @dsl.component(base_image=TRAIN, install_kfp_package=False)
 def train(
     stage: str,
-    params: str,
-    code: str,
-    seed: str,
+    params: dict,
+    overrides: dict,
+    code_digest: str,
     model: dsl.Input[dsl.Model],
-    base: dsl.Input[dsl.Model],
     amt: dsl.Input[dsl.Dataset],
     validated: dsl.Input[List[dsl.Dataset]],  # noqa: UP006
     trained: dsl.Output[dsl.Model],
     without_weights: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
-    given: str = "",
+    base: dsl.Input[dsl.Model] = None,
+    model_digest: str = "",
 ) -> None:
     """Fine-tune one stage with ms-swift.
 
     Args:
         stage: stage1 or stage2.
-        params: That section of params.yaml, as JSON.
-        code: Digest of the step's code; other code is refused. Empty: the image's.
-        seed: A seed in place of the section's, in a sweep. Empty: the section's.
+        params: That section of params.yaml.
+        overrides: Values that replace those of the section, such as the seed in a sweep.
+        code_digest: Digest of the step's code; the step refuses to run other code. Empty: any code.
         model: The model to start from.
-        base: The base model, which a stage that goes on with an adapter needs.
         amt: The AMT dataset.
-        validated: What validate left, of each corpus: the frames.
+        validated: Output of validate for each corpus: the frames.
         trained: The merged model, the adapter, the log and the ledger of rows.
-        without_weights: The same but for the weights, for what reads no more.
-        metrics: Steps, the last loss, rows trained.
-        given: Digest of a model from outside this run; another is refused. Empty: whatever lies there.
+        without_weights: A copy without weights, for steps that need only metadata.
+        metrics: Steps, rows, the final loss and the speed.
+        base: The base model, for a stage that continues an adapter. Left out where ``model`` is the base model:
+            Kubeflow cannot pass one artifact to two inputs of a task.
+        model_digest: Digest of a model from outside this run; another is refused. Empty: any model.
     """
     import json
     from pathlib import Path
 
-    from emoverse.artifacts.lineage import check_code, check_given, metadata_of, shown_with
+    from emoverse.artifacts.lineage import check_code, check_given, metadata_of
     from emoverse.artifacts.manifest import copy_without_weights, read_manifest
-    from emoverse.config import TrainParams, parse
+    from emoverse.compat.kfp import section, write_placeholder
+    from emoverse.config import TrainParams
     from emoverse.training import train as step
 
-    check_code("train", code)
-    check_given(Path(model.path), given)
+    check_code("train", code_digest)
+    check_given(Path(model.path), model_digest)
     out = Path(trained.path)
-    section = json.loads(params) | ({"seed": int(seed)} if seed else {})
     step.train(
         stage,
         Path(model.path),
         Path(amt.path),
-        [Path(one.path) for one in validated],
+        [Path(corpus.path) for corpus in validated],
         out,
-        parse(TrainParams, section, place=stage),
-        base=Path(base.path),
+        section(TrainParams, {**params, **overrides}, place=stage),
+        base=Path((base or model).path),
     )
-    trained.metadata.update(metadata_of(out))
+    title = f"stage {stage.removeprefix('stage')} model"
+    trained.metadata.update({**metadata_of(out), "display_name": title})
     copy_without_weights(out, Path(without_weights.path))
-    without_weights.metadata.update(trained.metadata)
-    facts = read_manifest(out)["facts"]
-    for name in ("steps", "longest_row", "final_loss"):
-        metrics.log_metric(name, facts[name])
-    metrics.metadata.update(shown_with(trained.metadata))
-    # kfp's local cache takes a step as made only when each of its artifacts has a file.
-    Path(metrics.path).write_text("see the artifact's metadata\n", "utf-8")
+    without_weights.metadata.update({**trained.metadata, "display_name": f"{title} without weights"})
+    manifest = read_manifest(out)
+    speed = json.loads(out.with_name(f"{out.name}.run.json").read_text("utf-8"))["training"]
+    measured = {"rows": manifest["rows"]["out"], "tokens_per_second": speed["tokens_per_second"]}
+    for name, value in {**manifest["facts"], **measured}.items():
+        metrics.log_metric(name, value)
+    write_placeholder(metrics)

@@ -1,4 +1,4 @@
-"""A cluster profile: where the pods of a run land and what they see, as YAML that is checked before anything runs."""
+"""The cluster profile: nodes, resources, volumes and secrets of a run's pods, as YAML that is checked first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final, Literal
 
 import yaml
-from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -17,19 +16,16 @@ from components.image import Images
 from emoverse.config import parse, read_yaml
 from emoverse.errors import UserError
 
-Group = Literal["data", "train"]
+Image = Literal["data", "train"]
 Computing = Literal["base-model", "convert", "train", "evaluate", "export"]  # steps of the train image
 _frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=True))
 _AMOUNT: Final = r"^[0-9]+([EPTGMK]i?|m)?$"
 _SECRET: Final = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSPHRASE|API_?KEY|SECRET_ACCESS_KEY)$", re.IGNORECASE)
-WORKSPACE: Final = str(
-    WORKSPACE_MOUNT_PATH
-)  # where Kubeflow mounts a run's workspace, for tasks that are told this path
 
 
 @_frozen
 class ImageNames:
-    """The two images, by digest; empty: the ones the code names."""
+    """The two images, by digest; empty: the default names."""
 
     data: str = ""
     train: str = ""
@@ -46,7 +42,7 @@ class Gpu:
 
 @_frozen
 class Toleration:
-    """A taint the pods tolerate, as Kubernetes writes it."""
+    """A toleration, with Kubernetes' own keys."""
 
     key: str = ""
     operator: Literal["Equal", "Exists"] = "Equal"
@@ -65,9 +61,9 @@ class Volume:
 
 @_frozen
 class Workspace:
-    """A volume that Kubeflow makes for each run, to keep raw corpora in, and removes with it.
+    """A volume that Kubeflow creates for each run to keep raw corpora in.
 
-    ``storage_class`` and ``access_modes`` are the cluster's own unless given.
+    Kubeflow removes it when the run has succeeded. ``storage_class`` and ``access_modes`` default to the cluster's own.
     """
 
     size: str = Field(pattern=_AMOUNT)
@@ -85,10 +81,23 @@ class Secret:
 
 
 @_frozen
+class SecurityContext:
+    """The user and group that all pods run as, for volumes that only they may write."""
+
+    user: int = Field(ge=0)
+    group: int = Field(default=0, ge=0)
+
+
+@_frozen
 class Retries:
-    """How often a step is tried again when its pod goes away: after ``wait`` seconds, then ``factor`` times that."""
+    """How often failed work is tried again.
+
+    ``count``: by Kubeflow, for a container that failed, after ``wait`` seconds, then ``factor`` times that, up to
+    ``longest``. ``run``: by ``submit --wait`` and ``emoverse retry``, for a pod that was deleted or lost its node.
+    """
 
     count: int = Field(default=3, ge=0)
+    run: int = Field(default=3, ge=0)
     wait: int = Field(default=60, ge=0)
     factor: float = Field(default=2.0, ge=1.0)
     longest: int = Field(default=900, ge=0)
@@ -96,10 +105,17 @@ class Retries:
 
 @_frozen
 class Pods:
-    """What the pods of one image get; amounts as Kubernetes writes them (``500m``, ``16Gi``)."""
+    """Settings of the pods of one image; amounts as Kubernetes writes them (``500m``, ``16Gi``).
+
+    ``cpu`` and ``memory`` are requests. A CPU limit throttles and is not set by default; the memory limit defaults to
+    the request. ``threads`` is the number of compute threads; 0: as many as the CPU limit allows.
+    """
 
     cpu: str = Field(default="", pattern=f"^$|{_AMOUNT}")
+    cpu_limit: str = Field(default="", pattern=f"^$|{_AMOUNT}")
     memory: str = Field(default="", pattern=f"^$|{_AMOUNT}")
+    memory_limit: str = Field(default="", pattern=f"^$|{_AMOUNT}")
+    threads: int = Field(default=0, ge=0)
     shared_memory: str = Field(default="", pattern=f"^$|{_AMOUNT}")
     node_selector: dict[str, str] = Field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
@@ -108,7 +124,7 @@ class Pods:
 
 @_frozen
 class Cluster:
-    """The whole profile. ``publish`` is a folder on a volume where each run leaves its report and its end."""
+    """The whole profile. ``publish`` is a folder on a volume where each run writes its report and its final state."""
 
     images: ImageNames = field(default_factory=ImageNames)
     pull_secrets: tuple[str, ...] = ()
@@ -119,10 +135,11 @@ class Cluster:
     workspace: Workspace | None = None
     secrets: tuple[Secret, ...] = ()
     retries: Retries = field(default_factory=Retries)
+    security_context: SecurityContext | None = None
     publish: str = Field(default="", pattern="^(/.*)?$")
 
-    def named(self, images: Images) -> Images:
-        """Return the images of a run: those given, unless the profile names others."""
+    def images_or(self, images: Images) -> Images:
+        """Return the profile's images; those of ``images`` where it names none."""
         return Images(self.images.data or images.data, self.images.train or images.train)
 
 
@@ -137,7 +154,7 @@ def load_cluster(path: Path) -> Cluster:
         what = " ".join(str(error).split())
         raise UserError(f"not valid YAML: {what}", place=str(path), remedy="correct it") from None
     if not isinstance(tree, dict):
-        raise UserError("holds no mapping", place=str(path), remedy="see docs/cluster.yaml for what may be in it")
+        raise UserError("not a mapping", place=str(path), remedy="docs/cluster.yaml shows every key")
     cluster = parse(Cluster, tree, place=str(path))
     for problem, remedy in _faults(cluster):
         raise UserError(problem, place=str(path), remedy=remedy)
@@ -145,25 +162,39 @@ def load_cluster(path: Path) -> Cluster:
 
 
 def _faults(cluster: Cluster) -> Iterator[tuple[str, str]]:
-    """Yield ``(problem, remedy)`` for what each key allows and all together do not."""
-    for group in ("data", "train"):
-        pods: Pods = getattr(cluster, group)
+    """Yield ``(problem, remedy)`` for valid keys that contradict each other."""
+    for image in ("data", "train"):
+        pods: Pods = getattr(cluster, image)
         for name in filter(_SECRET.search, pods.env):
-            problem = f"{group}.env gives the value of {name}, which everybody could read in the compiled pipeline"
+            problem = f"{image}.env contains the value of {name}, which anybody can read in the compiled pipeline"
             yield problem, "put it into a Kubernetes secret, and name that under `secrets`"
-        for one in pods.tolerations:
-            if not one.key if one.operator == "Equal" else one.value:
+        for resource in ("cpu", "memory"):
+            request, limit = getattr(pods, resource), getattr(pods, f"{resource}_limit")
+            if request and limit and amount_of(request) > amount_of(limit):
+                yield f"{image}.{resource} {request} is more than its limit {limit}", "raise the limit"
+        for taint in pods.tolerations:
+            if not taint.key if taint.operator == "Equal" else taint.value:
                 problem = (
-                    f"{group}.tolerations: Kubernetes takes no {one.operator} with key {one.key!r}, value {one.value!r}"
+                    f"{image}.tolerations: Kubernetes refuses {taint.operator} with key {taint.key!r}, "
+                    f"value {taint.value!r}"
                 )
                 yield problem, "Equal needs a key, Exists takes no value"
-    places = [one.path.rstrip("/") for one in cluster.volumes] + [s.path.rstrip("/") for s in cluster.secrets if s.path]
-    for twice in {place for place in places if places.count(place) > 1}:
-        yield f"two volumes or secrets are mounted at {twice}", "give each a path of its own"
+    mounts = [volume.path.rstrip("/") for volume in cluster.volumes]
+    paths = mounts + [secret.path.rstrip("/") for secret in cluster.secrets if secret.path]
+    for path in {path for path in paths if paths.count(path) > 1}:
+        yield f"two volumes or secrets are mounted at {path}", "give each its own path"
     for secret in cluster.secrets:
         if not (secret.env or secret.path):
             yield f"the secret {secret.name!r} reaches no pod", "give it `env` (key: variable) or a `path`"
-    mounts = [one.path.rstrip("/") + "/" for one in cluster.volumes]
-    if cluster.publish and not f"{cluster.publish}/".startswith(tuple(mounts)):
-        problem = f"publish names {cluster.publish}, which lies on none of the volumes"
-        yield problem, "mount a volume there, or leave publish out"
+    if cluster.publish and not f"{cluster.publish}/".startswith(tuple(f"{mount}/" for mount in mounts)):
+        yield f"publish names {cluster.publish}, which is not on any of the volumes", "mount a volume there, or omit it"
+
+
+def amount_of(text: str) -> float:
+    """Return a Kubernetes amount (``500m``, ``16Gi``, ``2``) as a number."""
+    match = re.fullmatch(r"([0-9]+)([EPTGMK]?)(i?)(m?)", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not an amount")
+    number, prefix, binary, milli = match.groups()
+    scale = float((1024 if binary else 1000) ** " KMGTPE".index(prefix or " "))
+    return int(number) * scale / (1000 if milli else 1)

@@ -1,4 +1,4 @@
-"""What decides how the pipeline is compiled, besides the parameters of a run: images, cluster, and its variants."""
+"""The options that decide how the pipeline is compiled, and the arguments of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_type_hints
 
 from components.image import Images
-from emoverse.artifacts.digests import canonical
 from emoverse.artifacts.lineage import dvc_md5_in
 from emoverse.artifacts.manifest import open_raw
 from emoverse.artifacts.source_digest import code_digest
@@ -19,19 +18,26 @@ from emoverse.fetching.storage import is_shared, public_settings
 from pipelines.cluster import Cluster
 
 Start = Literal["base-model", "convert", "stage1"]
+MAX_SEEDS: Final = 8  # inputs of the component compare_seeds
 
 
 @dataclass(frozen=True)
-class Options:
+class PipelineOptions:
     """How the pipeline is compiled.
 
-    ``start`` says what training starts from: ``base-model`` makes the tiny one, ``convert`` takes the original
-    InternVL2 at ``model``, ``stage1`` takes ``model`` as stage 1's result and skips that stage; ``model_digest`` is a
-    digest of what lies there, where somebody looked. ``shards`` is how many
-    pods validate each corpus; ``seeds`` (of more than one run of the training, to be compared) makes the pipeline a
-    sweep. Without ``cache`` no step is taken from Kubeflow's cache. ``labels`` maps an image to what artifacts call it,
-    where that says more. ``local``: for kfp's own runner, whose caller wants outputs (kfp allows none from within an
-    exit handler) and which waits between retries.
+    Attributes:
+        images: Container images, unless the cluster profile names others.
+        cluster: The cluster profile.
+        start: What training starts from: ``base-model`` makes the tiny model, ``convert`` takes the original InternVL2
+            at ``model``, ``stage1`` takes ``model`` as stage 1's result and skips that stage.
+        model: Address of a model outside the run.
+        model_digest: Digest of the content of ``model``, where it was examined.
+        shards: Number of pods that validate each corpus.
+        seeds: Two or more seeds make the pipeline a sweep: one training per seed, then a comparison.
+        revision: Git revision of the submission, for the pipeline's description.
+        cache: Whether steps may be taken from Kubeflow's cache.
+        labels: Image -> name of it in artifacts, where that says more.
+        local: For kfp's own runner, which has no pods to configure and would wait between retries.
     """
 
     images: Images = field(default_factory=Images)
@@ -52,11 +58,10 @@ class Options:
             problem = f"training starts from {self.start}" + (", but a model is given" if self.model else "")
             raise UserError(problem, place="--model", remedy="give --original or --model, with the place of a model")
         if self.shards < 1:
-            raise UserError(f"{self.shards} is no number of shards", place="--shards", remedy="give 1 or more")
-        if len(set(self.seeds)) != len(self.seeds) or len(self.seeds) == 1:
-            raise UserError(
-                "a sweep needs two or more different seeds", place="--seeds", remedy="such as --seeds 1 2 3"
-            )
+            raise UserError(f"{self.shards} is not a number of shards", place="--shards", remedy="give 1 or more")
+        if len(set(self.seeds)) != len(self.seeds) or len(self.seeds) == 1 or len(self.seeds) > MAX_SEEDS:
+            problem = f"a sweep needs two to {MAX_SEEDS} different seeds"
+            raise UserError(problem, place="--seeds", remedy="such as --seeds 1 2 3")
 
 
 STEPS: Final = (
@@ -73,15 +78,18 @@ SECTIONS: Final = tuple(name for name in get_type_hints(Params) if name != "corp
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """The pipeline's arguments: corpora (as ``fetch`` takes them), sections as JSON text, code digest per step.
+class RunArguments:
+    """The pipeline's arguments.
 
-    ``weights`` is the base model's checkpoint as ``fetch`` takes it; nothing where the tiny base model is made.
-    Sections travel as text because Kubeflow's own dictionaries turn whole numbers into floats.
+    Attributes:
+        corpora: Arguments of ``fetch`` for each corpus.
+        sections: Section of params.yaml -> its values.
+        code: Step -> digest of its code.
+        weights: Arguments of ``fetch`` for the base model's checkpoint; empty where the tiny base model is made.
     """
 
     corpora: list[dict[str, str]]
-    sections: Mapping[str, str]
+    sections: Mapping[str, dict[str, Any]]
     code: Mapping[str, str]
     weights: Mapping[str, str] = field(default_factory=dict)
 
@@ -92,41 +100,47 @@ class Arguments:
         return {"corpora": self.corpora, **self.sections, **code, **weights}
 
 
-def presets(params: Params, base: Path) -> Arguments:
-    """Return what a compiled pipeline presets: corpora as their ``.dvc`` files below ``base`` say, any code.
+def default_arguments(params: Params, base: Path) -> RunArguments:
+    """Return the defaults of a compiled pipeline: corpora as the ``.dvc`` files below ``base`` name them, any code.
 
     A remote that is a folder of this machine is left out: a pod would not find it. A corpus without a ``.dvc`` file has
     an empty MD5, which the pipeline refuses until the run is given the real one.
     """
-    return Arguments(
-        [_preset(name, one.root, base) for name, one in params.corpora.items()],
+    source = params.base_model.source
+    return RunArguments(
+        [_tracked(name, corpus.root, base) for name, corpus in params.corpora.items()],
         _sections(params),
         dict.fromkeys(STEPS, ""),
-        {} if params.base_model.source == TINY else _preset("weights", params.base_model.source, base),
+        {} if source == TINY else _tracked("weights", source, base),
     )
 
 
-def ordered(params: Params, corpora: list[dict[str, str]], weights: Mapping[str, str] | None = None) -> Arguments:
-    """Return the arguments of a run on a cluster: these corpora and weights, the code of this checkout and no other."""
-    return Arguments(corpora, _sections(params), {step: code_digest(step) for step in STEPS}, weights or {})
+def cluster_arguments(
+    params: Params, corpora: list[dict[str, str]], weights: Mapping[str, str] | None = None
+) -> RunArguments:
+    """Return the arguments of a run on a cluster, which accepts only the code of this checkout."""
+    return RunArguments(corpora, _sections(params), {step: code_digest(step) for step in STEPS}, weights or {})
 
 
-def measured(params: Params, base: Path) -> Arguments:
-    """Return the arguments of a run on this machine: the content of raw corpora and code, digested now.
+def local_arguments(params: Params, base: Path) -> RunArguments:
+    """Return the arguments of a run on this machine, with digests of the raw corpora and the code as they are now.
 
-    Relative roots are taken from ``base``. Raises UserError when a raw corpus is missing.
+    Relative roots are taken from ``base``.
+
+    Raises:
+        UserError: A raw corpus is missing.
     """
-    corpora = [_measured(name, base / one.root) for name, one in params.corpora.items()]
+    corpora = [_digested(name, base / corpus.root) for name, corpus in params.corpora.items()]
     source = params.base_model.source
-    return ordered(params, corpora, {} if source == TINY else _measured("weights", base / source))
+    return cluster_arguments(params, corpora, {} if source == TINY else _digested("weights", base / source))
 
 
-def _measured(name: str, root: Path) -> dict[str, str]:
+def _digested(name: str, root: Path) -> dict[str, str]:
     source = open_raw(root.absolute(), name=name)
     return {"corpus": name, "root": str(source.path), "md5": source.ancestry[source.digest]["dvc_md5"], "remote": ""}
 
 
-def _preset(name: str, root: str, base: Path) -> dict[str, str]:
+def _tracked(name: str, root: str, base: Path) -> dict[str, str]:
     tracked = base / (root + ".dvc")
     found = {"corpus": name, "root": root, "md5": dvc_md5_in(tracked) if tracked.is_file() else "", "remote": ""}
     if found["md5"] and (base / ".dvc").is_dir():
@@ -135,5 +149,5 @@ def _preset(name: str, root: str, base: Path) -> dict[str, str]:
     return found
 
 
-def _sections(params: Params) -> dict[str, str]:
-    return {name: canonical(plain(getattr(params, name))) for name in SECTIONS}
+def _sections(params: Params) -> dict[str, dict[str, Any]]:
+    return {name: plain(getattr(params, name)) for name in SECTIONS}

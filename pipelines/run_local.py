@@ -1,11 +1,9 @@
-"""Run the pipeline on this machine by Kubeflow's own local runner and cache, each step a process or a container."""
+"""Run the pipeline on this machine with Kubeflow's local runner and cache, each step a process or a container."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +16,11 @@ import emoverse
 from components.image import Images
 from emoverse.artifacts.lineage import REVISION, revision
 from emoverse.artifacts.manifest import read_manifest
+from emoverse.compat.kfp import local_runner_warnings_ignored, message_of
 from emoverse.config import Params
 from emoverse.errors import FAULT, UserError
 from pipelines.checks import check_params
-from pipelines.options import Options, measured
+from pipelines.options import PipelineOptions, local_arguments
 from pipelines.pipeline import NAME, pipeline
 
 OUTPUTS = {  # the pipeline's output -> the folder's name in dvc.yaml
@@ -48,20 +47,23 @@ class Outcome:
 def run(
     params: Params, *, base: Path, root: Path, docker: bool = False, images: Images | None = None, shards: int = 1
 ) -> list[Outcome]:
-    """Run the pipeline over the raw corpora below ``base``; outputs and cache lie below ``root``.
+    """Run the pipeline over the raw corpora below ``base``; return the outcome of each step, of validate per corpus.
 
-    ``docker`` runs each step in its image; without, ``images`` are mere names. Returns each step's outcome, validate
-    per corpus. Raises UserError when a raw corpus or an image is missing or a step fails.
+    Outputs and cache are below ``root``. ``docker`` runs each step in its image; otherwise ``images`` are only names in
+    the cache key.
+
+    Raises:
+        UserError: A raw corpus or an image is missing, or a step failed.
     """
-    check_params(params, Options())
+    check_params(params, PipelineOptions())
     images, commit = images or Images(), revision(base)
     labels = image_ids(images) if docker else {}
-    arguments = measured(params, base)
-    options = Options(images=images, shards=shards, revision=commit if docker else "", labels=labels, local=True)
+    arguments = local_arguments(params, base)
+    options = PipelineOptions(images=images, shards=shards, labels=labels, local=True)
     root = root.absolute()
     before = _runs(root)
-    read = [*arguments.corpora, *([arguments.weights] if arguments.weights else [])]
-    raw = [Path(one["root"]) for one in read] if docker else None
+    inputs = [*arguments.corpora, *([arguments.weights] if arguments.weights else [])]
+    raw = [Path(folder["root"]) for folder in inputs] if docker else None
     with session(root, commit, containers=raw):
         task = pipeline(arguments, options)(**arguments.as_keywords())
     outcomes = [_outcome(name, folder, before) for name, folder in _folders(task.outputs).items()]
@@ -71,10 +73,10 @@ def run(
 
 @contextmanager
 def session(root: Path, commit: str = "", *, containers: list[Path] | None = None) -> Iterator[None]:
-    """Let kfp pipelines called in the body run on this machine; raise UserError when a step of theirs fails.
+    """Run kfp pipelines called in the body on this machine; raise UserError when one of their steps fails.
 
-    ``commit`` is the git revision that the artifacts' metadata shall name. ``containers``: run the steps in their
-    images, where they see these folders.
+    ``commit`` is the git revision for the artifacts' metadata. ``containers``: run the steps in their images, with
+    these folders mounted read-only.
     """
     (root / "workspace").mkdir(parents=True, exist_ok=True)  # kfp removes it with the run
     fault = root.absolute() / "fault.txt"
@@ -82,23 +84,20 @@ def session(root: Path, commit: str = "", *, containers: list[Path] | None = Non
     local.init(
         runner=local.SubprocessRunner(use_venv=False)
         if containers is None
-        else runner(root, containers, {FAULT: str(fault)}),
+        else docker_runner(root, containers, {FAULT: str(fault), REVISION: commit}),
         pipeline_root=str(root),
         workspace_root=str(root / "workspace"),
         enable_caching=True,
         cache_root=str(root / "cache"),
     )
-    with _told(commit, fault), warnings.catch_warnings():
-        # A task's display name is for the Kubeflow UI; kfp warns at each task that a local run does not show it.
-        warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
+    with _environment(commit, fault), local_runner_warnings_ignored():
         try:
             yield
         except RuntimeError as error:
-            said = re.sub(r"\x1b\[\d+m", "", str(error)).rstrip(".")
-            remedy = "read the step's own words above, then run the same command: it goes on from there"
+            message, remedy = message_of(error), "see the step's output above, then run the same command to continue"
             if fault.is_file():
-                said, remedy = fault.read_text("utf-8"), "then run the same command: it goes on from there"
-            raise UserError(f"the pipeline stopped: {said}", place=str(root), remedy=remedy) from error
+                message, remedy = fault.read_text("utf-8"), "then run the same command to continue"
+            raise UserError(f"the pipeline stopped: {message}", place=str(root), remedy=remedy) from error
 
 
 def _runs(root: Path) -> list[Path]:
@@ -106,11 +105,9 @@ def _runs(root: Path) -> list[Path]:
 
 
 def _folders(outputs: Mapping[str, Any]) -> dict[str, Path]:
-    found = {}
-    for artifact in outputs["validated"]:
-        folder = Path(artifact.path)
-        found[f"data/validated/{read_manifest(folder)['name']}"] = folder
-    return found | {name: Path(outputs[key].path) for key, name in OUTPUTS.items()}
+    validated = [Path(artifact.path) for artifact in outputs["validated"]]
+    folders = {f"data/validated/{read_manifest(folder)['name']}": folder for folder in validated}
+    return folders | {name: Path(outputs[key].path) for key, name in OUTPUTS.items()}
 
 
 def _outcome(name: str, folder: Path, before: list[Path]) -> Outcome:
@@ -119,17 +116,17 @@ def _outcome(name: str, folder: Path, before: list[Path]) -> Outcome:
 
 
 def _link(latest: Path, outcomes: list[Outcome]) -> None:
-    """Lay out the outputs as dvc.yaml does, as links: ``latest/data/amt`` and so on."""
+    """Link the outputs in the layout of dvc.yaml: ``latest/data/amt`` and so on."""
     shutil.rmtree(latest, ignore_errors=True)
-    for one in outcomes:
-        place = latest / one.name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.symlink_to(one.folder, target_is_directory=True)
+    for outcome in outcomes:
+        link = latest / outcome.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(outcome.folder, target_is_directory=True)
 
 
 @contextmanager
-def _told(commit: str, fault: Path) -> Iterator[None]:
-    """Let the steps' processes import this package from where we did, installed or not, and know what to tell where."""
+def _environment(commit: str, fault: Path) -> Iterator[None]:
+    """Set the environment of the steps' processes: this package's path, the git revision, the file for an error."""
     here = str(Path(emoverse.__file__).parents[1])
     path = os.pathsep.join(p for p in (here, os.environ.get("PYTHONPATH")) if p)
     before = dict(os.environ)
@@ -142,15 +139,15 @@ def _told(commit: str, fault: Path) -> Iterator[None]:
 
 
 USER = 10001  # of the Dockerfile
-TOLD = ("OMP_NUM_THREADS", "EMOVERSE_ACTION_UNITS")  # variables of ours that a step's result or speed depends on
+PASSED = ("OMP_NUM_THREADS", "EMOVERSE_ACTION_UNITS")  # variables that a step's result or speed depends on
 _MAKE = "run `make image`, or name the images with --image-data and --image-train"
 
 
 def image_ids(images: Images) -> dict[str, str]:
-    """Map each image to itself with the digest the engine knows it by.
+    """Map each image to its name with the engine's digest, for kfp's local cache and the artifacts: tags may move.
 
-    A tag may name another image tomorrow, so kfp's local cache and the artifacts are told the digest. Raises UserError
-    when no engine answers or an image is not there.
+    Raises:
+        UserError: No engine answers, or an image is missing.
     """
     import docker
     from docker.errors import DockerException, ImageNotFound
@@ -160,23 +157,23 @@ def image_ids(images: Images) -> dict[str, str]:
         client.ping()
     except DockerException as error:
         remedy = "start one (`sudo dockerd &`, or Docker Desktop), or leave out --docker"
-        raise UserError(f"no docker engine answers ({error})", place="--docker", remedy=remedy) from None
-    found = {}
+        raise UserError(f"no Docker engine answers ({error})", place="--docker", remedy=remedy) from None
+    labels = {}
     try:
         for name in (images.data, images.train):
-            found[name] = f"{name.partition('@')[0]}@{client.images.get(name).id}"
+            labels[name] = f"{name.partition('@')[0]}@{client.images.get(name).id}"
     except ImageNotFound:
         raise UserError(f"the engine has no image {name}", place="--docker", remedy=_MAKE) from None
     finally:
         client.close()
-    return found
+    return labels
 
 
-def runner(root: Path, raw: Iterable[Path], env: Mapping[str, str]) -> Any:
-    """Return kfp's runner: containers see ``root`` and, to read only, the raw corpora, at the paths they have here.
+def docker_runner(root: Path, raw: Iterable[Path], env: Mapping[str, str]) -> Any:
+    """Return kfp's runner, with ``root`` and (read-only) the raw corpora mounted at their own paths.
 
-    They run as who calls, so that the outputs are the caller's; a root's as the images' own user, to whom ``root`` is
-    given: what a step does must not need privileges.
+    Containers run as the calling user, who then owns the outputs. If that is root, they run as the images' user, and
+    ``root`` is handed to it: no step may need privileges.
     """
     from docker.types import Mount
 
@@ -185,6 +182,6 @@ def runner(root: Path, raw: Iterable[Path], env: Mapping[str, str]) -> Any:
         uid = gid = USER
         for folder in (root, *(p for p in root.rglob("*") if p.is_dir() and not p.is_symlink())):
             os.chown(folder, uid, gid)
-    mounts = [Mount(target=str(one), source=str(one), type="bind", read_only=True) for one in raw]
-    told = {key: os.environ[key] for key in TOLD if key in os.environ}
-    return local.DockerRunner(user=f"{uid}:{gid}", mounts=mounts, environment={**told, **env}, shm_size="2g")
+    mounts = [Mount(target=str(path), source=str(path), type="bind", read_only=True) for path in raw]
+    passed = {key: os.environ[key] for key in PASSED if key in os.environ}
+    return local.DockerRunner(user=f"{uid}:{gid}", mounts=mounts, environment={**passed, **env}, shm_size="2g")

@@ -15,7 +15,7 @@ from emoverse.config import Params
 from emoverse.errors import UserError
 from emoverse.http import NoAnswerError
 from pipelines.kubeflow_api import KubeflowApi
-from pipelines.options import Arguments, Options
+from pipelines.options import PipelineOptions, RunArguments
 from pipelines.pipeline import compile_to
 
 ENDED: Final = ("SUCCEEDED", "FAILED", "SKIPPED", "ERROR", "CANCELED")
@@ -32,8 +32,8 @@ class Run:
 
 def submit(
     params: Params,
-    arguments: Arguments,
-    options: Options,
+    arguments: RunArguments,
+    options: PipelineOptions,
     *,
     base: Path,
     host: str,

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from emoverse.artifacts.digests import MANIFEST, canonical
+from emoverse.artifacts.digests import MANIFEST
 from emoverse.artifacts.manifest import read_manifest
 from emoverse.artifacts.source_digest import code_digest
 from emoverse.errors import UserError
@@ -128,13 +128,6 @@ def metadata_of(folder: Path, *, raw: str | None = None) -> dict[str, Any]:
         "made_from": [f"{n.step} {n.name} {n.digest}" for n in top.walk() if n is not top],
         **made_with(),
     }
-
-
-def shown_with(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return what of an artifact's metadata goes beside numbers, as text: Kubeflow shows it in one table with them."""
-    keys = ("digest", "raw", "params", "code", "revision", "image")
-    found = {key: metadata[key] for key in keys if key in metadata}
-    return {key: value if isinstance(value, str) else canonical(value) for key, value in found.items()}
 
 
 def as_json(node: Node, tracked: Mapping[str, str]) -> dict[str, Any]:

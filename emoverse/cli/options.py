@@ -120,11 +120,11 @@ def images_from(args: argparse.Namespace) -> Any:
 
 
 def pipeline_options(args: argparse.Namespace, *, revision: str = "", cache: bool = True) -> Any:
-    """Return the pipeline's options (``pipelines.options.Options``); raise UserError where they contradict."""
+    """Return the pipeline's options (``pipelines.options.PipelineOptions``); raise UserError for a contradiction."""
     from pipelines.cluster import Cluster, load_cluster
-    from pipelines.options import Options
+    from pipelines.options import PipelineOptions
 
-    return Options(
+    return PipelineOptions(
         images=images_from(args),
         cluster=load_cluster(args.cluster) if args.cluster else Cluster(),
         start="convert" if args.original else "stage1" if args.model else "base-model",

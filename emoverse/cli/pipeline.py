@@ -21,6 +21,7 @@ from emoverse.cli.options import (
     positive_number,
     whole_number,
 )
+from emoverse.compat.kfp import WORKSPACE
 from emoverse.config import plain
 from emoverse.errors import UserError
 
@@ -88,18 +89,18 @@ def run_submit(args: argparse.Namespace) -> None:
     options = pipeline_options(args, revision=revision(base), cache=not args.no_cache)
     from pipelines import checks, submit
     from pipelines import image_registry as registry
-    from pipelines.cluster import WORKSPACE
     from pipelines.kubeflow_api import KubeflowApi
-    from pipelines.options import ordered
+    from pipelines.options import cluster_arguments
 
-    images = options.cluster.named(options.images)
+    images = options.cluster.images_or(options.images)
     for option, image in (("--image-data", images.data), ("--image-train", images.train)):
         registry.check_pinned(image, option)
     KubeflowApi(args.host).health()
     for image in () if "image" in args.unchecked else (images.data, images.train):
         registry.check_held(image)
     if options.model and "model" not in args.unchecked:
-        options = replace(options, model_digest=checks.look_into(options.model, finished=options.start == "stage1"))
+        digest = checks.digest_of_model(options.model, finished=options.start == "stage1")
+        options = replace(options, model_digest=digest)
         print(f"{options.model}: {options.model_digest[:12]}, complete")
     volume = args.raw_volume.rstrip("/") or (WORKSPACE if options.cluster.workspace else "")
     data = checks.check_data(
@@ -116,7 +117,7 @@ def run_submit(args: argparse.Namespace) -> None:
     weights = data.pop("weights", {})
     run = submit.submit(
         params,
-        ordered(params, list(data.values()), weights),
+        cluster_arguments(params, list(data.values()), weights),
         options,
         base=base,
         host=args.host,

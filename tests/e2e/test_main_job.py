@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from emoverse.artifacts.lineage import shown_with
 from emoverse.artifacts.manifest import open_source
 from emoverse.report.scores import flat
 from tests.e2e.conftest import Checkout
@@ -49,9 +48,11 @@ def test_a_final_score_leads_back_to_the_raw_videos_the_same_in_every_place(repr
     told = artifacts(repro.root / "scratch/kubeflow")
     kubeflow = told["evaluate/scores"]
     metrics = told["evaluate/metrics"]
-    assert json.loads(metrics["params"]) == kubeflow["params"]
-    assert metrics == flat(repro.root / "data/scores") | shown_with(kubeflow) | {"params": metrics["params"]}
-    of_steps = {name: one for name, one in told.items() if not name.startswith("raw ")}
+    assert metrics == flat(repro.root / "data/scores"), "the UI compares every key of a metrics artifact"
+    shown = ("/metrics", "/confusion_")
+    of_steps = {
+        name: one for name, one in told.items() if not name.startswith("raw ") and not any(s in name for s in shown)
+    }
     assert all({"digest", "raw", "params", "code", "revision"} <= one.keys() for one in of_steps.values())
     chain = json.loads(repro.run("emoverse", "lineage", "data/scores", "--json"))
     assert kubeflow["raw"] == raw_of(chain) == tracked

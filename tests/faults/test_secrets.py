@@ -12,7 +12,6 @@ from kfp import dsl
 
 from components.fetch import fetch
 from components.validate import validate
-from emoverse.artifacts.digests import canonical
 from emoverse.cli.__init__ import main
 from emoverse.config import MediaParams, ValidationParams, plain
 from emoverse.fetching.fetch import resolve
@@ -30,10 +29,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep", "ignore:.*HTTPRespon
 
 
 @dsl.pipeline(name="from-a-remote")
-def from_a_remote(md5: str, remote: str, media: str, validation: str) -> dsl.Dataset:
+def from_a_remote(md5: str, remote: str, media: dict, validation: dict) -> dsl.Dataset:
     raw = fetch(corpus="meld", md5=md5, remote=remote, root="", volume="").outputs["raw"]
     return validate(
-        corpus="meld", raw_md5=md5, media=media, validation=validation, code="", volume="", raw=raw
+        corpus="meld", raw_md5=md5, media=media, validation=validation, code_digest="", volume="", raw=raw
     ).outputs["validated"]  # fmt: skip
 
 
@@ -66,12 +65,10 @@ def test_a_token_stands_in_no_artifact_log_manifest_or_compiled_pipeline(
         remotes.use(root, remote)
         cluster.token = TOKEN
         tracked = resolve("raw/MELD", repository=root)
-        media = canonical(plain(MediaParams(frames=2, size=32, timeout=20.0)))
+        media = plain(MediaParams(frames=2, size=32, timeout=20.0))
         limits = ValidationParams(max_quarantined=0.5, min_duration=0.1, max_duration=60.0, max_duration_gap=2.0)
         with session(root / "scratch"):
-            done = from_a_remote(
-                md5=tracked.md5, remote=tracked.remote, media=media, validation=canonical(plain(limits))
-            ).output
+            done = from_a_remote(md5=tracked.md5, remote=tracked.remote, media=media, validation=plain(limits)).output
         assert done.metadata["raw"] == {"meld": tracked.md5}
         rows = [{"channel": "r", "labels": "Joy.", "response": "Joy."}]
         path = write_rows(root / "scratch/p.jsonl", rows)

@@ -7,7 +7,6 @@ import pytest
 from kfp import dsl
 
 from components.budget import budget as component
-from emoverse.artifacts.digests import canonical
 from emoverse.artifacts.manifest import read_manifest
 from emoverse.config import load_params, plain
 from emoverse.errors import UserError
@@ -17,10 +16,10 @@ from tests.factories.answering import make_amt, make_model, rows_of, utterances
 
 
 @dsl.pipeline(name="counted")
-def counted(model: str, amt: str, media: str, stage1: str, stage2: str) -> None:
+def counted(model: str, amt: str, media: dict, stage1: dict, stage2: dict) -> None:
     base = dsl.importer(artifact_uri=model, artifact_class=dsl.Model)
     rows = dsl.importer(artifact_uri=amt, artifact_class=dsl.Dataset)
-    component(media=media, stage1=stage1, stage2=stage2, code="", model=base.output, amt=rows.output)
+    component(media=media, stage1=stage1, stage2=stage2, code_digest="", model=base.output, amt=rows.output)
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +31,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def run(root: Path, folders: dict[str, str], longest: int, stage1: bool = True) -> dict[str, object]:
     params = load_params(REPO / "params.yaml", {"stage1.max_length": 16, "stage2.max_length": longest})
-    text = {name: canonical(plain(getattr(params, name))) for name in ("media", "stage1", "stage2")}
+    sections = {name: plain(getattr(params, name)) for name in ("media", "stage1", "stage2")}
     with session(root):
-        counted(**folders, **{**text, "stage1": text["stage1"] if stage1 else ""})
+        counted(**folders, **{**sections, "stage1": sections["stage1"] if stage1 else {}})
     (said,) = root.rglob("budget/executor_output.json")
     (table,) = json.loads(said.read_text("utf-8"))["artifacts"]["table"]["artifacts"]
     return dict(table)

@@ -14,7 +14,7 @@ import pipelines.options
 from components.image import Images
 from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import load_params
-from pipelines.options import Options, measured, presets
+from pipelines.options import PipelineOptions, default_arguments, local_arguments
 from pipelines.pipeline import compile_to
 from tests.factories.kubeflow_cache import Keys, keys_of, missed
 
@@ -24,7 +24,7 @@ FETCH, VALIDATE = ({f"{step}@{name}" for name in CORPORA} for step in ("fetch", 
 SCORED = {"evaluate", "export", "report"}
 TRAINED = {"train", "train-2", *SCORED}
 BUILT = {"build-amt", "budget"}
-DATA = {*FETCH, *VALIDATE, *BUILT, "report", "finish"}
+DATA = {*FETCH, *VALIDATE, *BUILT, "report"}
 
 # What is changed -> what runs again. The rest is a hit.
 PARAMETERS = {
@@ -72,12 +72,12 @@ def workspace(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Options], dict[str, Any]]:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[PipelineOptions], dict[str, Any]]:
     folder = tmp_path_factory.mktemp("compiled")
 
     @functools.cache
     def _compiled(revision: str, data: str, shards: int) -> dict[str, Any]:
-        options = Options(images=Images(data=data), revision=revision, shards=shards)
+        options = PipelineOptions(images=Images(data=data), revision=revision, shards=shards)
         compile_to(folder / "p.yaml", load_params(REPO / "params.yaml"), base=REPO, options=options)
         return dict(yaml.safe_load((folder / "p.yaml").read_text("utf-8")))
 
@@ -89,9 +89,9 @@ def keys(workspace: Path, compiled: Any, monkeypatch: pytest.MonkeyPatch) -> Cal
     """Return the cache keys of a run of the workspace as it is now."""
     monkeypatch.setattr(pipelines.options, "code_digest", lambda step: code_digest(step, workspace / "emoverse"))
 
-    def _keys(options: Options | None = None, **overrides: Any) -> Keys:
+    def _keys(options: PipelineOptions | None = None, **overrides: Any) -> Keys:
         params = load_params(workspace / "params.yaml", {k.replace("__", "."): v for k, v in overrides.items()})
-        return keys_of(compiled(options or Options()), measured(params, workspace).as_keywords())
+        return keys_of(compiled(options or PipelineOptions()), local_arguments(params, workspace).as_keywords())
 
     return _keys
 
@@ -130,11 +130,11 @@ def test_changed_code_or_a_changed_prompt(keys: Callable[..., Keys], workspace: 
 
 
 def test_another_commit_alone_runs_nothing_again(keys: Callable[..., Keys]) -> None:
-    assert missed(keys(Options(revision="a")), keys(Options(revision="b"))) == set()
+    assert missed(keys(PipelineOptions(revision="a")), keys(PipelineOptions(revision="b"))) == set()
 
 
 def test_another_image_runs_its_steps_again_and_what_reads_them(keys: Callable[..., Keys]) -> None:
-    other = Options(images=Images(data="emoverse-data-python@sha256:1"))
+    other = PipelineOptions(images=Images(data="emoverse-data-python@sha256:1"))
     assert missed(keys(), keys(other)) == {*DATA, *TRAINED}
 
 
@@ -142,15 +142,15 @@ def test_a_corpus_taken_out_leaves_the_others_validated(keys: Callable[..., Keys
     whole = keys()
     params = load_params(REPO / "params.yaml")
     fewer = replace(params, corpora={n: one for n, one in params.corpora.items() if n != "ecf"})
-    arguments = presets(fewer, REPO).as_keywords()
-    before = keys_of(compiled(Options()), presets(params, REPO).as_keywords())
-    after = keys_of(compiled(Options()), arguments)
+    arguments = default_arguments(fewer, REPO).as_keywords()
+    before = keys_of(compiled(PipelineOptions()), default_arguments(params, REPO).as_keywords())
+    after = keys_of(compiled(PipelineOptions()), arguments)
     assert whole.keys() - after.keys() == {"fetch@ecf", "validate@ecf"}
     assert {name for name in after if before[name] != after[name]} == {*BUILT, *TRAINED}
 
 
 def test_a_clip_runs_all_shards_of_its_corpus_again_and_no_other(keys: Callable[..., Keys], workspace: Path) -> None:
-    sharded = Options(shards=2)
+    sharded = PipelineOptions(shards=2)
     before = keys(sharded)
     (workspace / "data/raw/sample/ECF/clip.mp4").write_text("changed", "utf-8")
     again = {"validate-part@ecf@1/2", "validate-part@ecf@2/2", "validate-join@ecf"}

@@ -52,6 +52,7 @@ def test_the_pods_of_each_image_get_its_nodes_and_memory(compiled: Any) -> None:
         )
         limit = executors[name]["container"]["resources"]["resourceMemoryLimit"]
         assert limit == ("64Gi" if in_train else "16Gi"), name
+        assert "resourceCpuLimit" not in executors[name]["container"]["resources"], "a CPU limit throttles"
 
 
 def test_every_pod_sees_the_volumes_and_secrets_and_may_pull(compiled: Any) -> None:
@@ -80,8 +81,8 @@ def test_checkpoints_of_a_pod_that_goes_away_lie_on_a_volume(compiled: Any) -> N
         ("train: {tolerations: [{key: a, operator: exists}]}", "'train.tolerations.0.operator'"),
         ("volumes: [{claim: raw, path: raw}]", "'volumes.0.path'"),
         ("secrets: [{name: s, value: hunter2}]", "unknown parameter 'secrets.0.value'"),
-        ("publish: /reports", "publish names /reports, which lies on none of the volumes"),
-        ("volumes: [{claim: a, path: /rep}]\npublish: /reports", "lies on none of the volumes"),
+        ("publish: /reports", "publish names /reports, which is not on any of the volumes"),
+        ("volumes: [{claim: a, path: /rep}]\npublish: /reports", "is not on any of the volumes"),
         ("retries: {count: two}", "'retries.count'"),
         ("gpu: {steps: [trian]}", "'gpu.steps.0'"),
         ("train: {tolerations: [{effect: NoSchedule}]}", "Equal needs a key"),
@@ -91,9 +92,11 @@ def test_checkpoints_of_a_pod_that_goes_away_lie_on_a_volume(compiled: Any) -> N
         ("gpu: [", "not valid YAML"),
         ("workspace: {size: 0.5TB}", "'workspace.size'"),
         ("workspace: {size: 9Gi, access_modes: [Many]}", "'workspace.access_modes.0'"),
-        ("data: {env: {AWS_SECRET_ACCESS_KEY: x}}", "data.env gives the value of AWS_SECRET_ACCESS_KEY, which every"),
+        ("data: {env: {AWS_SECRET_ACCESS_KEY: x}}", "data.env contains the value of AWS_SECRET_ACCESS_KEY, which any"),
         ("train: {env: {HF_TOKEN: x}}", "put it into a Kubernetes secret, and name that under `secrets`"),
-        ("- gpu", "holds no mapping"),
+        ('train: {cpu: "4", cpu_limit: 500m}', "train.cpu 4 is more than its limit 500m"),
+        ("security_context: {user: -1}", "'security_context.user'"),
+        ("- gpu", "not a mapping"),
     ],
 )
 def test_a_profile_with_a_fault_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:

@@ -12,9 +12,10 @@ import yaml
 
 from emoverse.artifacts.source_digest import code_digest
 from emoverse.cli.__init__ import main
+from emoverse.compat.kfp import whole_numbers
 from emoverse.config import BaseModelParams, CorpusParams, Params, load_params, parse
 from emoverse.errors import UserError
-from pipelines.options import SECTIONS, STEPS, measured, presets
+from pipelines.options import SECTIONS, STEPS, PipelineOptions, default_arguments, local_arguments
 from pipelines.pipeline import GOLDEN, compile_to
 
 REPO = Path(__file__).resolve().parents[2]
@@ -22,17 +23,17 @@ REPO = Path(__file__).resolve().parents[2]
 EXPECTED = {
     "fetch": ({"raw_volume"}, None, set()),  # the MD5 it is given decides its result, not its code
     "validate": ({"media", "validation", "raw_volume"}, "code_validate", {"fetch"}),
-    "build-amt": ({"amt"}, "code_build_amt", {"for-loop-2"}),
+    "build-amt": ({"amt"}, "code_build_amt", {"for-loop-1"}),
     "base-model": ({"base_model", "media"}, "code_base_model", set()),
     "budget": ({"media", "stage1", "stage2"}, "code_budget", {"base-model", "build-amt"}),
-    "train": ({"stage1"}, "code_train", {"base-model", "build-amt", "for-loop-2"}),
-    "train-2": ({"stage2"}, "code_train", {"base-model", "train", "build-amt", "for-loop-2"}),
-    "evaluate": ({"evaluate"}, "code_evaluate", {"train-2", "build-amt", "for-loop-2"}),
-    "export": ({"export"}, "code_export", {"train-2", "build-amt", "for-loop-2", "evaluate"}),
+    "train": ({"stage1"}, "code_train", {"base-model", "build-amt", "for-loop-1"}),
+    "train-2": ({"stage2"}, "code_train", {"base-model", "train", "build-amt", "for-loop-1"}),
+    "evaluate": ({"evaluate"}, "code_evaluate", {"train-2", "build-amt", "for-loop-1"}),
+    "export": ({"export"}, "code_export", {"train-2", "build-amt", "for-loop-1", "evaluate"}),
     "report": (
         set(),
         "code_report",
-        {"base-model", "train", "train-2", "build-amt", "for-loop-2", "evaluate", "export"},
+        {"base-model", "train", "train-2", "build-amt", "for-loop-1", "evaluate", "export"},
     ),
 }
 
@@ -70,7 +71,7 @@ def test_the_committed_pipeline_is_the_one_the_code_compiles_to(compiled: dict[s
 
 def test_the_presets_of_the_committed_pipeline_are_valid_parameters(params: Params) -> None:
     golden = yaml.safe_load(GOLDEN.read_text("utf-8"))["root"]["inputDefinitions"]["parameters"]
-    tree = {name: json.loads(golden[name]["defaultValue"]) for name in SECTIONS}
+    tree = whole_numbers({name: golden[name]["defaultValue"] for name in SECTIONS})
     corpora = {one["corpus"]: {"root": one["root"]} for one in golden["corpora"]["defaultValue"]}
     parse(Params, {**tree, "corpora": corpora}, place="pipelines/emoverse.yaml")
 
@@ -109,7 +110,7 @@ def test_kubeflow_and_dvc_give_each_step_the_same_sections(compiled: dict[str, A
         if task in ("fetch", "budget"):  # on one machine DVC's own work, and what train begins with
             continue
         stage = stages[names.get(task, task)]
-        declared = set(stage.get("do", stage).get("params", []))
+        declared = {name for name in stage.get("do", stage).get("params", []) if isinstance(name, str)}
         # which corpora there are is Kubeflow's loop; what the stages share is in each stage's text
         assert declared - {"corpora", "train"} == sections - {"raw_volume"}, task
 
@@ -117,7 +118,7 @@ def test_kubeflow_and_dvc_give_each_step_the_same_sections(compiled: dict[str, A
 def test_no_package_is_installed_when_a_step_runs(compiled: dict[str, Any]) -> None:
     executors = compiled["deploymentSpec"]["executors"]
     commands = [" ".join(e["container"]["command"]) for e in executors.values() if "container" in e]
-    assert len(commands) == len(EXPECTED) + 1  # the end of the run
+    assert len(commands) == len(EXPECTED)
     assert not any("pip install" in command for command in commands)
 
 
@@ -150,7 +151,7 @@ def test_a_name_that_kubeflow_does_not_take_is_refused(tmp_path: Path, capsys: p
     ("before", "after", "words"),
     [
         ("  meld:  {root", "  melt:  {root", "unknown corpus 'melt'; did you mean 'meld'?"),
-        ("  mosei: {root: data/raw/sample/MOSEI}\n", "", "amt.stage1.corpora: no corpus 'mosei' is there to train on"),
+        ("  mosei: {root: data/raw/sample/MOSEI}\n", "", "amt.stage1.corpora: there is no corpus 'mosei' to train on"),
         ("corpora: [meld, mosei]", "corpora: [meld, mosie]", "amt.stage1.corpora: unknown corpus 'mosie'"),
         ("tasks: {mer: 0.2,", "tasks: {mre: 0.2,", "amt.stage1.tasks: unknown task 'mre'; did you mean 'mer'?"),
         ("floor: {}", "floor: {mmer: {weighted_f1: 0.5}}", "export.floor: unknown task 'mmer'; did you mean 'mer'?"),
@@ -171,8 +172,8 @@ def test_an_override_becomes_a_preset(tmp_path: Path) -> None:
     words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path / "p.yaml")]
     assert main([*words, "--set", "stage1.seed=99"]) == 0
     inputs = yaml.safe_load((tmp_path / "p.yaml").read_text("utf-8"))["root"]["inputDefinitions"]["parameters"]
-    assert json.loads(inputs["stage1"]["defaultValue"])["seed"] == 99
-    assert json.loads(inputs["stage2"]["defaultValue"])["seed"] != 99
+    assert inputs["stage1"]["defaultValue"]["seed"] == 99
+    assert inputs["stage2"]["defaultValue"]["seed"] != 99
 
 
 def test_no_secret_of_the_environment_gets_into_the_compiled_pipeline(
@@ -190,7 +191,7 @@ def test_no_secret_of_the_environment_gets_into_the_compiled_pipeline(
 def test_presets_name_each_corpus_by_the_md5_of_its_dvc_file(params: Params, tmp_path: Path) -> None:
     (tmp_path / "MELD.dvc").write_text("outs:\n- md5: feed.dir\n  path: MELD\n", "utf-8")
     corpora = {"meld": CorpusParams(root="MELD"), "ecf": CorpusParams(root="ECF")}
-    found = presets(replace(params, corpora=corpora), tmp_path)
+    found = default_arguments(replace(params, corpora=corpora), tmp_path)
     assert found.corpora == [
         {"corpus": "meld", "root": "MELD", "md5": "feed.dir", "remote": ""},
         {"corpus": "ecf", "root": "ECF", "md5": "", "remote": ""},
@@ -201,15 +202,15 @@ def test_a_local_run_measures_raw_corpora_and_code(params: Params, tmp_path: Pat
     (tmp_path / "MELD").mkdir()
     (tmp_path / "MELD/a.csv").write_text("1", "utf-8")
     some = replace(params, corpora={"meld": CorpusParams(root="MELD")})
-    one = measured(some, tmp_path)
+    one = local_arguments(some, tmp_path)
     (tmp_path / "MELD/a.csv").write_text("2", "utf-8")
-    two = measured(some, tmp_path)
+    two = local_arguments(some, tmp_path)
     assert one.corpora[0]["root"] == str(tmp_path / "MELD")
     assert re.fullmatch(r"[0-9a-f]{32}\.dir", one.corpora[0]["md5"])
     assert one.corpora[0]["md5"] != two.corpora[0]["md5"]
     assert one.code == two.code == {step: code_digest(step) for step in STEPS}
     with pytest.raises(UserError, match="the raw corpus 'meld' is not here"):
-        measured(some, tmp_path / "elsewhere")
+        local_arguments(some, tmp_path / "elsewhere")
 
 
 def test_internvl2_as_the_base_is_fetched_by_its_md5_and_adopted(params: Params, tmp_path: Path) -> None:
@@ -217,19 +218,44 @@ def test_internvl2_as_the_base_is_fetched_by_its_md5_and_adopted(params: Params,
     (tmp_path / "InternVL2-4B/config.json").write_text("{}", "utf-8")
     (tmp_path / "InternVL2-4B.dvc").write_text("outs:\n- md5: beef.dir\n  path: InternVL2-4B\n", "utf-8")
     real = replace(params, base_model=BaseModelParams(source="InternVL2-4B"))
-    found = presets(real, tmp_path)
+    found = default_arguments(real, tmp_path)
     assert (found.weights["md5"], found.weights["root"]) == ("beef.dir", "InternVL2-4B")
-    assert measured(replace(real, corpora={}), tmp_path).weights["root"] == str(tmp_path / "InternVL2-4B")
+    assert local_arguments(replace(real, corpora={}), tmp_path).weights["root"] == str(tmp_path / "InternVL2-4B")
     compile_to(tmp_path / "p.yaml", real, base=tmp_path)
     whole = yaml.safe_load((tmp_path / "p.yaml").read_text("utf-8"))
     tasks = tasks_of(whole)
     assert "base-model" not in tasks
-    assert len(tasks["adopt"]["dependentTasks"]) == 1
-    assert tasks["train"]["inputs"]["artifacts"]["model"]["taskOutputArtifact"]["producerTask"] == "adopt"
+    assert len(tasks["import-base-model"]["dependentTasks"]) == 1
+    assert tasks["train"]["inputs"]["artifacts"]["model"]["taskOutputArtifact"]["producerTask"] == "import-base-model"
     assert whole["root"]["inputDefinitions"]["parameters"]["weights_md5"]["defaultValue"] == "beef.dir"
 
 
-def test_sections_travel_as_text_that_keeps_whole_numbers_whole(params: Params) -> None:
-    text = presets(params, REPO).sections["stage1"]
-    assert '"batch_size":32' in text
-    assert list(json.loads(text)) == sorted(json.loads(text))
+def test_sections_are_typed_dictionaries(compiled: dict[str, Any]) -> None:
+    inputs = compiled["root"]["inputDefinitions"]["parameters"]
+    assert {inputs[name]["parameterType"] for name in SECTIONS} == {"STRUCT"}
+    assert inputs["corpora"]["parameterType"] == "LIST"
+
+
+def test_no_artifact_comes_by_two_inputs_and_each_task_waits_only_for_what_it_reads(compiled: dict[str, Any]) -> None:
+    for name, task in tasks_of(compiled).items():
+        read = [one["taskOutputArtifact"] for one in task["inputs"].get("artifacts", {}).values()
+                if "taskOutputArtifact" in one]  # fmt: skip
+        assert len({(one["producerTask"], one["outputArtifactKey"]) for one in read}) == len(read), name
+        waits = set(task.get("dependentTasks", []))
+        assert waits == {one["producerTask"] for one in read} | ({"budget"} if name == "train" else set()), name
+
+
+def test_the_steps_are_in_the_first_view_and_the_loop_has_a_name(compiled: dict[str, Any]) -> None:
+    shown = {task["taskInfo"]["name"] for task in compiled["root"]["dag"]["tasks"].values()}
+    assert shown == {
+        "corpora", "build-amt", "base-model", "budget", "train stage1", "train stage2", "evaluate", "export", "report",
+    }  # fmt: skip
+
+
+def test_nothing_that_a_later_cache_key_reads_changes_with_the_commit(params: Params, tmp_path: Path) -> None:
+    specs = []
+    for revision in ("a" * 40, "b" * 40):
+        compile_to(tmp_path / "p.yaml", params, base=REPO, options=PipelineOptions(revision=revision))
+        specs.append(yaml.safe_load((tmp_path / "p.yaml").read_text("utf-8")))
+        assert revision in specs[-1]["pipelineInfo"].pop("description")
+    assert specs[0] == specs[1]

@@ -4,19 +4,22 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, List  # noqa: UP035  (kfp reads list types from typing)
 
 import pytest
+from kfp import dsl
 
 from emoverse.artifacts.manifest import open_source
+from emoverse.compat.kfp import WORKSPACE
 from emoverse.config import CorpusParams, MediaParams, Params, ValidationParams, load_params
 from emoverse.errors import UserError
 from emoverse.fetching.fetch import resolve
 from emoverse.report.run_pages import publish_page, write_status
 from emoverse.validation.validate import validate
-from pipelines.cluster import WORKSPACE, Cluster, Retries, Volume
-from pipelines.options import Options, measured
-from pipelines.pipeline import Placing, pipeline, validation_apart
+from pipelines.cluster import Cluster, Retries, Volume
+from pipelines.options import PipelineOptions, local_arguments
+from pipelines.pipeline import Builder, pipeline
 from pipelines.run_local import session
 from tests.factories import remotes
 from tests.factories.meld import make_meld
@@ -46,13 +49,20 @@ def test_shards_read_a_corpus_in_the_runs_workspace_and_join_to_the_bytes_of_one
     remotes.track(root)
     remotes.use(root, Remote(str(tmp_path / "store")))
     tracked = resolve("raw/MELD", repository=root)
-    options = Options(shards=2, local=True)
-    apart = validation_apart(options, Placing(options))
-    given = measured(params, tmp_path).as_keywords()
+    options = PipelineOptions(shards=2, local=True)
+    given = local_arguments(params, tmp_path).as_keywords()
     corpora = [{"corpus": "meld", "root": "", "md5": tracked.md5, "remote": json.dumps({"url": tracked.config["url"]})}]
     names = ("media", "validation", "code_validate")
+
+    @dsl.pipeline(name="validated")
+    def validated(
+        corpora: list, raw_volume: str, media: dict, validation: dict, code_validate: str
+    ) -> List[dsl.Dataset]:  # noqa: UP006
+        task = Builder(options, SimpleNamespace(**locals()), import_weights=False).validate()
+        return dsl.Collected(task.outputs["validated"])  # type: ignore[return-value]
+
     with session(tmp_path / "runs"):
-        (joined,) = apart(corpora=corpora, raw_volume=WORKSPACE, **{name: given[name] for name in names}).output
+        (joined,) = validated(corpora=corpora, raw_volume=WORKSPACE, **{name: given[name] for name in names}).output
     assert open_source(Path(joined.path)).digest == open_source(tmp_path / "direct").digest
     assert joined.metadata["raw"] == {"meld": tracked.md5}
     (note,) = (tmp_path / "runs").rglob("fetch/raw")
@@ -68,8 +78,8 @@ def stopped(params: Params, tmp_path: Path, **changes: Any) -> dict[str, Any]:
         volumes=(Volume(claim="c", path=str(tmp_path / "reports")),),
         publish=str(tmp_path / "reports"),
     )
-    options = Options(start="stage1", model=str(tmp_path / "given"), cluster=cluster)
-    arguments = measured(params, tmp_path)
+    options = PipelineOptions(start="stage1", model=str(tmp_path / "given"), cluster=cluster)
+    arguments = local_arguments(params, tmp_path)
     with pytest.raises(UserError, match="the pipeline stopped"), session(tmp_path / "runs"):
         pipeline(arguments, options)(**{**arguments.as_keywords(), **changes})
     (status,) = (tmp_path / "reports").glob("*/status.json")

@@ -10,7 +10,6 @@ from kfp import dsl
 
 from components.fetch import fetch
 from components.validate import validate as component
-from emoverse.artifacts.digests import canonical
 from emoverse.artifacts.manifest import open_raw, open_source
 from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import MediaParams, ValidationParams, plain
@@ -25,9 +24,11 @@ Run = Callable[..., dsl.Artifact]
 
 
 @dsl.pipeline(name="one-corpus")
-def one_corpus(root: str, md5: str, media: str, validation: str, code: str) -> dsl.Dataset:
+def one_corpus(root: str, md5: str, media: dict, validation: dict, code: str) -> dsl.Dataset:
     raw = fetch(corpus="meld", md5=md5, remote="", root=root, volume="").outputs["raw"]
-    done = component(corpus="meld", raw_md5=md5, media=media, validation=validation, code=code, volume="", raw=raw)
+    done = component(
+        corpus="meld", raw_md5=md5, media=media, validation=validation, code_digest=code, volume="", raw=raw
+    )
     return done.outputs["validated"]
 
 
@@ -45,8 +46,8 @@ def run(tmp_path: Path) -> Run:
         arguments = {
             "root": str(raw),
             "md5": md5_of(raw),
-            "media": canonical(plain(MEDIA)),
-            "validation": canonical(plain(VALIDATION)),
+            "media": plain(MEDIA),
+            "validation": plain(VALIDATION),
             "code": code_digest("validate"),
         }
         with session(tmp_path / "runs"):
@@ -66,7 +67,9 @@ def test_the_component_gives_the_bytes_of_the_step_and_the_cache_tells_what_chan
 
     (said,) = (tmp_path / "runs").rglob("validate/executor_output.json")
     (page,) = json.loads(said.read_text("utf-8"))["artifacts"]["page"]["artifacts"]
-    assert page["metadata"] == first.metadata, "the page says as much about itself as the data does"
+    names = {"display_name": "validated meld"}, {"display_name": "checks of meld"}
+    assert first.metadata == {**first.metadata, **names[0]}
+    assert page["metadata"] == {**first.metadata, **names[1]}, "the page says as much about itself as the data does"
 
     again = run()  # nothing changed: a hit
     assert again.path == first.path

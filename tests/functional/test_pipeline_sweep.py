@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from components.over_seeds import over_seeds as component
+from components.compare_seeds import compare_seeds as component
 from emoverse.artifacts.manifest import open_source
 from emoverse.errors import UserError
 from emoverse.report.run_pages import OverSeeds, over_seeds
@@ -25,10 +25,11 @@ def test_the_component_shows_the_mean_and_what_it_is_the_mean_of(scores: list[Pa
     read = [dsl.Artifact(uri=str(path)) for path in scores]
     metrics = dsl.Metrics(uri=str(tmp_path / "metrics"))
     table = dsl.Markdown(uri=str(tmp_path / "table"))
-    component.python_func(code="", scores=read, metrics=metrics, table=table)
+    component.python_func("", read[0], read[1], metrics, table, scores_3=read[2])
     first = headlines(scores[0])[0]  # the factory's replies are the same for every seed
     assert metrics.metadata[f"{first.task}_{first.metric}_mean"] == pytest.approx(first.value)
     assert metrics.metadata[f"{first.task}_{first.metric}_sd"] == 0
+    assert all(isinstance(value, float) for value in metrics.metadata.values()), "the UI compares every key"
     assert table.metadata["made_from"] == ", ".join(sorted(f"evaluate {open_source(path).digest}" for path in scores))
     head, _, row, *_ = Path(table.path).read_text("utf-8").splitlines()
     assert head == "| task | score | mean | sd | seed 7 | seed 9 | seed 42 |"
@@ -49,4 +50,4 @@ def test_a_seed_that_comes_twice_is_refused(scores: list[Path]) -> None:
 def test_code_that_the_run_did_not_ask_for_is_refused(scores: list[Path], tmp_path: Path) -> None:
     made = {"metrics": dsl.Metrics(uri=str(tmp_path / "m")), "table": dsl.Markdown(uri=str(tmp_path / "t"))}
     with pytest.raises(UserError, match="build the image from the revision that submits the run"):
-        component.python_func(code="0" * 64, scores=[dsl.Artifact(uri=str(p)) for p in scores], **made)
+        component.python_func("0" * 64, dsl.Artifact(uri=str(scores[0])), dsl.Artifact(uri=str(scores[1])), **made)

@@ -15,9 +15,10 @@ from emoverse.artifacts.manifest import publish
 from emoverse.cli.__init__ import main
 from emoverse.config import load_params
 from emoverse.errors import UserError
-from pipelines.checks import look_into
-from pipelines.options import Options
+from pipelines.checks import digest_of_model
+from pipelines.options import PipelineOptions
 from pipelines.pipeline import compile_to
+from pipelines.verify import tasks_of
 from tests.factories import remotes
 from tests.factories.kubeflow import kubeflow
 
@@ -60,7 +61,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_a_finished_stage_is_known_by_the_digest_of_its_manifest(put: Put, stage: Path) -> None:
     digest = json.loads((stage / MANIFEST).read_text("utf-8"))["outputs"]["digest"]
-    assert look_into(put("whole", files_of(stage)) + "/", finished=True) == digest
+    assert digest_of_model(put("whole", files_of(stage)) + "/", finished=True) == digest
     check_given(stage, digest)
     with pytest.raises(UserError, match="it was replaced since the run was submitted"):
         check_given(stage, "0" * 64)
@@ -68,16 +69,16 @@ def test_a_finished_stage_is_known_by_the_digest_of_its_manifest(put: Put, stage
 
 def test_an_original_checkpoint_is_known_by_its_listing(put: Put) -> None:
     uri = put("original", {"config.json": b"{}", "model.safetensors": b"one"})
-    first = look_into(uri, finished=False)
-    assert look_into(uri, finished=False) == first
+    first = digest_of_model(uri, finished=False)
+    assert digest_of_model(uri, finished=False) == first
     put("original", {"model.safetensors": b"two"})  # of the same size
-    assert look_into(uri, finished=False) != first
+    assert digest_of_model(uri, finished=False) != first
 
 
 @pytest.mark.parametrize(
     ("files", "finished", "words"),
     [
-        ({}, True, "nothing is there"),
+        ({}, True, "no such folder"),
         ({"model/model.safetensors": b"w"}, True, f"lacks 1 of its files, such as {MANIFEST}"),
         ({MANIFEST: b'{"outputs": {"digest": "0", "files": {"model/model.safetensors": "0"}}}'}, True,
          "such as model/model.safetensors; copy the whole folder that `emoverse train` left"),
@@ -93,28 +94,28 @@ def test_a_model_that_is_not_there_or_not_whole_is_refused(
     put: Put, request: pytest.FixtureRequest, files: dict[str, bytes], finished: bool, words: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        look_into(put(request.node.callspec.id, files), finished=finished)
+        digest_of_model(put(request.node.callspec.id, files), finished=finished)
     assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("data/stage1", "Kubeflow imports models from gs://, s3://, minio:// and oci:// alone"),
-        ("https://example.org/stage1", "Kubeflow imports models from"),
+        ("data/stage1", "Kubeflow imports models only from gs://, s3://, minio:// and oci://"),
+        ("https://example.org/stage1", "Kubeflow imports models only from"),
         ("minio://models/stage1", "--unchecked model"),
     ],
 )
 def test_a_place_that_kubeflow_or_this_machine_cannot_look_into_is_refused(uri: str, words: str) -> None:
     with pytest.raises(UserError) as caught:
-        look_into(uri, finished=True)
+        digest_of_model(uri, finished=True)
     assert words in str(caught.value)
 
 
 def test_a_store_that_gives_no_answer_is_refused(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(UserError, match=r"the store gives no answer: .*check the address and this machine's credent"):
-        look_into("s3://elsewhere/stage1", finished=True)
+    with pytest.raises(UserError, match=r"the store does not answer: .*check the address and this machine's credent"):
+        digest_of_model("s3://elsewhere/stage1", finished=True)
 
 
 def test_submit_refuses_a_model_that_is_not_there_before_anything_runs(
@@ -135,29 +136,31 @@ def test_submit_refuses_a_model_that_is_not_there_before_anything_runs(
         ]
         assert main([*words, "--model", "s3://corpora/none"]) == 2
         assert cluster.runs == []
-    assert "s3://corpora/none: nothing is there; copy the model's folder there" in capsys.readouterr().err
+    assert "s3://corpora/none: no such folder; copy the model's folder there" in capsys.readouterr().err
 
 
-def compiled(folder: Path, options: Options, **overrides: Any) -> Any:
+def compiled(folder: Path, options: PipelineOptions, **overrides: Any) -> Any:
     keys = {key.replace("__", "."): value for key, value in overrides.items()}
     compile_to(folder / "p.yaml", load_params(REPO / "params.yaml", keys), base=REPO, options=options)
     whole = yaml.safe_load((folder / "p.yaml").read_text("utf-8"))
-    tasks = {n: t for one in whole["components"].values() for n, t in one.get("dag", {}).get("tasks", {}).items()}
+    tasks = dict(tasks_of(whole))
     return whole["deploymentSpec"]["executors"]["exec-importer"]["importer"], tasks
 
 
-@pytest.mark.parametrize(("start", "task", "told"), [("stage1", "train", "given"), ("convert", "convert", "listing")])
+@pytest.mark.parametrize(
+    ("start", "task", "told"), [("stage1", "train", "model_digest"), ("convert", "convert", "source_digest")]
+)
 def test_kubeflows_cache_is_told_what_lies_there_or_imports_it_anew(
     tmp_path: Path, start: Any, task: str, told: str
 ) -> None:
     uri = "s3://models/stage1"
-    importer, tasks = compiled(tmp_path, Options(start=start, model=uri, model_digest="abc"))
+    importer, tasks = compiled(tmp_path, PipelineOptions(start=start, model=uri, model_digest="abc"))
     assert "reimport" not in importer
     assert tasks[task]["inputs"]["parameters"][told] == {"runtimeValue": {"constant": "abc"}}
-    importer, _ = compiled(tmp_path, Options(start=start, model=uri))
+    importer, _ = compiled(tmp_path, PipelineOptions(start=start, model=uri))
     assert importer["reimport"] is True
 
 
 def test_a_given_stage_whose_adapter_was_to_be_trained_further_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"stage2.start: .*set stage2.start=merged"):
-        compiled(tmp_path, Options(start="stage1", model="s3://models/stage1"), stage2__start="adapter")
+        compiled(tmp_path, PipelineOptions(start="stage1", model="s3://models/stage1"), stage2__start="adapter")

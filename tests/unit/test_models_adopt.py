@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-from components.adopt import adopt as adopt_component
 from components.convert import convert as convert_component
-from emoverse.artifacts.digests import canonical, dvc_dir_md5, folder_files, raw_sums
+from components.import_base_model import import_base_model as adopt_component
+from emoverse.artifacts.digests import dvc_dir_md5, folder_files, raw_sums
 from emoverse.artifacts.manifest import open_source, read_manifest
 from emoverse.config import BaseModelParams, MediaParams, plain
 from emoverse.errors import UserError
@@ -48,12 +48,12 @@ def test_the_components_make_the_same_model_and_say_which_checkpoint_it_was(conv
     light = [dsl.Artifact(uri=str(tmp_path / name)) for name in ("adopted-light", "made-light")]
     fetched = dsl.Dataset(uri=str(tmp_path / "note"))
     Path(fetched.path).write_text(json.dumps({"folder": str(original), "dvc_md5": md5}), "utf-8")
-    arguments = {"weights_md5": md5, "media": canonical(plain(MEDIA)), "code": "", "volume": str(tmp_path)}
+    arguments = {"weights_md5": md5, "media": plain(MEDIA), "code_digest": "", "volume": str(tmp_path)}
     adopt_component.python_func(**arguments, weights=fetched, model=adopted, without_weights=light[0])
     assert adopted.metadata["raw"] == {"weights": md5}
     source = dsl.Model(uri=str(original))
     outputs = {"model": made, "without_weights": light[1]}
-    convert_component.python_func(name="InternVL2-4B", listing="abc", code="", source=source, **outputs)
+    convert_component.python_func(name="InternVL2-4B", source_digest="abc", code_digest="", source=source, **outputs)
     assert (made.metadata["checkpoint"], made.metadata["listing"]) == ("InternVL2-4B", "abc")
     for model, rest in zip((adopted, made), light, strict=True):
         assert open_source(Path(rest.path), weights=False).digest == rest.metadata["digest"] == model.metadata["digest"]

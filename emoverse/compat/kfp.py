@@ -1,0 +1,82 @@
+"""Behaviour of Kubeflow Pipelines that its public interface does not state.
+
+tests/unit/test_compat_kfp.py holds each function to the installed version. The module itself does not import kfp:
+steps use it inside their images.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from emoverse.config import Section, parse
+
+# kfp.dsl.constants.WORKSPACE_MOUNT_PATH: the public name is a placeholder that is only resolved in component arguments,
+# but profiles and checks compare paths with it.
+WORKSPACE: Final = "/kfp-workspace"
+
+# kfp's local cache treats a step as done only if every output artifact has a file; metrics live in the metadata.
+_METRICS_FILE: Final = "see the artifact's metadata\n"
+
+
+def section(kind: type[Section], value: Mapping[str, Any], *, place: str) -> Section:
+    """Parse a parameter section that reached a component as a ``dict``.
+
+    The compiler and the local runner pass dictionaries through protobuf's Struct, which stores every number as a
+    float; the server returns whole numbers as integers. Both forms give the same section.
+
+    Raises:
+        UserError: An unknown key or a value of the wrong type.
+    """
+    return parse(kind, whole_numbers(value), place=place)
+
+
+def whole_numbers(value: Any) -> Any:
+    """Return ``value`` with every whole float replaced by an int, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: whole_numbers(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [whole_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def write_placeholder(*artifacts: Any) -> None:
+    """Write the file that the local cache expects of an artifact whose content is its metadata."""
+    for artifact in artifacts:
+        Path(artifact.path).write_text(_METRICS_FILE, "utf-8")
+
+
+def sort_header_defaults(compiled: str) -> str:
+    """Return a compiled pipeline with the default values in its header comment in a fixed order.
+
+    The compiler prints them from protobuf maps, whose order differs between processes.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        return match[1] + repr(_sorted(whole_numbers(ast.literal_eval(match[2])))) + "]"
+
+    return re.sub(r"^(#    \w+: (?:list|dict) \[Default: )(.*)\]$", replace, compiled, flags=re.MULTILINE)
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
+
+
+@contextmanager
+def local_runner_warnings_ignored() -> Iterator[None]:
+    """Silence the local runner's warning, once per task, that it does not show display names."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
+        yield
+
+
+def message_of(error: RuntimeError) -> str:
+    """Return the text of the local runner's error without its terminal colours."""
+    return re.sub(r"\x1b\[\d+m", "", str(error)).rstrip(".")
