@@ -45,7 +45,6 @@ def run_compile(args: argparse.Namespace) -> None:
     params = parameters_from(args)
     # A file for one cluster names the commit it was compiled from; the committed file cannot contain its own commit.
     options = pipeline_options(args, revision=revision(Path()) if args.cluster else "")
-    add_checkout_to_path()
     from pipelines.pipeline import compile_to
 
     compile_to(args.out, params, options=options)
@@ -84,7 +83,6 @@ def add_submit_options(parser: argparse.ArgumentParser) -> None:
 
 def run_submit(args: argparse.Namespace) -> None:
     """Check everything the run needs, start it, print its address."""
-    add_checkout_to_path()
     params, base = parameters_from(args), Path()
     options = pipeline_options(args, revision=revision(base), cache=not args.no_cache)
     from pipelines import checks, submit
