@@ -8,7 +8,7 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-h
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format bench lock sample image test-containers clean
+.PHONY: help setup run test test-fast lint format bench lock sample image test-containers clean
 
 help:  ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,14 +31,18 @@ run: setup  ## run the main job: the sample videos to a trained, scored, exporte
 test: setup  ## run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-fast: setup  ## run a fast test of every package, in under two minutes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m fast -q
+
 test-containers: setup  ## start a docker engine, build both images, run the sample pipeline in them (root, Debian)
 	scripts/containers.sh
 
-lint: setup  ## check style, types and the walls between the rooms
+lint: setup  ## check style, types, import contracts and wording
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
+	$(BIN)/python scripts/lint_wording.py
 
 format: setup  ## let ruff rewrite what it can
 	ruff check --fix .

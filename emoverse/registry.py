@@ -112,7 +112,7 @@ _STEPS: Final = (
         image="train",
         sections=("train", "stage1", "stage2"),
         inputs=("amt", "validated", "model", "base"),
-        outputs=("model/", "adapter/", "log.jsonl", "rows.json"),
+        outputs=("model/", "adapter/", "log.jsonl", "rows.json", "validation.json"),
         libraries=("ms-swift", "peft", "torch", "transformers"),
         stages=("stage1", "stage2"),
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from emoverse.cli.options import add_params, parameters_from, validated_folders, whole_number
@@ -63,7 +64,13 @@ def run_score(args: argparse.Namespace) -> None:
         seed=args.seed,
         judge=args.judge,
     )
-    print(json.dumps(found, ensure_ascii=False, indent=2) if args.json else as_table(found))
+    print(json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False) if args.json else as_table(found))
+    _warn(found["warnings"])
+
+
+def _warn(warnings: list[str]) -> None:
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def add_compare_options(parser: argparse.ArgumentParser) -> None:
@@ -84,12 +91,16 @@ def run_compare(args: argparse.Namespace) -> None:
     from emoverse.evaluation.score_file import compare_files
 
     found = compare_files(args.one, args.other, args.task, gold=args.gold, bootstrap=args.bootstrap, seed=args.seed)
+    _warn(found["warnings"])
     if args.json:
-        print(json.dumps(found, ensure_ascii=False, indent=2))
+        print(json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False))
         return
     low, high = found["interval"]
     print(f"{found['headline']}: A {found['one']:.4f}, B {found['other']:.4f}, on {found['n']} records")
     print(f"B - A: {found['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}")
+    for name, key in (("A", "one"), ("B", "other")):
+        flaws = found["flaws"][key].items()
+        print(f"{name}: " + ", ".join(f"{count} {flaw} ({count / found['n']:.1%})" for flaw, count in flaws))
     print(f"B is not better in {found['not_better']:.1%} of the resamples")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.cli.options import add_params, parameters_from, positive_number, validated_folders
-from emoverse.config import Params
+from emoverse.config import TrainParams
 from emoverse.errors import UserError, did_you_mean
 
 FOLDER: Final = Path(__file__).parents[1] / "profiles"
@@ -126,15 +126,15 @@ PREEMPTED: Final = 75
 
 
 def add_train_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
+    """Declare the options of train."""
     parser.add_argument("--stage", required=True, choices=("stage1", "stage2"))
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="output of base-model or of a stage")
     parser.add_argument("--base", type=Path, metavar="DIR", help="the base model, for a stage with start: adapter")
     parser.add_argument("--amt", type=Path, required=True, metavar="DIR", help="output of build-amt")
     parser.add_argument("--validated", type=Path, nargs="+", required=True, metavar="DIR", help="outputs of validate")
     goal = parser.add_mutually_exclusive_group(required=True)
-    goal.add_argument("--out", type=Path, metavar="DIR")
-    goal.add_argument("--dry-run", action="store_true", help="print memory, steps and time; train nothing")
+    goal.add_argument("--out", type=Path, metavar="DIR", help="folder to publish")
+    goal.add_argument("--dry-run", action="store_true", help="print an estimate, train nothing")
     parser.add_argument("--json", action="store_true", help="with --dry-run: print one JSON object")
     parser.add_argument(
         "--tflops", type=positive_number, metavar="N", help="with --dry-run: the device's rate, instead of measuring it"
@@ -145,33 +145,32 @@ def add_train_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    """Run the step, or print what it needs."""
+    """Run the step, or print an estimate of it."""
     if not args.dry_run and (args.json or args.tflops):
         option = "--json" if args.json else "--tflops"
         raise UserError("goes with --dry-run only", place=option, remedy="add --dry-run, or leave it out")
     params = parameters_from(args)
+    stage, validated = getattr(params, args.stage), validated_folders(args, params)
     if args.dry_run:
-        _dry_run(args, params)
+        _dry_run(args, validated, stage, params.media.frames)
         return
     from emoverse.training.distributed import PreemptedError
     from emoverse.training.train import train
 
     try:
-        validated, stage = validated_folders(args, params), getattr(params, args.stage)
         train(args.stage, args.model, args.amt, validated, args.out, stage, args.tensorboard, args.base)
     except PreemptedError as stop:
         print(f"emoverse: {stop}", file=sys.stderr)
         sys.exit(PREEMPTED)
 
 
-def _dry_run(args: argparse.Namespace, params: Params) -> None:
+def _dry_run(args: argparse.Namespace, validated: list[Path], stage: TrainParams, frames: int) -> None:
     from emoverse.prompt.budget import check_budget, token_budget
     from emoverse.training.preview import preview, table
 
-    stage, validated = getattr(params, args.stage), validated_folders(args, params)
     rows = [args.amt / f"{args.stage}.jsonl"]
-    budget = token_budget(rows, args.model / "model", params.media.frames, stage.max_length)
+    budget = token_budget(rows, args.model / "model", frames, stage.max_length)
     check_budget(budget, place=f"{args.stage}.max_length")
     rate = args.tflops * 1e12 if args.tflops else None
-    found = preview(args.stage, args.model, args.amt, validated, stage, rate)
-    print(json.dumps({**found, "budget": budget}, indent=2) if args.json else table(found, budget))
+    estimate = preview(args.stage, args.model, args.amt, validated, stage, rate)
+    print(json.dumps({**estimate, "budget": budget}, indent=2) if args.json else table(estimate, budget))

@@ -42,9 +42,9 @@ def find_output(repository: Path, path: str, revision: str) -> Output:
 
     Raises UserError, with the remedy, when the path is not tracked or the revision cannot be read.
     """
-    from dvc.exceptions import DvcException, NotDvcRepoError, OutputNotFoundError
+    from dvc.exceptions import DvcException, OutputNotFoundError
     from dvc.repo import Repo
-    from dvc.scm import NoSCMError, RevError
+    from dvc.scm import RevError
     from scmrepo.exceptions import SCMError
 
     try:
@@ -55,19 +55,32 @@ def find_output(repository: Path, path: str, revision: str) -> Output:
         remedy = "run `dvc add` and commit the .dvc file, or give a folder that one names"
         at = f" at {revision}" if revision else ""
         raise UserError(f"no .dvc file names it{at}", place=path, remedy=remedy) from None
-    except (NoSCMError, NotDvcRepoError, RevError, SCMError) as error:
-        if not (repository / ".git").exists():
-            if revision:
-                remedy = "leave --rev out, or run in a git checkout"
-                raise UserError("not a git repository, so it has no revisions", place=revision, remedy=remedy) from None
-            remedy = "run `dvc config core.no_scm true` there: DVC then works without git"
-            raise UserError("DVC finds no git repository", place=str(repository.absolute()), remedy=remedy) from None
-        remedy = "name a commit, tag or branch"
-        if revision and (repository / ".git/shallow").exists():
-            remedy = "this clone is shallow: run `git fetch --unshallow`, and give the revision again"
-        raise UserError(f"git does not know it: {error}", place=revision or str(repository), remedy=remedy) from None
+    except (RevError, SCMError) as error:
+        raise _without_revision(repository, revision, error) from None
     except DvcException as error:
+        if not _git_folder(repository):
+            raise _without_revision(repository, revision, error) from None
         raise UserError(f"DVC cannot read it: {error}", place=path, remedy="restore it with `git checkout`") from None
+
+
+def _without_revision(repository: Path, revision: str, error: Exception) -> UserError:
+    """Return why git cannot give a revision (empty: why DVC finds no git)."""
+    git = _git_folder(repository)
+    if not git and revision:
+        remedy = "leave --rev out, or run in a git checkout"
+        return UserError("not a git repository, so it has no revisions", place=revision, remedy=remedy)
+    if not git:
+        remedy = "run `dvc config core.no_scm true` there: DVC then works without git"
+        return UserError("DVC finds no git repository", place=str(repository.absolute()), remedy=remedy)
+    remedy = "name a commit, tag or branch"
+    if revision and (git / "shallow").exists():
+        remedy = "this clone is shallow: run `git fetch --unshallow`, and give the revision again"
+    return UserError(f"git does not know it: {error}", place=revision or str(repository), remedy=remedy)
+
+
+def _git_folder(repository: Path) -> Path | None:
+    root = repository.absolute()
+    return next((folder / ".git" for folder in (root, *root.parents) if (folder / ".git").exists()), None)
 
 
 class ObjectStore:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from emoverse.errors import UserError
 from emoverse.evaluation.metrics import Measured, measure, metrics, write_jsonl, write_plots
 from emoverse.evaluation.replies import collect, prediction_rows, trivial_scores
 from emoverse.evaluation.score_file import published_beside
+from emoverse.evaluation.scoring import warnings_of
 from emoverse.inference.engine import EngineName, open_engine
 from emoverse.inference.test_sets import check_frames, read_sets
 from emoverse.media.frames import FrameStore
@@ -60,6 +62,8 @@ def evaluate(
             measured.append(measure(test, collect(engine, test, params), trivial.get(test.name, {}), params))
             draft.run[test.name] = time.perf_counter() - started
             print(_line(measured[-1], draft.run[test.name]), flush=True)
+            for warning in warnings_of(measured[-1].scores, test.ids, measured[-1].replies.replies):
+                print(f"warning: {test.name}: {warning}", file=sys.stderr, flush=True)
         _write(draft.path, measured)
         rows = sum(len(test.rows) for test in sets)
         draft.count(rows_in=rows, rows_out=rows)
@@ -84,6 +88,5 @@ def _line(part: Measured, seconds: float) -> str:
     parts = [f"{part.test.name:<16} n {scores.n:>5}  {scores.headline} {scores.values[scores.headline]:.3f}"]
     parts += [f"[{low:.3f}, {high:.3f}]", f"baseline {part.baseline:.3f}"]
     parts += [f"{name} {control.values[scores.headline]:.3f}" for name, control in part.controls.items()]
-    if scores.unparsable:
-        parts.append(f"unparsable {len(scores.unparsable)}")
+    parts += [f"{flaw} {len(indices)}" for flaw, indices in scores.flaws.items() if indices]
     return "  ".join([*parts, f"{seconds:.1f} s"])

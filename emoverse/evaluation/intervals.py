@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ def group_sums(counts: Numbers, groups: Sequence[str]) -> Numbers:
     return sums
 
 
-def resampled(sums: Numbers, samples: int, seed: int) -> Numbers:
+def resampled(sums: Numbers, samples: int, seed: int | Sequence[int]) -> Numbers:
     """Return (samples, k): the totals of as many groups as there are, drawn with replacement.
 
     The same seed and number of groups draw the same groups, so two predictors are compared on the same resamples.
@@ -40,6 +41,15 @@ def resampled(sums: Numbers, samples: int, seed: int) -> Numbers:
         weights = np.stack([np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(count)])
         totals[start : start + count] = weights.astype(np.float64) @ sums
     return totals
+
+
+def seed_of(seed: int, groups: Sequence[str]) -> list[int]:
+    """Return a seed that differs between test sets, so that sets of equal size do not share their resamples.
+
+    ``groups`` are the names of the records' groups: predictors of one test set get the same resamples.
+    """
+    digest = hashlib.blake2b("\0".join(dict.fromkeys(groups)).encode("utf-8", "surrogatepass"), digest_size=8)
+    return [seed, int.from_bytes(digest.digest())]
 
 
 def interval(values: Numbers) -> tuple[float, float]:

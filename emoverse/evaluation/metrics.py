@@ -18,7 +18,7 @@ from emoverse.evaluation.replies import Replies
 from emoverse.evaluation.scoring import Scores, groups_of, main_names, pooled, scorable, score, stable
 from emoverse.inference.test_sets import EvaluationSet
 from emoverse.tasks import task as task_named
-from emoverse.tasks.base import Confusion
+from emoverse.tasks.base import FLAWS, Confusion
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def metrics(all_sets: Sequence[Measured]) -> dict[str, Any]:
 
 def _task_numbers(parts: Sequence[Measured]) -> dict[str, Any]:
     scores = [part.scores for part in parts]
-    numbers: dict[str, Any] = {"n": sum(s.n for s in scores), "unparsable": sum(len(s.unparsable) for s in scores)}
+    numbers: dict[str, Any] = {"n": sum(s.n for s in scores)}
+    numbers |= {flaw: sum(len(s.flaws[flaw]) for s in scores) for flaw in FLAWS}
     for name in _shared_names(scores):
         numbers[name] = stable(pooled(scores, name)[0])
     head = scores[0].headline
@@ -99,7 +100,7 @@ def _set_numbers(part: Measured) -> dict[str, Any]:
         "n": scores.n,
         "scored": scores.scored,
         "headline": stable(scores.values[scores.headline]),
-        "unparsable": len(scores.unparsable),
+        **{flaw: len(indices) for flaw, indices in scores.flaws.items()},
         **{name: stable(scores.values[name]) for name in main_names(scores)},
         "low": stable(low),
         "high": stable(high),
@@ -153,4 +154,4 @@ def _stable_rows(rows: Iterable[Iterable[Any]]) -> Iterable[list[Any]]:
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON object per line, keys in their order."""
     with path.open("w", encoding="utf-8", newline="\n") as handle:
-        handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        handle.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)

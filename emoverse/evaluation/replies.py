@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emoverse.config import EvaluateParams
+from emoverse.errors import UserError
 from emoverse.evaluation.intervals import posterior
 from emoverse.inference.engine import Engine
 from emoverse.inference.test_sets import AmtRow, EvaluationSet
@@ -42,6 +43,11 @@ def collect(engine: Engine, test: EvaluationSet, params: EvaluateParams) -> Repl
         replies = {name: engine.generate(changed, params.max_new_tokens) for name, changed in controls.items()}
         return Replies(engine.generate(rows, params.max_new_tokens), None, replies)
     likelihoods, chosen = engine.score_answers(rows, answers)
+    bad = np.flatnonzero(~np.isfinite(likelihoods).all(axis=1))
+    if len(bad):
+        problem = f"the model gives likelihoods that are not finite numbers, in {len(bad)} of {len(rows)} rows"
+        remedy = "look for NaN or Inf in the model's weights, and try another precision"
+        raise UserError(problem, place=f"{test.name}: {test.ids[bad[0]]}", remedy=remedy)
     replies = {name: _texts(engine.score_answers(changed, answers)[1], answers) for name, changed in controls.items()}
     sample = agreement_sample(len(rows), params)
     generated = engine.generate([rows[i] for i in sample], params.max_new_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from emoverse.evaluation.intervals import interval
 from emoverse.evaluation.judge import judge as ask_judge
 from emoverse.evaluation.matching import Prediction, paired
 from emoverse.evaluation.predictions import read_predictions
-from emoverse.evaluation.scoring import Scores, baseline_headlines, main_names, score, stable
+from emoverse.evaluation.scoring import Scores, baseline_headlines, main_names, score, stable, warnings_of
 from emoverse.tasks import task as task_named
+from emoverse.tasks.base import FLAWS
 
 
 def score_file(
@@ -45,7 +47,8 @@ def score_file(
         "n": scores.n,
         "scored": scores.scored,
         "groups": len({row.group for row in rows}),
-        "unparsable": len(scores.unparsable),
+        **{flaw: len(indices) for flaw, indices in scores.flaws.items()},
+        "warnings": warnings_of(scores, [row.name for row in rows], [row.reply for row in rows]),
         "unparsable_rows": [{"row": rows[i].name, "reply": rows[i].reply} for i in scores.unparsable],
         "headline": scores.headline,
         "interval": [stable(end) for end in scores.interval()],
@@ -71,6 +74,7 @@ def compare_files(
     if problems:
         raise RowErrors(problems, remedy="compare predictions of the same test set")
     a = _scored(first, task, bootstrap, seed)
+    matched = [replace(row, group=own.group) for row, own in zip(matched, first, strict=True)]  # the same resamples
     b = _scored(matched, task, bootstrap, seed)
     gap = b.samples[b.headline] - a.samples[a.headline]
     low, high = interval(gap)
@@ -78,6 +82,15 @@ def compare_files(
         "task": task,
         "n": a.n,
         "headline": a.headline,
+        "flaws": {
+            name: {flaw: len(indices) for flaw, indices in scores.flaws.items()}
+            for name, scores in (("one", a), ("other", b))
+        },
+        "warnings": [
+            f"{path}: {warning}"
+            for path, scores, rows in ((one, a, first), (other, b, matched))
+            for warning in warnings_of(scores, [row.name for row in rows], [row.reply for row in rows])
+        ],
         "one": stable(a.values[a.headline]),
         "other": stable(b.values[b.headline]),
         "difference": stable(b.values[b.headline] - a.values[a.headline]),
@@ -95,7 +108,8 @@ def as_table(scores: dict[str, Any]) -> str:
     """Format the result of ``score_file`` for a terminal."""
     low, high = scores["interval"]
     head, best = scores["headline"], scores["baseline"]
-    lines = [f"{scores['task']}: {scores['n']} records in {scores['groups']} groups, {scores['unparsable']} unparsable"]
+    flaws = ", ".join(f"{scores[flaw]} {flaw} ({scores[flaw] / scores['n']:.1%})" for flaw in FLAWS)
+    lines = [f"{scores['task']}: {scores['n']} records in {scores['groups']} groups, {flaws}"]
     lines.append(f"{head} {scores[head]:.4f}, 95 % interval {low:.4f} to {high:.4f}, best baseline {best:.4f}")
     names = [name for name, value in scores.items() if isinstance(value, float) and name not in (head, "baseline")]
     lines += [f"  {name:<24} {scores[name]:.4f}" for name in names]

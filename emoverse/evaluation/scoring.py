@@ -6,15 +6,18 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from emoverse.evaluation.intervals import Numbers, group_sums, interval, resampled
+from emoverse.errors import UserError
+from emoverse.evaluation.intervals import Numbers, group_sums, interval, resampled, seed_of
 from emoverse.tasks import task as task_named
-from emoverse.tasks.base import Confusion, Scorer
+from emoverse.tasks.base import FLAWS, Confusion, Scorer
 
 Golds = Sequence[Mapping[str, Any]]
+WARN_ABOVE: Final = 0.05  # share of flawed replies
+SHOWN: Final = 120  # characters of an example
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Scores:
         headline: The name of the score that stands for the task.
         values: Scores by name.
         samples: The same on each bootstrap resample.
-        unparsable: Indices of replies that cannot be read; they count as wrong.
+        flaws: Indices of the replies with each of ``FLAWS``.
         confusion: The confusion matrix, None for a task without one.
     """
 
@@ -37,8 +40,13 @@ class Scores:
     headline: str
     values: dict[str, float]
     samples: dict[str, Numbers]
-    unparsable: tuple[int, ...]
+    flaws: dict[str, tuple[int, ...]]
     confusion: Confusion | None
+
+    @property
+    def unparsable(self) -> tuple[int, ...]:
+        """Return the indices of replies that cannot be read; they count as wrong."""
+        return self.flaws["unparsable"]
 
     def interval(self, name: str = "") -> tuple[float, float]:
         """Return the 95 % interval of a score, by default of the headline."""
@@ -50,22 +58,41 @@ def score(
 ) -> Scores:
     """Score n replies to n gold records; ``groups`` are resampled whole, ``bootstrap`` times.
 
-    Raises UserError for an unknown task, ValueError when the numbers of golds, replies and groups differ.
+    Raises UserError for an unknown task or a score that is not a finite number, ValueError when the numbers of golds,
+    replies and groups differ.
     """
     known = task_named(task)
-    scorer, names = known.scorer(golds), known.public_names
+    scorer = known.scorer(golds)
     sums = group_sums(scorer.counts(replies), groups)
     totals = sums.sum(0)
-    samples = scorer.scores(resampled(sums, bootstrap, seed))
+    values = {name: float(value) for name, value in scorer.scores(totals).items()}
+    if bad := [name for name, value in values.items() if not math.isfinite(value)]:
+        remedy = "look for numbers in the gold records or replies that are not finite"
+        raise UserError(f"{bad[0]} is not a finite number", place=f"scores of {task}", remedy=remedy)
+    flaws = [known.flaws(reply, gold) for reply, gold in zip(replies, golds, strict=True)]
     return Scores(
         n=len(golds),
         scored=int(scorable(task, scorer, golds).sum()),
-        headline=known.public_headline,
-        values={names.get(name, name): float(value) for name, value in scorer.scores(totals).items()},
-        samples={names.get(name, name): values for name, values in samples.items()},
-        unparsable=tuple(i for i in range(len(golds)) if known.parse(replies[i], golds[i]) is None),
+        headline=known.headline,
+        values=values,
+        samples=scorer.scores(resampled(sums, bootstrap, seed_of(seed, groups))),
+        flaws={name: tuple(i for i, found in enumerate(flaws) if name in found) for name in FLAWS},
         confusion=scorer.confusion(totals),
     )
+
+
+def warnings_of(scores: Scores, names: Sequence[str], replies: Sequence[str]) -> list[str]:
+    """Return a warning, with three examples, for each flaw that more than 5 % of the replies have."""
+    warnings = []
+    for flaw, indices in scores.flaws.items():
+        if len(indices) > WARN_ABOVE * scores.n:
+            examples = "; ".join(f"{names[i]}: {_shortened(replies[i])!r}" for i in indices[:3])
+            warnings.append(f"{len(indices) / scores.n:.1%} of the replies are {flaw}, for example {examples}")
+    return warnings
+
+
+def _shortened(reply: str) -> str:
+    return reply if len(reply) <= SHOWN else f"{reply[: SHOWN // 2]} ... {reply[-SHOWN // 2 :]}"
 
 
 def scorable(task: str, scorer: Scorer, golds: Golds) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from emoverse.tasks import rank, tasks
 from emoverse.tasks import task as task_named
-from emoverse.tasks.base import UNPARSABLE
+from emoverse.tasks.base import FLAWS, UNPARSABLE
 
 CONTROLS: Final = ("text_only", "face_only")
-_NOT_SCORES: Final = ("n", "scored", "unparsable", "headline", "low", "high", "baseline", *CONTROLS)
+_NOT_SCORES: Final = ("n", "scored", *FLAWS, "headline", "low", "high", "baseline", *CONTROLS)
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Headline:
     title: str
     metric: str
     n: int
-    unparsable: int
+    flaws: dict[str, int]
     value: float
     low: float
     high: float
@@ -102,13 +102,13 @@ def confusion_matrices(scores: Path) -> dict[str, tuple[list[str], list[list[int
 
 
 def _headline(task: str, numbers: Mapping[str, Any]) -> Headline:
-    metric, baseline = task_named(task).public_headline, numbers["baseline"]
+    metric, baseline = task_named(task).headline, numbers["baseline"]
     return Headline(
         task=task,
         title=task_named(task).title,
         metric=metric,
         n=int(numbers["n"]),
-        unparsable=int(numbers["unparsable"]),
+        flaws={flaw: int(numbers[flaw]) for flaw in FLAWS if numbers.get(flaw)},
         value=float(numbers[metric]),
         low=float(numbers["low"]),
         high=float(numbers["high"]),

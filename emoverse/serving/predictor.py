@@ -23,7 +23,7 @@ from emoverse.prompt.encode import Row
 from emoverse.serving.clips import ClipFrames, Limits, read_clip, start_forkserver
 from emoverse.tasks import task
 from emoverse.tasks.base import MUTED, neutralise
-from emoverse.tasks.labels import word_of
+from emoverse.tasks.replies import word_of
 
 MAX_CHARACTERS: Final = 4000  # of a transcript
 BATCH_SIZE: Final = 8  # questions answered at once

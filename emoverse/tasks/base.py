@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emoverse.corpora.base import Utterance
+from emoverse.tasks.replies import is_loop
 
 # Every placeholder and special token of InternVL2, its language models and ms-swift begins with "<" and a letter,
 # "/" or "|" (InternLM2 also has [UNUSED_TOKEN_n]). A space after the bracket breaks all of them.
@@ -47,6 +48,9 @@ Gold = Mapping[str, Any]
 """The ``gold`` object of a test row: ``answer`` (str), ``answers`` (every allowed answer in a fixed order, or None for
 an open task), ``group`` (the dialogue, added by ``amt``: records of one group are not independent), and the task's own
 keys."""
+FLAWS: Final = ("unparsable", "repeated", "ambiguous")
+"""What can be wrong with the form of a reply. Only unparsable replies count as wrong for it: ``repeated`` ones say the
+same again and again, ``ambiguous`` ones give several labels, of which the first counts."""
 UNPARSABLE = "unparsable"
 """The extra predicted class of replies that the parser cannot read; they count as wrong and are never dropped."""
 
@@ -184,7 +188,6 @@ class Task:
         needs_reason: Whether a question needs ``Context.reason``.
         free_text: Whether the right answer is free text, which ``parse`` may not read and which a judge can mark.
         modality_dropout: Whether modality drop-out copies its rows; its prompt must quote the transcript.
-        public_names: Public names of the scorer's scores, where a bare ``f1`` would be ambiguous.
     """
 
     name: ClassVar[str]
@@ -196,7 +199,6 @@ class Task:
     needs_reason: ClassVar[bool] = False
     free_text: ClassVar[bool] = False
     modality_dropout: ClassVar[bool] = False
-    public_names: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     def question(self, context: Context) -> Question | Skipped:
         """Make the question about ``context.utterance``, or say why there is none."""
@@ -218,6 +220,11 @@ class Task:
         """Return named trivial predictors' n replies; ``trained`` counts the answers of the train rows."""
         return {"majority": [majority(golds, trained)] * len(golds)}
 
+    def flaws(self, reply: str, gold: Gold) -> set[str]:
+        """Return which of ``FLAWS`` the form of a reply has."""
+        flaws = {"unparsable": self.parse(reply, gold) is None, "repeated": is_loop(reply)}
+        return {name for name, present in flaws.items() if present}
+
     def default_corpus(self, answers: Iterable[str]) -> str:
         """Guess whose labels a predictions file uses from its right answers, if its rows name no corpus."""
         return "meld"
@@ -225,11 +232,6 @@ class Task:
     def is_trained(self, options: Options) -> bool:
         """Return whether the mixtures train this condition of the task; test sets are written for all conditions."""
         return True
-
-    @property
-    def public_headline(self) -> str:
-        """Return the public name of the headline score."""
-        return self.public_names.get(self.headline, self.headline)
 
 
 def ratio(numerator: Numbers, denominator: Numbers) -> Numbers:

@@ -12,18 +12,25 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 
 from emoverse.corpora.base import Utterance
 from emoverse.tasks.base import Context, Gold, Numbers, Options, Question, Scorer, Skipped, Task, f1, neutralise, ratio
+from emoverse.tasks.replies import final_text, normalise, synonym_groups
 
 EMOTIONS: Final = ("disgust", "anger", "joy", "sadness", "surprise", "fear")
 _WIDE: Final = len(EMOTIONS) + 1
 _INDEX: Final = {emotion: place for place, emotion in enumerate(EMOTIONS)}
-_PAIR: Final = re.compile(r"^(\d{1,6})_([a-z]+),(\d{1,6})$", re.ASCII)
+# A pair as models write it: spaces, quotes, brackets and ".0" do not matter, nor does a text span after the cause.
+_NUMBER: Final = r"(\d{1,6})(?:\.0+)?"
+_PAIR: Final = re.compile(
+    rf"(?<![\w.]){_NUMBER}\s*_\s*([a-z]+)[\s\"')\]]*,[\s\"'(\[]*(?:u(?:tterance)?[\s_]*)?{_NUMBER}"
+    r"(?![\d.]*\s*_\s*[a-z]+[\s\"')\]]*,[\s\"'(\[]*\d)",
+    re.ASCII,
+)
+_NOTHING: Final = re.compile(r"(?:none|null|nothing|no|no (?:cause|pair|emotion)s?|n/a)?")
 _TARGET: Final = re.compile(r"\nTarget utterance:(\d{1,6})(?:_([a-z]+)\.|[_.])", re.ASCII)
 _FIRST: Final = "Below is a conversation containing multiple utterances from different speakers, \n"
 _LABELS: Final = "along with the corresponding emotion label for each utterance. \n"
@@ -85,16 +92,9 @@ class _CausePairs(Task):
 
     name = "ecpe"
     title = "emotion-cause pairs"
-    headline = "f1"
+    headline = "pair_f1"
     rank = 4
     shows = "dialogue"
-    # What issue trackers and the shared task call the two ways of scoring; a bare "f1" would not say which.
-    public_names = MappingProxyType(
-        {
-            **{name: f"authors_{name}" for name in ("precision", "recall", "f1", "weighted_f1")},
-            **{f"official_{name}": f"official_micro_{name}" for name in ("precision", "recall", "f1")},
-        }
-    )
     emotions = True
     _last: tuple[Sequence[Utterance], bool, _Dialogue] = ((), False, ({}, [], ""))
 
@@ -142,11 +142,16 @@ class _CausePairs(Task):
         return {"answer": answer, "answers": None, "target": target, "emotion": emotion, "previous": previous}
 
     def parse(self, reply: str, gold: Gold) -> tuple[Pair, ...] | None:
-        """Return the pairs of a reply, () for an empty one; None when a part is not ``target_emotion,cause``."""
+        """Return the pairs of a reply that can be read, () for an empty reply; None if it has none but text."""
         return parse_pairs(reply)
 
+    def flaws(self, reply: str, gold: Gold) -> set[str]:
+        """Return ``unparsable``, or ``repeated`` for a reply that names a pair more than once."""
+        pairs = parse_pairs(reply)
+        return {"unparsable"} if pairs is None else {"repeated"} if len(set(pairs)) < len(pairs) else set()
+
     def scorer(self, golds: Sequence[Gold]) -> Scorer:
-        """Return the scorer of pairs, by the authors' formula and by SemEval's."""
+        """Return the scorer of pairs by three formulas."""
         return _PairScorer(golds)
 
     def baselines(self, golds: Sequence[Gold], trained: Counter[str]) -> dict[str, list[str]]:
@@ -198,24 +203,29 @@ def _commonest(answers: Counter[str]) -> str:
 
 @lru_cache(maxsize=1 << 14)  # a file repeats few answers, and gold, reply and baselines are each read several times
 def parse_pairs(reply: str) -> tuple[Pair, ...] | None:
-    """Read ``"3_joy,1;3_joy,3"``; spaces, quotes, a final full stop and the full-width ``；`` are accepted."""
-    text = reply.replace("；", ";").strip().strip("\"'“”.; ").lower()
-    if not text:
-        return () if not reply.strip(" \n\t\"'“”.;；") else None
-    pairs: list[Pair] = []
-    for part in text.split(";"):
-        match = _PAIR.match(re.sub(r"\s+", "", part))
-        if match is None:
-            return None
-        pairs.append((int(match[1]), match[2], int(match[3])))
-    return tuple(pairs)
+    """Read ``"3_joy,1;3_joy,3"``, in whatever a model puts around and between the pairs.
+
+    Returns:
+        The pairs that can be read, in order, repeats included; () for an empty reply or one that says "none"; None if
+        there is text but no pair in it.
+    """
+    text = final_text(reply)
+    if text is None:
+        return None
+    text = normalise(text)
+    groups = synonym_groups()
+    pairs = [(int(m[1]), groups.get(m[2], m[2]), int(m[3])) for m in _PAIR.finditer(text)]
+    if pairs:
+        return tuple(pairs)
+    return () if _NOTHING.fullmatch(text.strip(" \n\t\r\"'`.;()[]{}*")) else None
 
 
 class _PairScorer(Scorer):
-    """Count pairs by two formulas. Columns: per formula hits, predicted and gold by six emotions and other.
+    """Count pairs by three formulas. Columns: per formula hits, predicted and gold by six emotions and other.
 
-    The authors' formula: parts of the reply split at ``;``, compared as strings, repeats counted each time, records
-    without a gold pair skipped. SemEval's ``evaluate_2_2``: one set of pairs per conversation (the gold's ``group``,
+    ``pair_``: one set of pairs per record, records without a gold pair skipped; the headline. ``authors_``: the same
+    by the authors' code: parts of the reply split at ``;``, compared as strings, repeats counted each time, so that it
+    can exceed 1. ``official_``: SemEval's ``evaluate_2_2``: one set of pairs per conversation (the gold's ``group``,
     by default the record), the six emotions only; a pair that several replies name counts for the first of them. Two
     last columns: 1 and unparsable.
     """
@@ -229,51 +239,54 @@ class _PairScorer(Scorer):
             self._group_pairs[group] |= pairs
 
     def counts(self, replies: Sequence[str]) -> Numbers:
-        """Return an (n, 44) array."""
+        """Return an (n, 65) array."""
         self.check(replies)
         columns: list[int] = []  # flat indices to count up: numpy is slow one number at a time
         unparsable = np.zeros(self.size)
-        half = 3 * _WIDE
+        third = 3 * _WIDE
         named: defaultdict[Any, set[Pair]] = defaultdict(set)
         for i, (gold, group, reply) in enumerate(zip(self.golds, self._groups, replies, strict=True)):
-            pairs = parse_pairs(reply)
+            start, right, pairs = 3 * third * i, self._answers[i], parse_pairs(reply)
             unparsable[i] = pairs is None
-            columns += _authors(2 * half * i, str(gold["answer"]), reply)
-            new = set(pairs or ()) - named[group]
+            predicted = set(pairs or ())
+            if gold["answer"]:
+                columns += _sets(start, right, predicted, predicted & right)
+                columns += _authors(start + third, str(gold["answer"]), final_text(reply) or "")
+            new = predicted - named[group]
             named[group] |= new
-            columns += _official(2 * half * i + half, self._answers[i], new, new & self._group_pairs[group])
-        counts = np.bincount(np.array(columns, np.int64), minlength=2 * half * self.size).reshape(self.size, -1)
+            columns += _sets(start + 2 * third, right, new, new & self._group_pairs[group])
+        counts = np.bincount(np.array(columns, np.int64), minlength=3 * third * self.size).reshape(self.size, -1)
         return np.column_stack([counts, np.ones(self.size), unparsable])
 
     def scores(self, totals: Numbers) -> dict[str, Numbers]:
-        """Return precision, recall, F1, weighted F1 and each emotion's F1 by both; the authors' have no prefix."""
-        both = totals[..., :-2].reshape(*totals.shape[:-1], 2, 3, _WIDE)
+        """Return precision, recall, F1, weighted F1 and each emotion's F1 by each formula, under its prefix."""
+        formulas = totals[..., :-2].reshape(*totals.shape[:-1], 3, 3, _WIDE)
         scores: dict[str, Numbers] = {}
-        for formula, prefix, six in ((0, "", False), (1, "official_", True)):
-            counts = both[..., formula, :, :-1] if six else both[..., formula, :, :]
-            hits, predicted, gold = np.moveaxis(counts.sum(-1), -1, 0)
-            scores[f"{prefix}precision"] = ratio(hits, predicted)
-            scores[f"{prefix}recall"] = ratio(hits, gold)
-            scores[f"{prefix}f1"] = f1(hits, predicted, gold)
-            each, weight = f1(*(both[..., formula, j, :-1] for j in range(3))), both[..., formula, 2, :-1]
+        names = (("pair_", "f1"), ("authors_", "authors_f1"), ("official_", "official_f1"))
+        for i, (prefix, classes) in enumerate(names):
+            six = formulas[..., i, :, :-1]
+            official = prefix == "official_"
+            hits, predicted, gold = np.moveaxis((six if official else formulas[..., i, :, :]).sum(-1), -1, 0)
+            name = "official_micro_" if official else prefix
+            scores[f"{name}precision"] = ratio(hits, predicted)
+            scores[f"{name}recall"] = ratio(hits, gold)
+            scores[f"{name}f1"] = f1(hits, predicted, gold)
+            each, weight = f1(*np.moveaxis(six, -2, 0)), six[..., 2, :]
             scores[f"{prefix}weighted_f1"] = ratio((each * weight).sum(-1), weight.sum(-1))
-            for k, emotion in enumerate(EMOTIONS):
-                scores[f"{prefix}f1/{emotion}"] = each[..., k]
+            scores |= {f"{classes}/{emotion}": each[..., k] for k, emotion in enumerate(EMOTIONS)}
         scores["unparsable"] = ratio(totals[..., -1], totals[..., -2])
         return scores
 
 
 def _authors(start: int, answer: str, reply: str) -> list[int]:
     """Return where one record's string parts count in its hits, predicted and gold (3, 7), which begin at ``start``."""
-    if not answer:
-        return []
     gold, predicted = answer.split(";"), reply.split(";")
     columns = [start + 2 * _WIDE + _column(_emotion(part)) for part in gold]
     columns += [start + _WIDE + _column(_emotion(part)) for part in predicted]
     return columns + [start + _column(_emotion(part)) for part in predicted if part in gold]
 
 
-def _official(start: int, gold: set[Pair], predicted: set[Pair], hits: set[Pair]) -> list[int]:
+def _sets(start: int, gold: set[Pair], predicted: set[Pair], hits: set[Pair]) -> list[int]:
     """Return where one record's sets of pairs count in its (3, 7) hits, predicted and gold, beginning at ``start``."""
     sets = enumerate((hits, predicted, gold))
     return [start + row * _WIDE + _column(pair[1]) for row, pairs in sets for pair in pairs]

@@ -10,11 +10,10 @@ import numpy as np
 
 from emoverse.corpora.base import EMOTIONS
 from emoverse.tasks.base import NO_EMOTION, Context, Gold, Numbers, Question, Scorer, Skipped, Task, neutralise, ratio
-from emoverse.tasks.labels import parse_label
+from emoverse.tasks.replies import final_text, read_label
 
 _INSTRUCTION: Final = "<reason> What is the emotional state of the person in the video? Please tell me the reason."
 _NO_REASON: Final = Skipped("no-reason", "the provider named in amt.reasons has no reason for it")
-_LABELS: Final = (*EMOTIONS, "happy")
 
 
 def prompt(text: str) -> str:
@@ -56,9 +55,8 @@ class _EmotionReason(Task):
 
 
 def emotion_in(text: str) -> str | None:
-    """Return the first emotion that a text names, as the utterance table spells it."""
-    label = parse_label(text, _LABELS)
-    return "joy" if label == "happy" else label
+    """Return the emotion that a text gives, the first of several, as the utterance table spells it."""
+    return read_label(text, EMOTIONS, echoes=False).label
 
 
 class _ReasonScorer(Scorer):
@@ -66,9 +64,10 @@ class _ReasonScorer(Scorer):
 
     def count(self, gold: Gold, reply: str) -> Iterable[float]:
         """Return a record's six counts."""
-        emotion, clues, lower = emotion_in(reply), list(gold["clues"]), reply.lower()
+        emotion, clues, text = emotion_in(reply), list(gold["clues"]), final_text(reply) or ""
+        lower = text.lower()
         named = sum(str(clue).lower() in lower for clue in clues)
-        similarity = rouge_l(str(gold["answer"]), reply)
+        similarity = rouge_l(str(gold["answer"]), text)
         return emotion is not None and emotion == gold["emotion"], named, len(clues), similarity, emotion is None, 1
 
     def scores(self, totals: Numbers) -> dict[str, Numbers]:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from emoverse.tasks.base import NO_EMOTION, Context, Gold, Numbers, Question, Scorer, Skipped, Task, f1, ratio
+from emoverse.tasks.replies import final_text, normalise
 
 PROMPT: Final = "Detail the facial expressions used in the image."
 """The authors' prompt (their data figure); whether they put an identifier before it is unknown."""
@@ -54,7 +55,8 @@ class _FacialExpression(Task):
 
 def parse_phrases(reply: str) -> frozenset[str]:
     """Split a reply at semicolons, commas, full stops and line ends; a known phrase gets its proper form."""
-    parts = (" ".join(part.lower().split()) for part in re.split(r"[;,.\n；]", reply))
+    text = normalise(final_text(reply) or "")
+    parts = (" ".join(part.strip(" *-•\"'`").split()) for part in re.split(r"[;,.\n。]", text))
     return frozenset(known().get(part, part) for part in parts if part)
 
 

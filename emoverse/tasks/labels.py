@@ -2,58 +2,30 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import Final
 
 import numpy as np
 
-from emoverse.tasks.base import UNPARSABLE, Confusion, Gold, Numbers, Scorer, f1, ratio
-
-# Other forms of a label's word that a model may use.
-_FORMS: Final = {
-    "anger": ("angry",),
-    "sadness": ("sad",),
-    "surprise": ("surprised",),
-    "disgust": ("disgusted",),
-    "joy": ("joyful",),
-    "happy": ("happiness",),
-    "fear": ("fearful", "afraid"),
-}
-_NEGATED: Final = re.compile(r"(?:\bnot|n't|\bnon|\bno)[\s-]*$")
-
-
-def word_of(label: str) -> str:
-    """Return the bare word of an answer: ``"Joy."`` -> ``"joy"``."""
-    return label.rstrip(".").lower()
+from emoverse.tasks.base import UNPARSABLE, Confusion, Gold, Numbers, Scorer, Task, f1, ratio
+from emoverse.tasks.replies import read_label, word_of
 
 
 def parse_label(reply: str, labels: Sequence[str]) -> str | None:
-    """Return the label that a reply names first, None if it names none.
-
-    A reply equal to a label is that label; otherwise the first whole word that is a label's word or another form of
-    it decides, unless it is negated (``not happy``, ``non-negative``).
-    """
-    if reply in labels:
-        return reply
-    pattern, meaning = _pattern(tuple(labels))
-    lower = reply.lower()
-    for match in pattern.finditer(lower):
-        if not _NEGATED.search(lower[: match.start()]):
-            return meaning[match.group()]
-    return None
+    """Return the label that a reply gives, None if it gives none; see ``replies.read_label``."""
+    return read_label(reply, tuple(labels)).label
 
 
-@lru_cache(maxsize=64)
-def _pattern(labels: tuple[str, ...]) -> tuple[re.Pattern[str], dict[str, str]]:
-    meaning: dict[str, str] = {}
-    for label in labels:
-        word = word_of(label)
-        for form in (word, *_FORMS.get(word, ())):
-            meaning.setdefault(form, label)
-    longest = sorted(meaning, key=lambda form: (-len(form), form))
-    return re.compile(r"\b(?:" + "|".join(map(re.escape, longest)) + r")\b"), meaning
+class LabelTask(Task):
+    """A task whose answer is one label of a closed list."""
+
+    def parse(self, reply: str, gold: Gold) -> str | None:
+        """Return the label that the reply gives."""
+        return parse_label(reply, gold["answers"])
+
+    def flaws(self, reply: str, gold: Gold) -> set[str]:
+        """Return the flaws of every task, and ``ambiguous`` for a reply that gives several labels."""
+        ambiguous = read_label(reply, tuple(gold["answers"])).ambiguous
+        return super().flaws(reply, gold) | ({"ambiguous"} if ambiguous else set())
 
 
 class LabelScorer(Scorer):

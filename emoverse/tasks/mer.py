@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from emoverse.corpora.base import EMOTIONS
-from emoverse.tasks.base import NO_EMOTION, Context, Gold, Question, Scorer, Skipped, Task
-from emoverse.tasks.labels import LabelScorer, parse_label
+from emoverse.tasks.base import NO_EMOTION, Context, Gold, Question, Scorer, Skipped
+from emoverse.tasks.labels import LabelScorer, LabelTask
 
 # MELD's list in the order of the authors' published prompt; MOSEI's labels as in their figure and scorer.
 _MELD: Final = ("Anger.", "Sadness.", "Surprise.", "Disgust.", "Joy.", "Neutral.", "Fear.")
@@ -40,7 +40,7 @@ def _gold(answer: str, corpus: str) -> dict[str, Any]:
     return {"answer": answer, "answers": list(labels(corpus))}
 
 
-class _EmotionRecognition(Task):
+class _EmotionRecognition(LabelTask):
     name = "mer"
     title = "emotion recognition"
     headline = "accuracy"
@@ -59,10 +59,6 @@ class _EmotionRecognition(Task):
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return the answer and the corpus's list of answers."""
         return dict(_gold(answer, corpus))
-
-    def parse(self, reply: str, gold: Gold) -> str | None:
-        """Return the label that the reply names."""
-        return parse_label(reply, gold["answers"])
 
     def scorer(self, golds: Sequence[Gold]) -> Scorer:
         """Return the scorer of a confusion matrix."""

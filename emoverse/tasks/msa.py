@@ -14,8 +14,9 @@ from typing import Any, Final
 import numpy as np
 
 from emoverse.corpora.base import Utterance
-from emoverse.tasks.base import UNPARSABLE, Confusion, Context, Gold, Numbers, Question, Scorer, Skipped, Task, ratio
-from emoverse.tasks.labels import LabelScorer, label_scores, parse_label, word_of
+from emoverse.tasks.base import UNPARSABLE, Confusion, Context, Gold, Numbers, Question, Scorer, Skipped, ratio
+from emoverse.tasks.labels import LabelScorer, LabelTask, label_scores
+from emoverse.tasks.replies import word_of
 
 _TWO: Final = ("Positive.", "Negative.")
 _THREE: Final = ("Positive.", "Neutral.", "Negative.")
@@ -48,7 +49,7 @@ def _gold(answer: str, zero: bool, zeros: str) -> dict[str, Any]:
     return {"answer": answer, "answers": answers, "zero": zero, "zeros": zeros}
 
 
-class _SentimentAnalysis(Task):
+class _SentimentAnalysis(LabelTask):
     name = "msa"
     title = "sentiment analysis"
     headline = "accuracy"
@@ -71,10 +72,6 @@ class _SentimentAnalysis(Task):
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return a published record's gold, which cannot tell a 0 from a positive value."""
         return dict(_gold(answer, False, "drop"))
-
-    def parse(self, reply: str, gold: Gold) -> str | None:
-        """Return the label that the reply names."""
-        return parse_label(reply, gold["answers"])
 
     def scorer(self, golds: Sequence[Gold]) -> Scorer:
         """Return the scorer of three classes, or of two with the zeros counted apart."""

@@ -153,7 +153,7 @@ def test_the_audit_and_the_baselines_are_there(amt: Path) -> None:
     assert set(table) == {path.stem for path in (amt / "test").iterdir()}
     assert set(table["ecf-ecpe"]["baselines"]) == {"target itself", "previous + target"}
     # causes in the factory are the previous utterance and the target: the rule is right but where a target is the first
-    assert table["ecf-ecpe"]["baselines"]["previous + target"]["scores"]["f1"] == 1.0
+    assert table["ecf-ecpe"]["baselines"]["previous + target"]["scores"]["pair_f1"] == 1.0
 
 
 def test_the_page_shows_the_audit_and_escapes_what_people_wrote(amt: Path, tmp_path: Path) -> None:

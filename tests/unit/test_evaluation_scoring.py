@@ -57,7 +57,7 @@ def test_pairs_are_scored_both_ways_under_names_that_say_which():
     found = scored("ecpe", records, ["3_joy,1", "3_joy,3"])
     assert found.values["authors_f1"] == pytest.approx(2 / 3)  # the record without a cause is skipped ...
     assert found.values["official_micro_f1"] == pytest.approx(0.5)  # ... and its false positive counted
-    assert (found.n, found.scored, found.headline) == (2, 1, "authors_f1")
+    assert (found.n, found.scored, found.headline) == (2, 1, "pair_f1")
 
 
 def test_pooled_accuracy_is_that_of_all_records_together():

@@ -66,7 +66,7 @@ def test_a_neutral_polarity_has_no_sentiment_to_ask_for_unless_it_is_a_class() -
     ("reply", "label"),
     [
         ("Joy.", "Joy."), ("joy", "Joy."), ("  The emotion is JOY!", "Joy."), ("He is angry, not joyful", "Anger."),
-        ("not anger but fear", "Fear."), ("non-neutral", None), ("enjoyment", None), ("", None), ("happy", None),
+        ("not anger but fear", "Fear."), ("non-neutral", None), ("enjoyment", None), ("", None), ("happy", "Joy."),
         ("🙂", None), ("Sad.", "Sadness."),
     ],
 )  # fmt: skip
