@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from emoverse.artifacts.source_digest import fingerprints
+from emoverse.compat.dvc import changed_stages
 from emoverse.config import Params, plain
-from emoverse.errors import UserError
 from pipelines.kubeflow_api import KubeflowApi
 from pipelines.options import PipelineOptions
 from pipelines.pipeline import NAME, compile_to
@@ -50,15 +50,7 @@ def earlier_runs(api: KubeflowApi, namespace: str = "") -> list[EarlierRun]:
 
 def plan_of_workspace(params: Params, root: Path, file: Path) -> list[Planned]:
     """Return what ``dvc repro`` will run here."""
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
     values = plain(params)
     written = yaml.load(file.read_text("utf-8"), yaml.CSafeLoader)
     now = {"params.yaml": written, "data/fingerprints.json": json.loads(json.dumps(fingerprints(values, file.parent)))}
-    try:
-        with Repo(str(root)) as repo:
-            status = repo.status()
-    except DvcException as error:
-        raise UserError(f"DVC cannot read it: {error}", place=str(root), remedy="run `dvc status`") from None
-    return plan_of_repro(root, now, status)
+    return plan_of_repro(root, now, changed_stages(root))

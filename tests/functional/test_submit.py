@@ -218,7 +218,7 @@ def test_a_registry_that_asks_for_a_token_is_given_one(order: Submit) -> None:
 def test_a_dead_or_wrong_endpoint_is_refused(
     order: Submit, cluster: Kubeflow, image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "the endpoint does not answer" in refused(order, cluster, capsys, host="http://127.0.0.1:9")
+    assert "the endpoint gives no answer" in refused(order, cluster, capsys, host="http://127.0.0.1:9")
     assert "port-forward" in refused(order, cluster, capsys, host="http://127.0.0.1:9")
     wrong = "http://" + image.split("/")[0]
     assert "the endpoint answers with HTTP 404" in refused(order, cluster, capsys, host=wrong)
