@@ -46,7 +46,6 @@ def run_compile(args: argparse.Namespace) -> None:
     params = parameters_from(args)
     # A file for one cluster names the commit it was compiled from; the committed file cannot contain its own commit.
     options = pipeline_options(args, revision=revision(Path()) if args.cluster else "")
-    add_checkout_to_path()
     from pipelines.pipeline import compile_to
 
     compile_to(args.out, params, options=options)
