@@ -45,7 +45,7 @@ def test_the_header_of_a_compiled_file_prints_defaults_that_we_can_sort(tmp_path
         step(values=values)
 
     compiler.Compiler().compile(one, str(tmp_path / "p.yaml"))
-    text = compat.sort_header_defaults((tmp_path / "p.yaml").read_text("utf-8"))
+    text = PLACEHOLDER
     assert "#    values: dict [Default: {'a': {'c': [3], 'd': 2.5}, 'b': 1}]" in text
 
 
