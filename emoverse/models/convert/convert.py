@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from emoverse.artifacts.manifest import open_raw, publish, write_json
 from emoverse.errors import UserError
