@@ -26,6 +26,9 @@ def convert(
     """
     from pathlib import Path
 
+    from emoverse.cpus import limit_threads
+
+    limit_threads()  # before torch is imported
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.artifacts.manifest import copy_without_weights
     from emoverse.errors import step_errors

@@ -42,6 +42,9 @@ def evaluate(
     """
     from pathlib import Path
 
+    from emoverse.cpus import limit_threads
+
+    limit_threads()  # before torch is imported
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.compat.kfp import section, write_placeholder
     from emoverse.config import EvaluateParams

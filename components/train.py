@@ -42,6 +42,9 @@ def train(
     import json
     from pathlib import Path
 
+    from emoverse.cpus import limit_threads
+
+    limit_threads()  # before torch is imported
     from emoverse.artifacts.lineage import check_code, check_given, metadata_of
     from emoverse.artifacts.manifest import copy_without_weights, read_manifest
     from emoverse.compat.kfp import section, write_placeholder

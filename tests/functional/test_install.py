@@ -1,6 +1,7 @@
 """An installed package, without a checkout: what lands in site-packages, and commands whose packages are missing."""
 
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -19,7 +20,13 @@ REPO = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, REPO]
+    source = folder / "source"  # a copy, because building leaves files in the source folder
+    for name in ("emoverse", "components", "pipelines", "requirements"):
+        shutil.copytree(REPO / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPO / name, source)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "-w", folder]
+    command = [sys.executable, "-m", "pip", "wheel", *options, source]
     subprocess.run(command, check=True, capture_output=True, cwd=folder)
     (path,) = folder.glob("emoverse-*.whl")
     return path
@@ -111,3 +118,9 @@ def test_profile_works_outside_a_checkout(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "params.yaml").is_file()
     assert "missing: data/raw/MELD" in done.stdout
+
+
+def test_the_sample_s_profile_asks_for_no_checkpoint(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "emoverse.cli", "profile", "sample"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "hf download" not in done.stdout
