@@ -120,7 +120,11 @@ class TrainParams:
     base model with that adapter, trained further. ``projector`` with LoRA: ``lora`` gives it an adapter (the authors'
     scripts), ``full`` trains it whole (the paper's figure). ``attention`` auto is flash attention where it is installed
     and the device can, sdpa elsewhere. ``sharding`` is DeepSpeed's ZeRO: the GPUs divide gradients and the optimizer's
-    state among them (stage 2), the weights too (stage 3).
+    state among them (stage 2), the weights too (stage 3). ``threads`` is the number of CPU threads of torch in each
+    process, which decides the last bits of a result. ``deterministic`` makes torch refuse or replace operations whose
+    result differs from run to run. ``validation_rows`` of each validation set are scored whenever a checkpoint is
+    saved, 0 scores none; ``select`` is the checkpoint that is published: the last, or that with the lowest loss or the
+    highest score on these rows.
     """
 
     start: Literal["merged", "adapter"] = "merged"
@@ -146,6 +150,10 @@ class TrainParams:
     gpus: int = Field(ge=1)
     sharding: Literal["none", "zero2", "zero3"] = "none"
     save_every: int = Field(ge=1)
+    threads: int = Field(default=1, ge=1)
+    deterministic: bool = False
+    validation_rows: int = Field(default=0, ge=0)
+    select: Literal["last", "loss", "score"] = "last"
 
     def __post_init__(self) -> None:
         """Raise ValueError for settings that exclude each other."""
@@ -155,6 +163,10 @@ class TrainParams:
             raise ValueError("tuner full has no adapter to go on from: start is merged then")
         if self.sharding != "none" and self.gpus == 1:
             raise ValueError(f"sharding {self.sharding} divides among several GPUs: gpus is 2 or more then")
+        if self.select != "last" and not self.validation_rows:
+            raise ValueError(f"select {self.select} needs scored rows: validation_rows is 1 or more then")
+        if self.sharding == "zero3" and self.validation_rows:
+            raise ValueError("sharding zero3 leaves no GPU all weights to score with: validation_rows is 0 then")
 
 
 @_frozen
@@ -162,6 +174,7 @@ class EvaluateParams:
     """How a model is scored; ``controls`` blank the frames or the words of every test row with closed answers.
 
     ``agreement`` is how many rows of a test set are also answered by generation, to compare with the likelihoods.
+    ``device`` auto is CUDA where available. ``threads`` is the number of CPU threads, which decides the last bits.
     """
 
     controls: tuple[Literal["text-only", "face-only"], ...]
@@ -172,6 +185,8 @@ class EvaluateParams:
     seed: int = Seed
     batch_size: int = Field(ge=1)
     max_new_tokens: int = Field(ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(default=1, ge=1)
 
 
 @_frozen
@@ -199,12 +214,15 @@ class ExportParams:
     """What the ONNX graphs look like, how far they may be from torch, and how good the model must be.
 
     ``floor`` maps a task to its scores and the lowest value of each that is exported. ``compared`` is how many rows of
-    each test set both answer; above ``one_file`` bytes weights lie beside their graph.
+    each test set both answer, ``batch_size`` at a time; above ``one_file`` bytes weights are stored beside their graph.
+    ``threads`` is the number of CPU threads, which decides the last bits.
     """
 
     precision: tuple[Precision, ...]
     compared: int = Field(ge=1)
     one_file: int = Field(ge=0, le=(1 << 31) - 1)
+    batch_size: int = Field(default=32, ge=1)
+    threads: int = Field(default=1, ge=1)
     tolerance: dict[Precision, ToleranceParams]
     floor: dict[str, dict[str, float]] = Field(default_factory=dict)
 

@@ -62,7 +62,7 @@ _STEPS: Final = (
             "utterances.parquet", "probe.parquet", "action_units.parquet", "quarantine.parquet", "frames/NNNNN.tar",
             "frames/index.parquet", "summary.json", "page.html",
         ),
-        libraries=("av", "decord", "great_expectations", "numpy", "pillow", "pyarrow"),
+        libraries=("av", "great_expectations", "numpy", "pillow", "pyarrow"),
         stages=("validate",),
     ),
     Step(
@@ -112,7 +112,7 @@ _STEPS: Final = (
         image="train",
         sections=("train", "stage1", "stage2"),
         inputs=("amt", "validated", "model", "base"),
-        outputs=("model/", "adapter/", "log.jsonl", "rows.json"),
+        outputs=("model/", "adapter/", "log.jsonl", "rows.json", "validation.json"),
         libraries=("ms-swift", "peft", "torch", "transformers"),
         stages=("stage1", "stage2"),
     ),

@@ -70,7 +70,7 @@ def export(
         sources["scores"] = open_source(scores, made_by="evaluate")
         require_same_model(sources["model"], sources["scores"])
         metrics = json.loads((scores / "metrics.json").read_text("utf-8"))
-    require_floor(metrics, params.floor)
+    require_floor(scores_for_floor(model, metrics), params.floor)
     media = media_settings([source for name, source in sources.items() if name.startswith("validated/")])
     generation = generation_settings(sources.get("scores"))
     folder = model_folder(model)
@@ -126,11 +126,23 @@ def _check_parity(
     return report
 
 
+def scores_for_floor(model: Path, metrics: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the scores by task that ``export.floor`` applies to.
+
+    These are the validation scores of the model's stage where it has some, so that the test set chooses nothing; else
+    evaluate's ``metrics``.
+    """
+    path = model / "validation.json"
+    if path.is_file():
+        return dict(json.loads(path.read_text("utf-8"))["tasks"])
+    return metrics
+
+
 def require_floor(metrics: Mapping[str, Any] | None, floor: Mapping[str, Mapping[str, float]]) -> None:
     """Raise UserError naming every score that is below its floor, missing or not a number.
 
     Args:
-        metrics: evaluate's metrics.json.
+        metrics: scores by task, as in evaluate's metrics.json.
         floor: the lowest value that passes, by task and score.
     """
     place = "export.floor"

@@ -14,10 +14,10 @@ from emoverse.artifacts.manifest import Source
 from emoverse.config import ToleranceParams, plain
 from emoverse.errors import UserError
 from emoverse.inference.engine import Engine, left_padded, prompt_mask
-from emoverse.inference.test_sets import AmtRow, EvaluationSet, read_sets
+from emoverse.inference.test_sets import AmtRow, EvaluationSet, evenly_spaced, read_sets, scores_of
 from emoverse.prompt.encode import Row
 from emoverse.prompt.model_settings import Settings
-from emoverse.tasks import task, tasks
+from emoverse.tasks import tasks
 from emoverse.tasks.base import mute
 
 COLUMNS: Final = 64  # last logit columns compared of each prompt; all would be gigabytes with a real vocabulary
@@ -116,7 +116,7 @@ def compare(
             break
     pairs = zip(reference.greedy_tokens(rows, TOKENS), candidate.greedy_tokens(rows, TOKENS), strict=True)
     equal = [expected == actual for expected, actual in pairs]
-    scores = {item.name: (_score(item, known[0]), _score(item, known[1])) for item in sets}
+    scores = {item.name: (_headline(item, known[0]), _headline(item, known[1])) for item in sets}
     closed = [pair for item in sets if item.answers for pair in zip(*(k[item.name] for k in known), strict=True)]
     return Parity(
         rows=len(rows),
@@ -157,10 +157,9 @@ def replies(engine: Engine, sets: Sequence[EvaluationSet], max_new_tokens: int) 
     return result
 
 
-def _score(test_set: EvaluationSet, known: Replies) -> float:
-    definition = task(test_set.task)
-    scorer = definition.scorer(test_set.golds)
-    return float(scorer.scores(scorer.counts(known[test_set.name]).sum(axis=0))[definition.headline])
+def _headline(test_set: EvaluationSet, known: Replies) -> float:
+    name, scores = scores_of(test_set, known[test_set.name])
+    return scores[name]
 
 
 def prompt_templates(rows: Sequence[AmtRow], answers: Mapping[str, Sequence[str]]) -> dict[str, Any]:
@@ -212,16 +211,12 @@ def generation_settings(scores: Source | None) -> dict[str, int]:
 
 def sampled_sets(amt: Path, limit: int) -> list[EvaluationSet]:
     """Return every test set of an AMT folder, cut to ``limit`` evenly spaced rows."""
-    return [replace(item, rows=tuple(_spread(item.rows, limit))) for item in read_sets(amt)]
+    return [replace(item, rows=tuple(evenly_spaced(item.rows, limit))) for item in read_sets(amt)]
 
 
 def sample_rows(sets: Sequence[EvaluationSet]) -> list[AmtRow]:
     """Return a few rows of every test set."""
-    return [row for item in sets for row in _spread(item.rows, ROWS_PER_SET)]
-
-
-def _spread(rows: Sequence[AmtRow], limit: int) -> list[AmtRow]:
-    return [rows[i] for i in sorted({round(i) for i in np.linspace(0, len(rows) - 1, limit)})]
+    return [row for item in sets for row in evenly_spaced(item.rows, ROWS_PER_SET)]
 
 
 def synthetic_rows(settings: Settings) -> tuple[list[AmtRow], Mapping[str, NDArray[np.uint8]]]:

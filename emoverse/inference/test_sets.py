@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from emoverse.errors import RowErrors, UserError
 from emoverse.prompt.encode import Encoder, Ids, Row
+from emoverse.tasks import task
 
 AmtRow = dict[str, Any]
 _KEYS: Final = ("messages", "channel", "task", "corpus", "gold")
@@ -49,16 +50,18 @@ class EvaluationSet:
         return answers.pop()
 
 
-def read_sets(amt: Path) -> list[EvaluationSet]:
-    """Read every test set of an AMT folder, in order of name.
+def read_sets(amt: Path, split: str = "test", *, required: bool = True) -> list[EvaluationSet]:
+    """Read every set of a split (``test`` or ``validation``) of an AMT folder, in order of name.
 
     Raises:
-        UserError: there is no test set.
+        UserError: there is none, and one is ``required``.
         RowErrors: rows are broken, incomplete or repeated.
     """
-    paths = sorted((amt / "test").glob("*.jsonl"))
-    if not paths:
-        raise UserError("there is no test/*.jsonl in it", place=str(amt), remedy="build it with `emoverse build-amt`")
+    paths = sorted((amt / split).glob("*.jsonl"))
+    if not paths and required:
+        raise UserError(
+            f"there is no {split}/*.jsonl in it", place=str(amt), remedy="build it with `emoverse build-amt`"
+        )
     return [test_set for path in paths if (test_set := _read(path)).rows]
 
 
@@ -124,6 +127,19 @@ def check_frames(sets: Sequence[EvaluationSet], frames: Container[str]) -> None:
     ]
     if problems:
         raise RowErrors(problems, remedy="give every folder of `emoverse validate` that the dataset was built from")
+
+
+def evenly_spaced(rows: Sequence[AmtRow], limit: int) -> list[AmtRow]:
+    """Return at most ``limit`` rows, evenly spaced."""
+    return [rows[i] for i in sorted({round(i) for i in np.linspace(0, len(rows) - 1, limit)})]
+
+
+def scores_of(test_set: EvaluationSet, replies: Sequence[str]) -> tuple[str, dict[str, float]]:
+    """Return the name of the headline score and all scores of replies, in the order of the rows."""
+    definition = task(test_set.task)
+    scorer = definition.scorer(test_set.golds)
+    scores = scorer.scores(scorer.counts(replies).sum(axis=0))
+    return definition.headline, {name: float(value) for name, value in scores.items()}
 
 
 class Frames(Protocol):

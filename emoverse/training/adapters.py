@@ -60,6 +60,7 @@ def write_model(base: Path, checkpoint: Path, params: TrainParams, model: Path, 
     import torch
     from transformers import InternVLForConditionalGeneration
 
+    torch.set_num_threads(params.threads)
     adapter.mkdir()
     source = base if params.tuner == "lora" else checkpoint
     dtype = getattr(torch, params.dtype)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any, Final
 
 import torch
 from swift.dataloader import BatchSamplerShard
+
+from emoverse.training.rows import step_sizes
 
 BUCKET: Final = 32
 """Tokens: rows that differ by less are mixed at random, so that batches are not the same in every epoch."""
@@ -15,8 +18,8 @@ BUCKET: Final = 32
 class LengthBatches(BatchSamplerShard):  # type: ignore[misc]
     """Yield batches in random order, optionally of rows of like length; seed and epoch determine all of it.
 
-    ms-swift's own sampler drops the rows that do not divide among several GPUs. Here a last step with fewer rows than
-    processes joins the one before it, so every row is trained once and no process waits.
+    ms-swift's own sampler drops the rows that do not divide among several GPUs. Here every row is trained in every
+    epoch, no batch is empty or larger than ``batch_size``, and every process takes the same number of steps.
     """
 
     def __init__(self, total_samples: int, *args: Any, **kwargs: Any) -> None:
@@ -30,17 +33,18 @@ class LengthBatches(BatchSamplerShard):  # type: ignore[misc]
         order: list[int] = torch.randperm(self.rows, generator=generator).tolist()
         if self.group_by_length:
             order.sort(key=lambda row: self.lengths[row] // BUCKET)  # stable: random within a bucket
+        sizes = self._sizes()
+        ends = list(accumulate(sizes))
+        for number in torch.randperm(len(sizes), generator=generator).tolist():
+            step = order[ends[number] - sizes[number] : ends[number]]
+            # fewer rows than processes: as DistributedSampler does, some processes repeat a row
+            yield step[self.rank :: self.world_size] or [step[self.rank % len(step)]]
+
+    def _sizes(self) -> list[int]:
+        sizes = step_sizes(self.rows, self.batch_size, self.world_size)
         whole = self.batch_size * self.world_size
-        count = len(self)
-        steps = [order[whole * n : whole * (n + 1)] for n in range(count)]
-        if not self.drop_last:
-            steps[-1] += order[whole * count :]
-        for number in torch.randperm(count, generator=generator).tolist():
-            yield steps[number][self.rank :: self.world_size]
+        return [size for size in sizes if size == whole] if self.drop_last else sizes
 
     def __len__(self) -> int:
         """Return the number of batches of each rank."""
-        whole: int = self.batch_size * self.world_size
-        count, left = divmod(self.rows, whole)
-        own_step = count == 0 or left >= self.world_size  # the remaining rows fill a small step of their own
-        return count + int(bool(left) and own_step and not self.drop_last)
+        return len(self._sizes())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final, Self
@@ -16,40 +14,8 @@ from typing import Any, Final, Self
 from transformers import TrainerCallback
 
 from emoverse.errors import RowErrors, UserError
+from emoverse.training.checkpoints import Ledger
 from emoverse.training.distributed import StopRequest, all_gather, scales_loss, sharded_gradient_norm
-
-
-class Ledger:
-    """The ids of the rows of each optimizer step, kept beside the checkpoints, one file per process.
-
-    A line is ``{"step": 7, "rows": [...]}``; after a resume, lines of steps that run again are dropped.
-    """
-
-    def __init__(self, folder: Path, resumed_from: int, rank: int = 0) -> None:
-        """Open the ledger of process ``rank``, dropping what came after step ``resumed_from``."""
-        self.folder, self.path = folder, folder / f"ledger-{rank}.jsonl"
-        kept = [line for line in _lines(self.path) if line["step"] <= resumed_from]
-        self.path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), "utf-8")
-
-    def add(self, step: int, rows: list[str]) -> None:
-        """Append the rows of a step."""
-        with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"step": step, "rows": rows}, ensure_ascii=False) + "\n")
-
-    def counts(self) -> Counter[str]:
-        """Return how often each row was trained, by all processes together."""
-        files = sorted(self.folder.glob("ledger-*.jsonl"))
-        return Counter(row for path in files for line in _lines(path) for row in line["rows"])
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:
-            return  # cut off by a kill: nothing after it was trained before the last checkpoint
 
 
 class MonitorCallback(TrainerCallback):  # type: ignore[misc]

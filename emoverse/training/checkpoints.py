@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -129,3 +130,54 @@ def full_disk_named(folder: Path, ranks: int) -> Iterator[None]:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+class Ledger:
+    """The ids of the rows of each optimizer step, kept beside the checkpoints, one file per process.
+
+    A line is ``{"step": 7, "rows": [...]}``; after a resume, lines of steps that run again are dropped.
+    """
+
+    def __init__(self, folder: Path, resumed_from: int, rank: int = 0) -> None:
+        """Open the ledger of process ``rank``, dropping what came after step ``resumed_from``."""
+        self.folder, self.path = folder, folder / f"ledger-{rank}.jsonl"
+        kept = [line for line in _lines(self.path) if line["step"] <= resumed_from]
+        self.path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), "utf-8")
+
+    def add(self, step: int, rows: list[str]) -> None:
+        """Append the rows of a step."""
+        with self.path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"step": step, "rows": rows}, ensure_ascii=False) + "\n")
+
+    def counts(self, until: int) -> Counter[str]:
+        """Return how often each row was trained up to a step, by all processes together."""
+        files = sorted(self.folder.glob("ledger-*.jsonl"))
+        return Counter(row for path in files for line in _lines(path) if line["step"] <= until for row in line["rows"])
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return  # cut off by a kill: nothing after it was trained before the last checkpoint
+
+
+def begin_anew_if_mixed(folder: Path, ranks: int) -> str:
+    """Move a scratch folder aside whose ledger cannot belong to one training; return a message, or an empty string.
+
+    Up to its last checkpoint, the ledger of each process must name every step once and in order.
+    """
+    checkpoint, _ = last_complete(folder, ranks)
+    if checkpoint is None:
+        return ""
+    last = int(checkpoint.name.rpartition("-")[2])
+    for rank in range(ranks):
+        steps = [line["step"] for line in _lines(folder / f"ledger-{rank}.jsonl") if line["step"] <= last]
+        if steps != list(range(1, last + 1)):
+            number = 1 + sum(1 for _ in folder.parent.glob(f"{folder.name}.aside-*"))
+            aside = folder.rename(folder.with_name(f"{folder.name}.aside-{number}"))
+            return f"ledger-{rank}.jsonl does not have each step once, moved to {aside}; training begins anew"
+    return ""

@@ -27,7 +27,7 @@ from emoverse.training.trainer import TrainingResult, train_rows
 
 _SAME_TIME: Final = 5  # seconds; the launcher ends what a dead process left running only 30 s later
 _CHARACTERS: Final = 300  # of the last line that a dead process wrote
-_PATHS: Final = ("model", "tensorboard", "adapter")
+_PATHS: Final = ("model", "tensorboard", "adapter", "amt")
 
 
 def train_on_ranks(
@@ -40,6 +40,7 @@ def train_on_ranks(
     label: str,
     tensorboard: Path | None,
     adapter: Path | None,
+    amt: Path | None,
 ) -> TrainingResult:
     """Do what `trainer.train_rows` does with ``params.gpus`` processes; ``validated`` has the frames.
 
@@ -51,7 +52,7 @@ def train_on_ranks(
     scratch.mkdir(parents=True, exist_ok=True)
     for path in (*scratch.glob("outcome-*.json"), *scratch.glob("stderr-*.txt")):
         path.unlink()
-    paths = {"model": model, "tensorboard": tensorboard, "adapter": adapter}
+    paths = {"model": model, "tensorboard": tensorboard, "adapter": adapter, "amt": amt}
     task: dict[str, Any] = {name: str(path.absolute()) if path else None for name, path in paths.items()}
     task |= {"rows": rows, "lengths": lengths, "validated": [str(path.absolute()) for path in validated]}
     (scratch / "task.json").write_text(json.dumps({**task, "params": plain(params), "label": label}), "utf-8")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from emoverse.errors import RowErrors, UserError
+from emoverse.inference.test_sets import EvaluationSet, check_frames, read_sets
 from emoverse.media.frames import FrameStore
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import settings_of_model
@@ -111,6 +112,38 @@ def check_lengths(rows: Sequence[dict[str, Any]], model: Path, n_frames: int, ma
     if too_long:
         raise RowErrors(too_long, remedy=f"set max_length to {max(lengths)} or more in params.yaml")
     return lengths
+
+
+def validation_sets(amt: Path, rows: Sequence[Mapping[str, Any]], frames: FrameStore) -> list[EvaluationSet]:
+    """Return the validation sets of the corpora and tasks that a stage's rows come from.
+
+    Raises:
+        RowErrors: rows are broken, or their frames are missing.
+    """
+    pairs = {tuple(row["channel"].split("/")[:2]) for row in rows}
+    sets = [item for item in read_sets(amt, "validation", required=False) if (item.task, item.corpus) in pairs]
+    check_frames(sets, frames)
+    return sets
+
+
+def step_sizes(rows: int, batch_size: int, ranks: int) -> list[int]:
+    """Return the number of rows of each step of an epoch, at most ``batch_size`` for each of ``ranks`` processes.
+
+    Rows are left over when they do not divide. If they are fewer than the processes, the step before gives them some,
+    so that no process gets an empty batch. With ``batch_size`` 1 it has none to give: the last step is then smaller
+    than ``ranks`` and `LengthBatches` repeats rows of it.
+    """
+    whole = batch_size * ranks
+    full, left = divmod(rows, whole)
+    sizes = [whole] * full
+    if full and 0 < left < ranks and whole + left >= 2 * ranks:
+        return [*sizes[:-1], whole + left - ranks, ranks]
+    return [*sizes, left] if left else sizes
+
+
+def repeated_rows(rows: int, batch_size: int, ranks: int) -> int:
+    """Return how many rows of an epoch are trained a second time in its last step."""
+    return max(0, ranks - min(step_sizes(rows, batch_size, ranks), default=ranks))
 
 
 def _problem(encoder: Encoder, row: dict[str, Any], frames: int) -> str:

@@ -76,6 +76,7 @@ def swift_arguments(
         "group_by_length": str(params.group_by_length).lower(),  # by LengthBatches
         "dataloader_num_workers": params.workers,
         "seed": params.seed,
+        "full_determinism": str(params.deterministic).lower(),
         "data_seed": params.seed,
         "num_train_epochs": params.epochs,
         "learning_rate": params.learning_rate,

@@ -11,9 +11,10 @@ from typing import Any
 
 from emoverse.config import TrainParams
 from emoverse.media.frames import FrameStore
-from emoverse.training.checkpoints import full_disk_named, last_complete
+from emoverse.training.checkpoints import Ledger, full_disk_named, last_complete
 from emoverse.training.distributed import PreemptedError, StopRequest, join_shards, on_sigterm, rank
 from emoverse.training.estimate import steps_of
+from emoverse.training.rows import validation_sets
 
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 LOG_POINTS = 200
@@ -21,15 +22,20 @@ LOG_POINTS = 200
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A finished training: its last checkpoint, its log, how often each row was trained, its number of steps.
+    """A finished training: the selected checkpoint and its step, the log, the number of steps.
 
+    ``seen`` is how often each row was trained in all steps, ``selected`` up to the selected checkpoint.
+    ``validation`` has a result for each checkpoint that was scored.
     ``speed`` covers this run only, which may have resumed from a checkpoint (`DisplayCallback.speed`).
     """
 
     checkpoint: Path
     log: list[dict[str, float]]
     seen: Mapping[str, int]
+    selected: Mapping[str, int]
+    selected_step: int
     steps: int
+    validation: list[dict[str, Any]]
     speed: dict[str, float]
 
 
@@ -43,6 +49,7 @@ def train_rows(
     label: str = "train",
     tensorboard: Path | None = None,
     adapter: Path | None = None,
+    amt: Path | None = None,
 ) -> TrainingResult:
     """Train on rows in ``scratch``, resuming from the last complete checkpoint there.
 
@@ -56,6 +63,7 @@ def train_rows(
         label: printed before the progress.
         tensorboard: folder for event files, or None.
         adapter: an adapter of the model that is trained further, or None.
+        amt: output of build-amt, whose validation sets are scored at each checkpoint, or None.
 
     Raises:
         PreemptedError: SIGTERM; a checkpoint is saved.
@@ -69,10 +77,12 @@ def train_rows(
 
     from emoverse.compat.swift import InMemorySft, batch_sampler
     from emoverse.training.batches import LengthBatches
-    from emoverse.training.callbacks import DisplayCallback, Ledger, MonitorCallback
+    from emoverse.training.callbacks import DisplayCallback, MonitorCallback
     from emoverse.training.swift_arguments import swift_arguments
     from emoverse.training.swift_template import register
+    from emoverse.training.validation import ValidationCallback, read_results
 
+    torch.set_num_threads(params.threads)
     if not sys.stderr.isatty():
         disable_progress_bar()
     scratch.mkdir(parents=True, exist_ok=True)
@@ -95,11 +105,17 @@ def train_rows(
     tokens = {row["channel"]: length for row, length in zip(rows, lengths, strict=True)}
     stop = StopRequest(scratch)
     display = DisplayCallback(label, tokens, tensorboard)
-    ledger = Ledger(scratch, int(resume.name.rpartition("-")[2]) if resume else 0, rank())
+    resumed_from = int(resume.name.rpartition("-")[2]) if resume else 0
+    ledger = Ledger(scratch, resumed_from, rank())
     monitor = MonitorCallback(ledger, tokens, display.count, stop)
+
+    sets = validation_sets(amt, rows, frames) if amt and params.validation_rows else []
+    validation = ValidationCallback(sets, frames, model, params, scratch, resumed_from)
 
     def prepare(trainer: Any) -> None:
         monitor.attach(trainer)
+        validation.attach(trainer)
+        trainer.add_callback(validation)
         trainer.add_callback(monitor)
         trainer.add_callback(display)
 
@@ -117,4 +133,17 @@ def train_rows(
     checkpoint, _ = last_complete(scratch, params.gpus)
     if checkpoint is None:
         raise ValueError(f"training ended without a complete checkpoint in {scratch}")
-    return TrainingResult(checkpoint, log, ledger.counts(), int(state.global_step), display.speed())
+    selected = checkpoint
+    if params.select != "last" and state.best_global_step:
+        selected = scratch / f"checkpoint-{state.best_global_step}"
+    step = int(selected.name.rpartition("-")[2])
+    return TrainingResult(
+        selected,
+        log,
+        ledger.counts(state.global_step),
+        ledger.counts(step),
+        step,
+        int(state.global_step),
+        read_results(scratch),
+        display.speed(),
+    )

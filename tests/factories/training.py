@@ -78,13 +78,17 @@ def trainers_template(model: Path, frames: FrameStore) -> Any:
 
 
 def make_training(folder: Path, edit: Callable[[Rows], Any] = lambda rows: None, count: int = 12) -> dict[str, Path]:
-    """Publish a base model, frames and a stage whose rows ``edit`` may spoil; return the folders by name."""
+    """Publish a base model, frames, validation sets and a stage whose rows ``edit`` may spoil; return the folders."""
     rows = stage_rows(count)
+    validation = rows_of("mer", utterances("meld", count))[::2]
     ids = [row["utterance_id"] for row in rows]
     edit(rows)
     with publish(folder / "amt", step="build-amt", params={}, inputs={}, code_of="report") as draft:
         for stage in ("stage1", "stage2"):
             write_rows(draft.path / f"{stage}.jsonl", rows)
+        (draft.path / "validation").mkdir()
+        write_rows(draft.path / "validation" / "meld-mer.jsonl", validation)
+        write_rows(draft.path / "validation" / "meld-msa.jsonl", rows_of("msa", utterances("meld", 4)))
     return {
         "model": make_model(folder / "base"),
         "amt": folder / "amt",

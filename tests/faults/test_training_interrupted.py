@@ -24,7 +24,9 @@ from emoverse.training.train import train
 from tests.factories.training import make_training, train_params
 
 # 24 steps; dropout, so that a resumed training must draw what the undisturbed one drew
-PARAMS = train_params(epochs=4.0, batch_size=2, save_every=4, lora_dropout=0.05)
+PARAMS = train_params(
+    epochs=4.0, batch_size=2, save_every=4, lora_dropout=0.05, validation_rows=2, select="loss", deterministic=True
+)
 REPO = Path(__file__).resolve().parents[2]
 
 

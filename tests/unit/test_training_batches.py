@@ -1,10 +1,12 @@
 """Batches of like length: every row once an epoch, little padding, another order in every epoch."""
 
 import random
+from collections import Counter
 
 import pytest
 
 from emoverse.training.batches import LengthBatches
+from emoverse.training.rows import repeated_rows
 
 
 @pytest.fixture
@@ -39,32 +41,36 @@ def test_an_incomplete_batch_can_be_left_out(lengths: list[int]) -> None:
     assert {len(batch) for batch in batches_of(lengths, drop_last=True)} == {32}
 
 
-@pytest.mark.parametrize("count", [96, 97, 99, 100, 127, 128, 129, 257])
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-def test_several_processes_share_every_row_and_take_equally_many_steps(
-    monkeypatch: pytest.MonkeyPatch, count: int, ranks: int
-) -> None:
+def shares_of(
+    monkeypatch: pytest.MonkeyPatch, rows: int, size: int, ranks: int, grouped: bool
+) -> list[list[list[int]]]:
+    """Return the batches of each rank."""
     monkeypatch.setattr(LengthBatches, "world_size", ranks)
     shares = []
     for rank in range(ranks):
         monkeypatch.setattr(LengthBatches, "rank", rank)
-        shares.append(batches_of([100 + n % 60 for n in range(count)], epoch=2))
-    assert len({len(share) for share in shares}) == 1
-    assert sorted(row for share in shares for batch in share for row in batch) == list(range(count))
-    assert all(batch for share in shares for batch in share)
-    assert max(len(batch) for share in shares for batch in share) <= 33
+        lengths = [100 + n % 60 for n in range(rows)] if grouped else None
+        shares.append(list(LengthBatches(rows, size, True, False, 42, group_by_length=grouped, lengths=lengths)))
+    return shares
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("size", [1, 2, 3, 32])
+def test_no_batch_is_empty_or_too_large_and_every_row_comes(
+    monkeypatch: pytest.MonkeyPatch, size: int, ranks: int, grouped: bool
+) -> None:
+    numbers = random.Random(size * ranks)
+    for rows in {1, ranks - 1 or 1, ranks, size * ranks + 1, *(numbers.randint(1, 300) for _ in range(12))}:
+        shares = shares_of(monkeypatch, rows, size, ranks, grouped)
+        assert len({len(share) for share in shares}) == 1, "every rank takes as many steps"
+        assert all(1 <= len(batch) <= size for share in shares for batch in share)
+        trained = Counter(row for share in shares for batch in share for row in batch)
+        assert sorted(trained) == list(range(rows))
+        assert sum(trained.values()) - rows == repeated_rows(rows, size, ranks)
+        if size > 1 and rows >= ranks:
+            assert set(trained.values()) == {1}
 
 
 def test_a_stage_smaller_than_a_batch_is_one_batch() -> None:
     assert sorted(batches_of([100, 101])[0]) == [0, 1]
-
-
-def test_rows_need_not_be_grouped_by_length_and_still_all_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LengthBatches, "world_size", 2)
-    monkeypatch.setattr(LengthBatches, "rank", 0)
-    sampler = LengthBatches(129, 32, True, False, 42, group_by_length=False, lengths=None)
-    first = list(sampler)
-    monkeypatch.setattr(LengthBatches, "rank", 1)
-    second = list(sampler)
-    assert [len(batch) for batch in first + second].count(33) == 1
-    assert sorted(row for batch in first + second for row in batch) == list(range(129))

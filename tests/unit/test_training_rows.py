@@ -1,6 +1,8 @@
 """The trainer's rows: what is refused before training, and how the text the trainer must feed is written."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 
 from emoverse.errors import RowErrors, UserError
 from emoverse.training.rows import check_lengths, read_rows
+from tests.conftest import REPO
 from tests.factories.answering import make_model, write_rows
 from tests.factories.training import Rows, stage_rows
 
@@ -82,3 +85,19 @@ def test_rows_longer_than_max_length_are_named_and_the_remedy_says_how_much_is_e
     assert str(max(lengths)) in caught.value.remedy
     image_tokens = json.loads((model / "config.json").read_text("utf-8"))["image_seq_length"]
     assert lengths[1] > 2 * image_tokens
+
+
+REFUSED = """
+import sys
+from emoverse import cli
+options = "train --stage stage1 --model no-such --amt no-such --validated no-such --out out --params".split()
+code = cli.main([*options, sys.argv[1]])
+print(code, sorted({"torch", "transformers", "swift"} & set(sys.modules)))
+"""
+
+
+def test_train_refuses_a_missing_folder_before_it_imports_torch(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", REFUSED, str(REPO / "params.yaml")]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "2 []"
+    assert "no-such: no such folder" in process.stderr

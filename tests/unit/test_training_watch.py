@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from emoverse.errors import UserError
-from emoverse.training.callbacks import Ledger, MonitorCallback
+from emoverse.training.callbacks import MonitorCallback
+from emoverse.training.checkpoints import Ledger
 from emoverse.training.distributed import StopRequest
 
 
