@@ -98,7 +98,7 @@ class FileReasons:
             if line.strip():
                 self._add(line, f"{path}:{number}", path.stem, problems)
         if problems:
-            raise RowErrors(problems, remedy="mend or remove these lines")
+            raise RowErrors(problems, remedy="correct or remove these lines")
 
     def of(self, one: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None) -> Reason | None:
         """Return the annotated reason."""
