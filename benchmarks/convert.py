@@ -37,7 +37,7 @@ from emoverse.models.convert import convert as step
 # not getrusage: that remembers the process this one was started from
 def peak(): return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
-began = time.perf_counter(); ready = step.prepare(source); checked = time.perf_counter() - began
+began = time.perf_counter(); ready = step.plan_conversion(source); checked = time.perf_counter() - began
 before = peak(); (out / "model").mkdir(parents=True)
 began = time.perf_counter(); step.write_model(ready, out / "model"); wrote = time.perf_counter() - began
 alone = peak(); shutil.rmtree(out)

@@ -34,14 +34,16 @@ def budget(
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.compat.kfp import section
     from emoverse.config import MediaParams, TrainParams
+    from emoverse.errors import step_errors
     from emoverse.prompt import budget as step
 
-    check_code("budget", code_digest)
-    out = Path(counts.path)
-    frames = section(MediaParams, media, place="media").frames
-    stages = {name: params for name, params in (("stage1", stage1), ("stage2", stage2)) if params}
-    limits = {name: section(TrainParams, params, place=name).max_length for name, params in stages.items()}
-    step.budget(Path(amt.path), Path(model.path), frames, limits, out)
-    counts.metadata.update({**metadata_of(out), "display_name": "token counts"})
-    table.metadata.update({**counts.metadata, "display_name": "token budget"})
-    shutil.copyfile(out / "table.md", table.path)
+    with step_errors():
+        check_code("budget", code_digest)
+        out = Path(counts.path)
+        frames = section(MediaParams, media, place="media").frames
+        stages = {name: params for name, params in (("stage1", stage1), ("stage2", stage2)) if params}
+        limits = {name: section(TrainParams, params, place=name).max_length for name, params in stages.items()}
+        step.budget(Path(amt.path), Path(model.path), frames, limits, out)
+        counts.metadata.update({**metadata_of(out), "display_name": "token counts"})
+        table.metadata.update({**counts.metadata, "display_name": "token budget"})
+        shutil.copyfile(out / "table.md", table.path)

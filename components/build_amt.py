@@ -31,12 +31,14 @@ def build_amt(
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.compat.kfp import section
     from emoverse.config import AmtParams
+    from emoverse.errors import step_errors
     from emoverse.validation.amt_rows import check_folder
 
-    check_code("build-amt", code_digest)
-    out = Path(amt.path)
-    settings = section(AmtParams, params, place="amt")
-    step.build_amt([Path(corpus.path) for corpus in validated], out, settings, check=check_folder)
-    amt.metadata.update({**metadata_of(out), "display_name": "AMT dataset"})
-    page.metadata.update({**amt.metadata, "display_name": "AMT audit"})
-    shutil.copyfile(out / "page.html", page.path)
+    with step_errors():
+        check_code("build-amt", code_digest)
+        out = Path(amt.path)
+        settings = section(AmtParams, params, place="amt")
+        step.build_amt([Path(corpus.path) for corpus in validated], out, settings, check=check_folder)
+        amt.metadata.update({**metadata_of(out), "display_name": "AMT dataset"})
+        page.metadata.update({**amt.metadata, "display_name": "AMT audit"})
+        shutil.copyfile(out / "page.html", page.path)

@@ -42,16 +42,18 @@ def compare_seeds(
     from emoverse.artifacts.lineage import check_code, made_with
     from emoverse.artifacts.manifest import read_manifest
     from emoverse.compat.kfp import write_placeholder
+    from emoverse.errors import step_errors
     from emoverse.report.run_pages import as_markdown, over_seeds
 
-    check_code("report", code_digest)
-    every = (scores_1, scores_2, scores_3, scores_4, scores_5, scores_6, scores_7, scores_8)
-    folders = [Path(scores.path) for scores in every if scores is not None]
-    results = over_seeds(folders)
-    for result in results:
-        metrics.log_metric(f"{result.task}_{result.metric}_mean", result.mean)
-        metrics.log_metric(f"{result.task}_{result.metric}_sd", result.deviation)
-    made_from = sorted("evaluate " + read_manifest(folder)["outputs"]["digest"] for folder in folders)
-    table.metadata.update({**made_with(), "made_from": ", ".join(made_from), "display_name": "comparison of seeds"})
-    Path(table.path).write_text(as_markdown(results), "utf-8")
-    write_placeholder(metrics)
+    with step_errors():
+        check_code("report", code_digest)
+        every = (scores_1, scores_2, scores_3, scores_4, scores_5, scores_6, scores_7, scores_8)
+        folders = [Path(scores.path) for scores in every if scores is not None]
+        results = over_seeds(folders)
+        for result in results:
+            metrics.log_metric(f"{result.task}_{result.metric}_mean", result.mean)
+            metrics.log_metric(f"{result.task}_{result.metric}_sd", result.deviation)
+        made_from = sorted("evaluate " + read_manifest(folder)["outputs"]["digest"] for folder in folders)
+        table.metadata.update({**made_with(), "made_from": ", ".join(made_from), "display_name": "comparison of seeds"})
+        Path(table.path).write_text(as_markdown(results), "utf-8")
+        write_placeholder(metrics)

@@ -26,14 +26,19 @@ def convert(
     """
     from pathlib import Path
 
+    from emoverse.cpus import limit_threads
+
+    limit_threads()  # before torch is imported
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.artifacts.manifest import copy_without_weights
+    from emoverse.errors import step_errors
     from emoverse.models.convert import convert as step
 
-    check_code("base-model", code_digest)
-    out = Path(model.path)
-    step.convert(Path(source.path), out)
-    facts = {"checkpoint": name, "listing": source_digest, **metadata_of(out)}
-    model.metadata.update({**facts, "display_name": "base model"})
-    copy_without_weights(out, Path(without_weights.path))
-    without_weights.metadata.update({**facts, "display_name": "base model without weights"})
+    with step_errors():
+        check_code("base-model", code_digest)
+        out = Path(model.path)
+        step.convert(Path(source.path), out)
+        facts = {"checkpoint": name, "listing": source_digest, **metadata_of(out)}
+        model.metadata.update({**facts, "display_name": "base model"})
+        copy_without_weights(out, Path(without_weights.path))
+        without_weights.metadata.update({**facts, "display_name": "base model without weights"})

@@ -42,34 +42,39 @@ def evaluate(
     """
     from pathlib import Path
 
+    from emoverse.cpus import limit_threads
+
+    limit_threads()  # before torch is imported
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.compat.kfp import section, write_placeholder
     from emoverse.config import EvaluateParams
+    from emoverse.errors import step_errors
     from emoverse.evaluation import evaluate as step
     from emoverse.report.scores import confusion_matrices, flat
 
-    check_code("evaluate", code_digest)
-    out = Path(scores.path)
-    step.evaluate(
-        Path(model.path),
-        Path(amt.path),
-        [Path(corpus.path) for corpus in validated],
-        out,
-        section(EvaluateParams, params, place="evaluate"),
-    )
-    scores.metadata.update({**metadata_of(out), "display_name": "scores"})
-    for name, value in flat(out).items():
-        metrics.log_metric(name, value)
-    outputs = {
-        "meld-mer": confusion_meld_mer,
-        "meld-msa": confusion_meld_msa,
-        "ecf-mer": confusion_ecf_mer,
-        "ecf-msa": confusion_ecf_msa,
-        "mosei-mer": confusion_mosei_mer,
-        "mosei-msa": confusion_mosei_msa,
-    }
-    matrices = confusion_matrices(out)
-    for name in outputs.keys() & matrices.keys():
-        outputs[name].log_confusion_matrix(*matrices[name])
-        outputs[name].metadata["display_name"] = f"confusion matrix {name}"
-    write_placeholder(metrics, *outputs.values())
+    with step_errors():
+        check_code("evaluate", code_digest)
+        out = Path(scores.path)
+        step.evaluate(
+            Path(model.path),
+            Path(amt.path),
+            [Path(corpus.path) for corpus in validated],
+            out,
+            section(EvaluateParams, params, place="evaluate"),
+        )
+        scores.metadata.update({**metadata_of(out), "display_name": "scores"})
+        for name, value in flat(out).items():
+            metrics.log_metric(name, value)
+        outputs = {
+            "meld-mer": confusion_meld_mer,
+            "meld-msa": confusion_meld_msa,
+            "ecf-mer": confusion_ecf_mer,
+            "ecf-msa": confusion_ecf_msa,
+            "mosei-mer": confusion_mosei_mer,
+            "mosei-msa": confusion_mosei_msa,
+        }
+        matrices = confusion_matrices(out)
+        for name in outputs.keys() & matrices.keys():
+            outputs[name].log_confusion_matrix(*matrices[name])
+            outputs[name].metadata["display_name"] = f"confusion matrix {name}"
+        write_placeholder(metrics, *outputs.values())

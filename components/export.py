@@ -35,24 +35,29 @@ def export(
     import shutil
     from pathlib import Path
 
+    from emoverse.cpus import limit_threads
+
+    limit_threads()  # before torch is imported
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.artifacts.manifest import copy_without_weights
     from emoverse.compat.kfp import section
     from emoverse.config import ExportParams
+    from emoverse.errors import step_errors
     from emoverse.export import export as step
 
-    check_code("export", code_digest)
-    out = Path(onnx.path)
-    step.export(
-        Path(model.path),
-        out,
-        section(ExportParams, params, place="export"),
-        amt=Path(amt.path),
-        validated=[Path(corpus.path) for corpus in validated],
-        scores=Path(scores.path),
-    )
-    onnx.metadata.update({**metadata_of(out), "display_name": "ONNX"})
-    copy_without_weights(out, Path(without_weights.path))
-    without_weights.metadata.update({**onnx.metadata, "display_name": "ONNX without weights"})
-    card.metadata.update({**onnx.metadata, "display_name": "model card"})
-    shutil.copyfile(out / "MODEL_CARD.md", card.path)
+    with step_errors():
+        check_code("export", code_digest)
+        out = Path(onnx.path)
+        step.export(
+            Path(model.path),
+            out,
+            section(ExportParams, params, place="export"),
+            amt=Path(amt.path),
+            validated=[Path(corpus.path) for corpus in validated],
+            scores=Path(scores.path),
+        )
+        onnx.metadata.update({**metadata_of(out), "display_name": "ONNX"})
+        copy_without_weights(out, Path(without_weights.path))
+        without_weights.metadata.update({**onnx.metadata, "display_name": "ONNX without weights"})
+        card.metadata.update({**onnx.metadata, "display_name": "model card"})
+        shutil.copyfile(out / "MODEL_CARD.md", card.path)

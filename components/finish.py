@@ -27,15 +27,17 @@ def finish(
     from pathlib import Path
 
     from emoverse.artifacts.lineage import made_with
+    from emoverse.errors import step_errors
     from emoverse.report.run_pages import write_status
 
-    text = write_status(
-        run,
-        name=name,
-        state=status.state,
-        task=status.pipeline_task_name,
-        problem=status.error_message or "",
-        publish=publish,
-    )
-    summary.metadata.update({**made_with(), "run": run, "revision": revision, "display_name": "run summary"})
-    Path(summary.path).write_text(text, "utf-8")
+    with step_errors():
+        text = write_status(
+            run,
+            name=name,
+            state=status.state,
+            task=status.pipeline_task_name,
+            problem=status.error_message or "",
+            publish=publish,
+        )
+        summary.metadata.update({**made_with(), "run": run, "revision": revision, "display_name": "run summary"})
+        Path(summary.path).write_text(text, "utf-8")

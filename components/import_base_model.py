@@ -29,17 +29,22 @@ def import_base_model(
     """
     from pathlib import Path
 
+    from emoverse.cpus import limit_threads
+
+    limit_threads()  # before torch is imported
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.artifacts.manifest import copy_without_weights
     from emoverse.compat.kfp import section
     from emoverse.config import MediaParams
+    from emoverse.errors import step_errors
     from emoverse.fetching.fetch import raw_folder
     from emoverse.models import base_model as step
 
-    check_code("base-model", code_digest)
-    out = Path(model.path)
-    folder = raw_folder(Path(weights.path), volume)
-    step.publish_checkpoint(folder, out, section(MediaParams, media, place="media"))
-    model.metadata.update({**metadata_of(out, raw=weights_md5), "display_name": "base model"})
-    copy_without_weights(out, Path(without_weights.path))
-    without_weights.metadata.update({**model.metadata, "display_name": "base model without weights"})
+    with step_errors():
+        check_code("base-model", code_digest)
+        out = Path(model.path)
+        folder = raw_folder(Path(weights.path), volume)
+        step.publish_checkpoint(folder, out, section(MediaParams, media, place="media"))
+        model.metadata.update({**metadata_of(out, raw=weights_md5), "display_name": "base model"})
+        copy_without_weights(out, Path(without_weights.path))
+        without_weights.metadata.update({**model.metadata, "display_name": "base model without weights"})

@@ -16,6 +16,8 @@ def publish(run: str, folder: str, page: dsl.Input[dsl.HTML]) -> None:
     """
     from pathlib import Path
 
+    from emoverse.errors import step_errors
     from emoverse.report.run_pages import publish_page
 
-    publish_page(Path(page.path), run, folder)
+    with step_errors():
+        publish_page(Path(page.path), run, folder)

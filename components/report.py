@@ -38,13 +38,16 @@ def report(
     from pathlib import Path
 
     from emoverse.artifacts.lineage import check_code, metadata_of
+    from emoverse.errors import step_errors
     from emoverse.report import report as step
 
-    check_code("report", code_digest)
-    out = Path(results.path)
-    stages = [Path(model.path) for model in (base, stage1, stage2) if model is not None]
-    corpora = [Path(corpus.path) for corpus in validated]
-    step.report(corpora, Path(amt.path), stages, Path(scores.path), Path(onnx.path), out)
-    results.metadata.update({**metadata_of(out), "display_name": "report data"})
-    page.metadata.update({**results.metadata, "display_name": "report"})
-    shutil.copyfile(out / "index.html", page.path)
+    with step_errors():
+        check_code("report", code_digest)
+        out = Path(results.path)
+        stages = [Path(model.path) for model in (base, stage1, stage2) if model is not None]
+        corpora = [Path(corpus.path) for corpus in validated]
+        step.report(corpora, Path(amt.path), stages, Path(scores.path), Path(onnx.path), out)
+        results.metadata.update({**metadata_of(out), "display_name": "report data"})
+        print("made from", *results.metadata["made_from"], sep="\n")
+        page.metadata.update({**results.metadata, "display_name": "report"})
+        shutil.copyfile(out / "index.html", page.path)

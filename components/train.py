@@ -42,31 +42,36 @@ def train(
     import json
     from pathlib import Path
 
+    from emoverse.cpus import limit_threads
+
+    limit_threads()  # before torch is imported
     from emoverse.artifacts.lineage import check_code, check_given, metadata_of
     from emoverse.artifacts.manifest import copy_without_weights, read_manifest
     from emoverse.compat.kfp import section, write_placeholder
     from emoverse.config import TrainParams
+    from emoverse.errors import step_errors
     from emoverse.training import train as step
 
-    check_code("train", code_digest)
-    check_given(Path(model.path), model_digest)
-    out = Path(trained.path)
-    step.train(
-        stage,
-        Path(model.path),
-        Path(amt.path),
-        [Path(corpus.path) for corpus in validated],
-        out,
-        section(TrainParams, {**params, **overrides}, place=stage),
-        base=Path((base or model).path),
-    )
-    title = f"stage {stage.removeprefix('stage')} model"
-    trained.metadata.update({**metadata_of(out), "display_name": title})
-    copy_without_weights(out, Path(without_weights.path))
-    without_weights.metadata.update({**trained.metadata, "display_name": f"{title} without weights"})
-    manifest = read_manifest(out)
-    speed = json.loads(out.with_name(f"{out.name}.run.json").read_text("utf-8"))["training"]
-    measured = {"rows": manifest["rows"]["out"], "tokens_per_second": speed["tokens_per_second"]}
-    for name, value in {**manifest["facts"], **measured}.items():
-        metrics.log_metric(name, value)
-    write_placeholder(metrics)
+    with step_errors():
+        check_code("train", code_digest)
+        check_given(Path(model.path), model_digest)
+        out = Path(trained.path)
+        step.train(
+            stage,
+            Path(model.path),
+            Path(amt.path),
+            [Path(corpus.path) for corpus in validated],
+            out,
+            section(TrainParams, {**params, **overrides}, place=stage),
+            base=Path((base or model).path),
+        )
+        title = f"stage {stage.removeprefix('stage')} model"
+        trained.metadata.update({**metadata_of(out), "display_name": title})
+        copy_without_weights(out, Path(without_weights.path))
+        without_weights.metadata.update({**trained.metadata, "display_name": f"{title} without weights"})
+        manifest = read_manifest(out)
+        speed = json.loads(out.with_name(f"{out.name}.run.json").read_text("utf-8"))["training"]
+        measured = {"rows": manifest["rows"]["out"], "tokens_per_second": speed["tokens_per_second"]}
+        for name, value in {**manifest["facts"], **measured}.items():
+            metrics.log_metric(name, value)
+        write_placeholder(metrics)

@@ -41,19 +41,21 @@ def validate_join(
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.compat.kfp import section
     from emoverse.config import MediaParams, ValidationParams
+    from emoverse.errors import step_errors
     from emoverse.fetching.fetch import raw_folder
     from emoverse.validation.parts import join_parts
 
-    check_code("validate", code_digest)
-    out = Path(validated.path)
-    join_parts(
-        corpus,
-        raw_folder(Path(raw.path), volume),
-        [Path(part.path) for part in parts],
-        out,
-        section(MediaParams, media, place="media"),
-        section(ValidationParams, validation, place="validation"),
-    )
-    validated.metadata.update({**metadata_of(out, raw=raw_md5), "display_name": f"validated {corpus}"})
-    page.metadata.update({**validated.metadata, "display_name": f"checks of {corpus}"})
-    shutil.copyfile(out / "page.html", page.path)
+    with step_errors():
+        check_code("validate", code_digest)
+        out = Path(validated.path)
+        join_parts(
+            corpus,
+            raw_folder(Path(raw.path), volume),
+            [Path(part.path) for part in parts],
+            out,
+            section(MediaParams, media, place="media"),
+            section(ValidationParams, validation, place="validation"),
+        )
+        validated.metadata.update({**metadata_of(out, raw=raw_md5), "display_name": f"validated {corpus}"})
+        page.metadata.update({**validated.metadata, "display_name": f"checks of {corpus}"})
+        shutil.copyfile(out / "page.html", page.path)

@@ -30,18 +30,20 @@ def validate_part(
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.compat.kfp import section
     from emoverse.config import MediaParams
+    from emoverse.errors import step_errors
     from emoverse.fetching.fetch import raw_folder
     from emoverse.validation import parts
 
-    check_code("validate", code_digest)
-    out = Path(shard.path)
-    number, _, count = part.partition("/")
-    parts.validate_part(
-        raw.metadata["corpus"],
-        raw_folder(Path(raw.path), volume),
-        out,
-        section(MediaParams, media, place="media"),
-        part=int(number),
-        parts=int(count),
-    )
-    shard.metadata.update({**metadata_of(out), "display_name": f"validated {raw.metadata['corpus']} {part}"})
+    with step_errors():
+        check_code("validate", code_digest)
+        out = Path(shard.path)
+        number, _, count = part.partition("/")
+        parts.validate_part(
+            raw.metadata["corpus"],
+            raw_folder(Path(raw.path), volume),
+            out,
+            section(MediaParams, media, place="media"),
+            part=int(number),
+            parts=int(count),
+        )
+        shard.metadata.update({**metadata_of(out), "display_name": f"validated {raw.metadata['corpus']} {part}"})

@@ -100,7 +100,7 @@ class HttpClient:
     def request(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: Any = None
     ) -> urllib3.BaseHTTPResponse:
-        """Send a request and return the answer, whatever its status is; ``body`` is sent as JSON.
+        """Send a request and return the answer, whatever its status is; ``body`` is sent as JSON, bytes as they are.
 
         Raises:
             NoAnswerError: the server, the proxy or the name cannot be reached, or the answer was cut off.
@@ -111,7 +111,9 @@ class HttpClient:
         if self._authorization:
             sent["Authorization"] = self._authorization
         data = None
-        if body is not None:
+        if isinstance(body, bytes):
+            data = body
+        elif body is not None:
             data = json.dumps(body).encode("utf-8")
             sent["Content-Type"] = "application/json"
         first = check_address(url)

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from urllib3.filepost import encode_multipart_formdata
+
 from emoverse.errors import UserError
 from emoverse.http import HttpClient, NoAnswerError, bearer, check_address, json_object, token_from
 
@@ -58,31 +60,111 @@ class KubeflowApi:
 
     def experiment(self, name: str, namespace: str = "") -> str:
         """Return the id of the experiment called ``name``, which is created where there is none."""
-        predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
-        query = {"filter": json.dumps({"predicates": [predicate]}), **({"namespace": namespace} if namespace else {})}
-        experiments = self._call("GET", "experiments", query=query).get("experiments") or [{}]
-        known = experiments[0] if isinstance(experiments, list) and isinstance(experiments[0], dict) else {}
+        known = self._named("experiments", "experiments", name, {"namespace": namespace} if namespace else {})
         if not known.get("experiment_id"):
             body = {"display_name": name, **({"namespace": namespace} if namespace else {})}
             known = self._call("POST", "experiments", body=body)
         return self._id_of(known, "experiment_id")
 
-    def start_run(self, experiment: str, name: str, spec: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:
-        """Start a run of a compiled pipeline and return its id.
+    def upload(
+        self, pipeline: str, version: str, text: str, *, description: str, namespace: str = ""
+    ) -> dict[str, str]:
+        """Return the reference of a version of a pipeline; upload it where the server does not have it yet."""
+        scope = {"namespace": namespace} if namespace else {}
+        known = self._named("pipelines", "pipelines", pipeline, scope)
+        if not known.get("pipeline_id"):
+            known = self._call("POST", "pipelines", body={"name": pipeline, "display_name": pipeline, **scope})
+        pipeline_id = self._id_of(known, "pipeline_id")
+        versions = f"pipelines/{quote(pipeline_id, safe='')}/versions"
+        made = self._named(versions, "pipeline_versions", version, {})
+        if not made.get("pipeline_version_id"):
+            query = {"name": version, "pipelineid": pipeline_id, "description": description}
+            content, kind = encode_multipart_formdata({"uploadfile": ("emoverse.yaml", text, "application/yaml")})
+            made = self._call(
+                "POST", "pipelines/upload_version", query=query, body=content, headers={"Content-Type": kind}
+            )
+        version_id = self._id_of(made, "pipeline_version_id")
+        return {"pipeline_id": pipeline_id, "pipeline_version_id": version_id}
 
-        ``spec`` is the pipeline's specification, or ``{"pipeline_spec": ..., "platform_spec": ...}``.
-        """
+    def start_run(
+        self, experiment: str, name: str, version: Mapping[str, str], parameters: Mapping[str, Any], description: str
+    ) -> str:
+        """Start a run of an uploaded version and return its id."""
         body = {
             "display_name": name,
+            "description": description,
             "experiment_id": experiment,
-            "pipeline_spec": spec,
+            "pipeline_version_reference": version,
             "runtime_config": {"parameters": parameters},
         }
         return self._id_of(self._call("POST", "runs", body=body), "run_id")
 
+    def start_recurring_run(
+        self, experiment: str, name: str, version: Mapping[str, str], parameters: Mapping[str, Any], cron: str
+    ) -> str:
+        """Start a run of an uploaded version at each time that ``cron`` names (six fields, seconds first)."""
+        body = {
+            "display_name": name,
+            "experiment_id": experiment,
+            "pipeline_version_reference": version,
+            "runtime_config": {"parameters": parameters},
+            "trigger": {"cron_schedule": {"cron": cron}},
+            "max_concurrency": "1",
+            "mode": "ENABLE",
+            "no_catchup": True,
+        }
+        return self._id_of(self._call("POST", "recurringruns", body=body), "recurring_run_id")
+
     def run(self, run_id: str) -> dict[str, Any]:
         """Return a run's state and its tasks' details."""
         return self._call("GET", f"runs/{quote(run_id, safe='')}")
+
+    def runs(self, *, namespace: str = "", count: int = 20) -> list[dict[str, Any]]:
+        """Return the latest runs, newest first."""
+        query = {
+            "sort_by": "created_at desc",
+            "page_size": str(count),
+            **({"namespace": namespace} if namespace else {}),
+        }
+        return list(self._call("GET", "runs", query=query).get("runs") or [])
+
+    def documents_of(self, run: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the documents of a run's compiled pipeline, whether it was started from a file or from a version."""
+        spec = run.get("pipeline_spec")
+        reference = run.get("pipeline_version_reference") or {}
+        if not spec and reference.get("pipeline_version_id"):
+            pipeline, version = (quote(reference[f"pipeline{key}_id"], safe="") for key in ("", "_version"))
+            spec = self._call("GET", f"pipelines/{pipeline}/versions/{version}").get("pipeline_spec")
+        if not spec:
+            return []
+        return [spec["pipeline_spec"], spec.get("platform_spec") or {}] if "pipeline_spec" in spec else [spec]
+
+    def workflow(self, run_id: str) -> dict[str, Any]:
+        """Return the Argo workflow of a run; only the older API knows its nodes' places and messages."""
+        answer = self._call("GET", f"runs/{quote(run_id, safe='')}", api="v1beta1")
+        text = (answer.get("pipeline_runtime") or {}).get("workflow_manifest") or "{}"
+        return dict(json.loads(text))
+
+    def log(self, run_id: str, pod: str) -> str:
+        """Return a pod's log, from the pod or from the archive; empty where it is gone."""
+        url = f"{self.address}/apis/v1alpha1/runs/{quote(run_id, safe='')}/nodes/{quote(pod, safe='')}/log"
+        reply = self._client.request("GET", url)
+        return reply.data.decode("utf-8", "replace") if reply.status == 200 else ""
+
+    def retry(self, run_id: str) -> None:
+        """Restart a failed run from its failed steps."""
+        self._call("POST", f"runs/{quote(run_id, safe='')}:retry")
+
+    def terminate(self, run_id: str) -> None:
+        """Stop a run."""
+        self._call("POST", f"runs/{quote(run_id, safe='')}:terminate")
+
+    def _named(self, path: str, key: str, name: str, query: Mapping[str, str]) -> dict[str, Any]:
+        """Return the one of a list that has a name; empty for none."""
+        predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+        answer = self._call("GET", path, query={"filter": json.dumps({"predicates": [predicate]}), **query})
+        items = answer.get(key)
+        return dict(items[0]) if isinstance(items, list) and items and isinstance(items[0], dict) else {}
 
     def _id_of(self, answer: Mapping[str, Any], key: str) -> str:
         if not (isinstance(answer.get(key), str) and answer[key]):
@@ -92,13 +174,20 @@ class KubeflowApi:
         return str(answer[key])
 
     def _call(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Any = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        api: str = "v2beta1",
     ) -> dict[str, Any]:
-        url = f"{self.address}/apis/v2beta1/{path}"
+        url = f"{self.address}/apis/{api}/{path}"
         if query:
             url += "?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
         try:
-            reply = self._client.request(method, url, body=body)
+            reply = self._client.request(method, url, body=body, headers=headers)
         except NoAnswerError as error:
             remedy = _PORT_FORWARD if error.remedy == "check the address" else error.remedy
             problem = f"the endpoint gives no answer: {error.problem}"

@@ -1,33 +1,26 @@
-"""Submit the pipeline to Kubeflow Pipelines, and watch a run to its end."""
+"""Submit the pipeline to Kubeflow Pipelines: as a version of the pipeline ``emoverse``, and a run of that version."""
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
+from emoverse.artifacts.digests import digest_of_value
 from emoverse.config import Params
 from emoverse.errors import UserError
 from emoverse.http import NoAnswerError
 from pipelines.kubeflow_api import KubeflowApi
 from pipelines.options import PipelineOptions, RunArguments
-from pipelines.pipeline import compile_to
+from pipelines.pipeline import NAME, compile_to
+from pipelines.watch import Run
 
-ENDED: Final = ("SUCCEEDED", "FAILED", "SKIPPED", "ERROR", "CANCELED")
-SYSTEM: Final = ("root-driver", "-driver", "executor")  # Kubeflow's own pods, which are no steps
-
-
-@dataclass(frozen=True)
-class Run:
-    """A submitted run: its id in the API, and the address where a person looks at it."""
-
-    id: str
-    url: str
+_SHORT: Final = 12  # characters of a revision or digest in a name
 
 
 def submit(
@@ -38,78 +31,67 @@ def submit(
     base: Path,
     host: str,
     experiment: str,
+    name: str = "",
     volume: str = "",
     namespace: str = "",
+    cron: str = "",
 ) -> Run:
-    """Compile the pipeline as ``options`` say and start a run of it; raise UserError when Kubeflow refuses.
+    """Compile the pipeline, upload it as a version unless the server has it, and start a run of it.
 
-    ``volume`` is the mounted folder that keeps raw corpora; empty: they travel as artifacts.
+    Args:
+        params: Parameters of the run.
+        arguments: Arguments of the pipeline.
+        options: How to compile the pipeline.
+        base: The repository.
+        host: Address of Kubeflow Pipelines.
+        experiment: Experiment of the run, which is created if missing.
+        name: Display name of the run. Empty: the experiment and the time.
+        volume: Mounted folder with the raw corpora. Empty: they travel as artifacts.
+        namespace: Namespace on a cluster with several users.
+        cron: Start a run at each of these times instead of one now.
+
+    Raises:
+        UserError: Kubeflow refuses.
     """
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder, "emoverse.yaml")
         compile_to(package, params, base=base, options=options)
-        documents = list(yaml.safe_load_all(package.read_text("utf-8")))
-    spec = documents[0] if len(documents) == 1 else {"pipeline_spec": documents[0], "platform_spec": documents[1]}
+        text = package.read_text("utf-8")
     api = KubeflowApi(host)
     if api.health().get("multi_user") is True and not namespace:
         remedy = "give your namespace there"
         raise UserError("this cluster separates its users", place="--namespace", remedy=remedy)
+    version = version_name(list(yaml.load_all(text, yaml.CSafeLoader)), options.revision)
+    description = f"revision {options.revision}" if options.revision else "not in a git repository"
+    reference = api.upload(NAME, version, text, description=description, namespace=namespace)
     made = api.experiment(experiment, namespace)
-    name = f"{experiment} {time.strftime('%Y-%m-%d %H:%M')}"
+    name = name or f"{experiment} {time.strftime('%Y-%m-%d %H:%M')}"
+    values: Mapping[str, Any] = {**arguments.as_keywords(), "raw_volume": volume}
     try:
-        run = api.start_run(made, name, spec, {**arguments.as_keywords(), "raw_volume": volume})
+        if cron:
+            recurring = api.start_recurring_run(made, name, reference, values, cron)
+            return Run(recurring, f"{api.address}/#/recurringrun/details/{recurring}")
+        run = api.start_run(made, name, reference, values, description)
     except NoAnswerError as error:
         remedy = "look there whether the run has started before you submit again"
         raise UserError(error.problem, place=f"{api.address}/#/runs", remedy=remedy) from None
     return Run(run, api.run_url(run))
 
 
-def watch(
-    run: Run,
-    *,
-    host: str,
-    pause: float = 10.0,
-    patience: int = 30,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Print each step's states as they change until the run ends; raise UserError unless it succeeded.
+def version_name(documents: list[Any], revision: str) -> str:
+    """Return a version's name: the git revision and a digest of the pipeline without its default parameters.
 
-    Args:
-        run: the submitted run.
-        host: address of Kubeflow Pipelines.
-        pause: seconds between two requests.
-        patience: requests in a row that may stay without an answer. A run takes days, and a tunnel breaks now and then.
-        say: takes each line.
+    A run gives every parameter, so runs that differ only in their parameters are runs of one version.
     """
-    api, failed, unanswered = KubeflowApi(host, retries=0), [], 0
-    seen: dict[str, str] = {}
-    while True:
-        try:
-            now = api.run(run.id)
-            unanswered = 0
-        except UserError as error:
-            unanswered += 1
-            if isinstance(error, NoAnswerError) and unanswered <= patience:
-                time.sleep(pause)
-                continue
-            remedy = f"{error.remedy}; the run continues, look at it there"
-            raise type(error)(f"no longer watched: {error.problem}", place=run.url, remedy=remedy) from None
-        for step in _steps(now):
-            if seen.get(step["task_id"]) != step["state"]:
-                seen[step["task_id"]] = step["state"]
-                say(f"{step['state'].lower():10}  {step['display_name']}")
-                failed += [step["display_name"]] if step["state"] in ("FAILED", "ERROR") else []
-        state = str(now.get("state"))
-        if state in ENDED:
-            break
-        time.sleep(pause)
-    if state != "SUCCEEDED":
-        problem = f"the run ended as {state.lower()}" + (f" at {', '.join(failed)}" if failed else "")
-        remedy = "read that step's log there; steps that are done stay in the cache"
-        raise UserError(problem, place=run.url, remedy=remedy)
+    content = copy.deepcopy(documents)
+    content[0]["pipelineInfo"].pop("description", None)
+    for parameter in content[0]["root"]["inputDefinitions"]["parameters"].values():
+        parameter.pop("defaultValue", None)
+    dirty = "-dirty" if revision.endswith("-dirty") else ""
+    return f"{(revision or 'unversioned')[:_SHORT]}{dirty} {digest_of_value(content)[:_SHORT]}"
 
 
-def _steps(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    tasks = (run.get("run_details") or {}).get("task_details") or []
-    own = [t for t in tasks if t.get("display_name") and t.get("state") and not t["display_name"].endswith(SYSTEM)]
-    return sorted(own, key=lambda task: str(task.get("start_time") or task.get("create_time") or ""))
+def name_of_changes(overrides: list[str], seeds: tuple[int, ...]) -> str:
+    """Return a run's name from what its user changed: ``stage1.epochs=1, seeds 1 2``."""
+    parts = [*overrides, *([f"seeds {' '.join(map(str, seeds))}"] if seeds else [])]
+    return ", ".join(parts)

@@ -36,6 +36,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "compile": ("emoverse.cli.pipeline", "compile the Kubeflow pipeline to YAML"),
     "fetch": ("emoverse.cli.data", "download a DVC-tracked folder from its remote and check it"),
     "submit": ("emoverse.cli.pipeline", "start a run of the Kubeflow pipeline on a cluster"),
+    "watch": ("emoverse.cli.pipeline", "print a run's steps until it ends"),
+    "retry": ("emoverse.cli.pipeline", "restart a run from the steps that were lost with their nodes"),
+    "plan": ("emoverse.cli.pipeline", "print which steps will run and why, before a submission or `dvc repro`"),
     "doctor": ("emoverse.cli.doctor", "check this machine, and a cluster: one line per check, with a remedy"),
     "fingerprints": ("emoverse.cli.pipeline", "digest the code and libraries of each step, for dvc.yaml"),
     "run-local": ("emoverse.cli.pipeline", "run the Kubeflow pipeline on this machine"),
@@ -113,11 +116,10 @@ def _not_installed(package: str) -> str:
 # Packages that `pip install emoverse` leaves out -> the extra of pyproject.toml that brings them.
 EXTRAS: Final = {
     **dict.fromkeys(("torch", "torchvision", "transformers", "peft", "accelerate", "swift", "safetensors"), "train"),
-    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "train"),
-    "gradio": "demo",
+    **dict.fromkeys(("onnx", "onnxscript"), "train"),
+    **dict.fromkeys(("gradio", "onnxruntime"), "demo"),
     "deepspeed": "deepspeed",
     "feat": "py-feat",
-    "vllm": "",
 }
 
 

@@ -32,7 +32,7 @@ def run_unpack(args: argparse.Namespace) -> None:
     def report(place: str) -> None:
         print(f"unpack {place}", file=sys.stderr, flush=True)
 
-    print(f"{args.out}: {unpack(args.archive, args.out, say=report):,} files")
+    print(f"{args.out}: {unpack(args.archive, args.out, report=report):,} files")
 
 
 def add_fetch_options(parser: argparse.ArgumentParser) -> None:

@@ -114,6 +114,7 @@ def add_variants(parser: argparse.ArgumentParser) -> None:
 
 def images_from(args: argparse.Namespace) -> Any:
     """Return the images that the options name (``components.image.Images``)."""
+    add_checkout_to_path()
     from components.image import DATA, TRAIN, Images
 
     return Images(args.image_data or DATA, args.image_train or TRAIN)
@@ -121,6 +122,7 @@ def images_from(args: argparse.Namespace) -> Any:
 
 def pipeline_options(args: argparse.Namespace, *, revision: str = "", cache: bool = True) -> Any:
     """Return the pipeline's options (``pipelines.options.PipelineOptions``); raise UserError for a contradiction."""
+    add_checkout_to_path()
     from pipelines.cluster import Cluster, load_cluster
     from pipelines.options import PipelineOptions
 

@@ -6,8 +6,9 @@ import argparse
 import contextlib
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from emoverse.artifacts.lineage import revision
 from emoverse.cli.options import (
@@ -22,7 +23,7 @@ from emoverse.cli.options import (
     whole_number,
 )
 from emoverse.compat.kfp import WORKSPACE
-from emoverse.config import plain
+from emoverse.config import Params, plain
 from emoverse.errors import UserError
 
 
@@ -45,7 +46,6 @@ def run_compile(args: argparse.Namespace) -> None:
     params = parameters_from(args)
     # A file for one cluster names the commit it was compiled from; the committed file cannot contain its own commit.
     options = pipeline_options(args, revision=revision(Path()) if args.cluster else "")
-    add_checkout_to_path()
     from pipelines.pipeline import compile_to
 
     compile_to(args.out, params, options=options)
@@ -55,6 +55,25 @@ def run_compile(args: argparse.Namespace) -> None:
 def add_submit_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--host", required=True, metavar="URL", help="address of Kubeflow Pipelines")
+    _add_submission_options(parser)
+    parser.add_argument("--name", default="", metavar="TEXT", help="name of the run (default: what --set changes)")
+    parser.add_argument("--cron", default="", metavar="TIMES", help="run at these times, such as '0 0 3 * * 1'")
+    parser.add_argument("--wait", action="store_true", help="print each step's progress until the run ends")
+    _add_watch_options(parser)
+
+
+def _add_watch_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--every",
+        type=positive_number,
+        default=10.0,
+        metavar="SECONDS",
+        help="pause between two requests while waiting (default 10)",
+    )
+
+
+def _add_submission_options(parser: argparse.ArgumentParser) -> None:
+    """Declare what decides a run on a cluster, for ``submit`` and ``plan``."""
     parser.add_argument("--experiment", default="emoverse", metavar="NAME", help="experiment that lists the run")
     parser.add_argument("--namespace", default="", metavar="NAME", help="your namespace, on a multi-user cluster")
     add_params(parser)
@@ -72,22 +91,44 @@ def add_submit_options(parser: argparse.ArgumentParser) -> None:
         help="skip a check. image: is it in the registry; model: does --original or --model exist; "
         "secrets: do the pods get them (they may in another way, such as workload identity)",
     )  # fmt: skip
-    parser.add_argument("--wait", action="store_true", help="print each step's progress until the run ends")
-    parser.add_argument(
-        "--every",
-        type=positive_number,
-        default=10.0,
-        metavar="SECONDS",
-        help="pause between two requests of --wait (default 10)",
-    )
 
 
 def run_submit(args: argparse.Namespace) -> None:
     """Check everything the run needs, start it, print its address."""
     add_checkout_to_path()
+    from pipelines import submit
+    from pipelines import watch as follow
+
+    params, options, arguments, volume = _checked_submission(args)
+    run = submit.submit(
+        params,
+        arguments,
+        options,
+        base=Path(),
+        host=args.host,
+        experiment=args.experiment,
+        name=args.name or submit.name_of_changes(args.set, options.seeds),
+        volume=volume,
+        namespace=args.namespace,
+        cron=args.cron,
+    )
+    print(run.url, flush=True)
+    if args.wait and not args.cron:
+        _watch(follow, run, args, options.cluster.retries.run)
+
+
+def _watch(follow: Any, run: Any, args: argparse.Namespace, retries: int) -> None:
+    try:
+        follow.watch(run, host=args.host, pause=args.every, retries=retries)
+    except KeyboardInterrupt:
+        raise UserError("no longer watched", place=run.url, remedy="the run continues, look at it there") from None
+
+
+def _checked_submission(args: argparse.Namespace) -> tuple[Params, Any, Any, str]:
+    """Check what a run needs; return its parameters, the pipeline's options, its arguments and the raw volume."""
     params, base = parameters_from(args), Path()
     options = pipeline_options(args, revision=revision(base), cache=not args.no_cache)
-    from pipelines import checks, submit
+    from pipelines import checks
     from pipelines import image_registry as registry
     from pipelines.kubeflow_api import KubeflowApi
     from pipelines.options import cluster_arguments
@@ -115,22 +156,70 @@ def run_submit(args: argparse.Namespace) -> None:
     for name, entry in data.items():
         print(f"{name}: {entry['md5']}, complete")
     weights = data.pop("weights", {})
-    run = submit.submit(
-        params,
-        cluster_arguments(params, list(data.values()), weights),
-        options,
-        base=base,
-        host=args.host,
-        experiment=args.experiment,
-        volume=volume,
-        namespace=args.namespace,
-    )
-    print(run.url, flush=True)
-    if args.wait:
-        try:
-            submit.watch(run, host=args.host, pause=args.every)
-        except KeyboardInterrupt:
-            raise UserError("no longer watched", place=run.url, remedy="the run continues, look at it there") from None
+    return params, options, cluster_arguments(params, list(data.values()), weights), volume
+
+
+def add_watch_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("run", metavar="RUN", help="id of the run, the last part of its address")
+    parser.add_argument("--host", required=True, metavar="URL", help="address of Kubeflow Pipelines")
+    parser.add_argument("--retries", type=whole_number(0), default=0, metavar="N", help="retry after lost nodes (0)")
+    _add_watch_options(parser)
+
+
+def run_watch(args: argparse.Namespace) -> None:
+    """Print each step's progress until a run ends; exit with 2 if it failed."""
+    add_checkout_to_path()
+    from pipelines import watch as follow
+    from pipelines.kubeflow_api import KubeflowApi
+
+    _watch(follow, follow.Run(args.run, KubeflowApi(args.host).run_url(args.run)), args, args.retries)
+
+
+def add_retry_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("run", metavar="RUN", help="id of the run, the last part of its address")
+    parser.add_argument("--host", required=True, metavar="URL", help="address of Kubeflow Pipelines")
+    parser.add_argument("--force", action="store_true", help="also when a step failed by itself")
+
+
+def run_retry(args: argparse.Namespace) -> None:
+    """Restart a run from the steps that were lost with their nodes."""
+    add_checkout_to_path()
+    from pipelines import watch as follow
+    from pipelines.kubeflow_api import KubeflowApi
+
+    run = follow.Run(args.run, KubeflowApi(args.host).run_url(args.run))
+    for step in follow.retry(run, host=args.host, force=args.force):
+        print(f"again: {step.name}")
+    print(run.url)
+
+
+def add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--host", metavar="URL", help="plan a submission to this address; without: `dvc repro`")
+    _add_submission_options(parser)
+    parser.add_argument("--json", action="store_true", help="print the plan as JSON")
+
+
+def run_plan(args: argparse.Namespace) -> None:
+    """Print which steps will run and why, and which come from the cache."""
+    add_checkout_to_path()
+    from pipelines import foresee
+    from pipelines.plan import summary
+
+    if args.host:
+        params, options, arguments, volume = _checked_submission(args)
+        values = {**arguments.as_keywords(), "raw_volume": volume}
+        planned = foresee.plan_of_submission(params, options, values, host=args.host, namespace=args.namespace)
+    else:
+        planned = foresee.plan_of_workspace(parameters_from(args), Path(), args.params)
+    if args.json:
+        print(json.dumps([asdict(step) for step in planned], indent=2))
+        return
+    for step in planned:
+        print(step.line())
+    print(summary(planned))
 
 
 def add_run_local_options(parser: argparse.ArgumentParser) -> None:

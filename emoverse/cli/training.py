@@ -11,20 +11,15 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.cli.options import add_params, parameters_from, positive_number, validated_folders
-from emoverse.config import TrainParams
-from emoverse.errors import UserError, did_you_mean
-
-FOLDER: Final = Path(__file__).parents[1] / "profiles"
-
-
-def names() -> list[str]:
-    """Return the names of all profiles."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+from emoverse.config import TINY, TrainParams, load_params
+from emoverse.errors import UserError
+from emoverse.profiles import TASKS_OF, all_texts, names, narrowing_notes, profile_text
 
 
 def add_profile_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("name", metavar="NAME", help=", ".join(names()))
+    parser.add_argument("--corpora", nargs="+", default=(), metavar="NAME", help=f"only these: {', '.join(TASKS_OF)}")
     parser.add_argument("--out", type=Path, default=Path("params.yaml"), metavar="FILE", help="default params.yaml")
     parser.add_argument("--force", action="store_true", help="overwrite an edited file")
 
@@ -34,22 +29,18 @@ def run_profile(args: argparse.Namespace) -> None:
 
     Raises UserError for an unknown name, and when the target contains edits, which would be lost.
     """
-    if args.name not in names():
-        raise UserError(f"unknown profile {args.name!r}", remedy=did_you_mean(args.name, names()))
-    known = {path.read_text("utf-8") for path in FOLDER.glob("*.yaml")}
-    if args.out.exists() and not args.force and args.out.read_text("utf-8") not in known:
+    text = profile_text(args.name, args.corpora)
+    if args.out.exists() and not args.force and args.out.read_text("utf-8") not in all_texts():
         remedy = "keep a copy of it, then give --force, or write elsewhere with --out"
         raise UserError("contains your own edits, which would be lost", place=str(args.out), remedy=remedy)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text((FOLDER / f"{args.name}.yaml").read_text("utf-8"), "utf-8")
+    args.out.write_text(text, "utf-8")
     print(f"{args.out}: profile {args.name}")
-    for line in _missing(args.out):
+    for line in (*(narrowing_notes(args.name, args.corpora) if args.corpora else ()), *_missing(args.out)):
         print(line)
 
 
 def _missing(path: Path) -> list[str]:
-    from emoverse.config import load_params
-
     params = load_params(path)
     missing = [
         f"missing: {corpus.root} (the corpus {name}: `dvc pull` or `dvc add` it, or set corpora.{name}.root)"
@@ -57,7 +48,7 @@ def _missing(path: Path) -> list[str]:
         if not Path(corpus.root).is_dir()
     ]
     source = Path(params.base_model.source)
-    if not source.exists():
+    if params.base_model.source != TINY and not source.exists():
         how = f"`hf download OpenGVLab/{source.name} --local-dir {source}` where there is network, then `dvc add` it"
         missing.append(f"missing: {source} ({how})")
     return missing
@@ -79,7 +70,7 @@ def run_base_model(args: argparse.Namespace) -> None:
 
 def add_convert_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("source", type=Path, metavar="INTERNVL2_DIR", help="an original checkpoint, as downloaded")
+    parser.add_argument("source", type=Path, metavar="INTERNVL_DIR", help="a checkpoint as downloaded: original or -hf")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make; the model is in OUT/model")
 
 
@@ -108,16 +99,16 @@ def run_budget(args: argparse.Namespace) -> None:
 
     params, model = parameters_from(args), model_folder(args.model)
     lengths = {"stage1": params.stage1.max_length, "stage2": params.stage2.max_length}
-    found = stage_budgets(args.amt, model, params.media.frames, lengths)
-    print(json.dumps(found, indent=2) if args.json else "\n".join(map(_table, found, found.values())))
-    check_budgets(found)
+    budgets = stage_budgets(args.amt, model, params.media.frames, lengths)
+    print(json.dumps(budgets, indent=2) if args.json else "\n".join(map(_table, budgets, budgets.values())))
+    check_budgets(budgets)
 
 
 def _table(stage: str, budget: Mapping[str, Any]) -> str:
     lines = [f"{stage}: max_length {budget['max_length']} tokens"]
-    for name, one in budget["tasks"].items():
-        sizes = f"median {one['median']:>7.1f}, longest {one['longest']:>5} tokens"
-        lines.append(f"  {name:<12} {one['rows']:>7} rows, {sizes}, {one['over']} too long")
+    for name, task in budget["tasks"].items():
+        sizes = f"median {task['median']:>7.1f}, longest {task['longest']:>5} tokens"
+        lines.append(f"  {name:<12} {task['rows']:>7} rows, {sizes}, {task['over']} too long")
     return "\n".join(lines)
 
 

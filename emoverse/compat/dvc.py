@@ -128,3 +128,18 @@ class ObjectStore:
             [str(target) for _, target in pairs],
             batch_size=jobs or self._files.jobs,
         )
+
+
+def changed_stages(repository: Path) -> dict[str, Any]:
+    """Return what ``dvc status`` reports, by stage; the command prints it, ``dvc.api`` has no call for it.
+
+    Raises UserError when DVC cannot read the repository.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    try:
+        with Repo(str(repository)) as repo:
+            return dict(repo.status())
+    except DvcException as error:
+        raise UserError(f"DVC cannot read it: {error}", place=str(repository), remedy="run `dvc status`") from None

@@ -5,7 +5,8 @@ A new corpus is one module of this package that defines ``CORPUS``, an instance 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -13,7 +14,7 @@ from typing import Final, Literal
 Split = Literal["train", "validation", "test"]
 SPLITS: Final = ("train", "validation", "test")
 
-# Ekman's six and neutral. The table uses MELD's labels for every corpus (MOSEI: happy -> joy).
+# Ekman's six and neutral: the labels of a corpus that declares no others, spelt as in MELD (MOSEI: happy -> joy).
 EMOTIONS: Final = ("anger", "sadness", "surprise", "disgust", "joy", "neutral", "fear")
 
 
@@ -34,7 +35,7 @@ class Utterance:
     position: int  # the corpus's own number of the utterance inside its dialogue
     speaker: str | None
     text: str
-    emotion: str | None  # one of EMOTIONS
+    emotion: str | None  # one of the corpus's labels, EMOTIONS by default
     polarity: Literal["negative", "neutral", "positive"] | None
     sentiment: float | None
     intensities: tuple[float, ...] | None  # happy, sad, anger, surprise, disgust, fear
@@ -79,6 +80,16 @@ class Reading:
         return len(self.utterances) + len(self.quarantined)
 
 
+def merged(readings: Iterable[Reading]) -> Reading:
+    """Return the readings of a corpus's files as one."""
+    whole, notes = Reading([], []), Counter[str]()
+    for reading in readings:
+        whole.utterances.extend(reading.utterances)
+        whole.quarantined.extend(reading.quarantined)
+        notes.update(reading.notes)
+    return Reading(whole.utterances, whole.quarantined, dict(sorted(notes.items())))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
     """One corpus and all that the rest of the package needs to know about it.
@@ -86,19 +97,25 @@ class Corpus:
     Attributes:
         name: Its name in params.yaml and in ids.
         read: Read the corpus folder; raise UserError when a file is missing or unreadable.
-        published_folder: Map a clip's split and folder to its folder in the authors' files; None keeps the folder,
-            below one named after the corpus.
+        published_clip: Return the path of an utterance's clip in the authors' files; None is the clip's own path
+            below a folder named after the corpus.
+        emotions: The emotion labels of its utterances, in the order in which prompts list them.
+        prompt_labels: The label as prompts of MER spell it, where that differs.
+        answer_labels: The label as answers spell it, where that differs.
+        quote: The quotation mark around the transcript in prompts of MER.
         published_as_images: Whether the authors show one image a segment (``amt.mosei_media``).
     """
 
     name: str
     read: Callable[[Path], Reading]
-    published_folder: Callable[[Split, str], str] | None = None
+    published_clip: Callable[[Utterance], str] | None = None
+    emotions: tuple[str, ...] = EMOTIONS
+    prompt_labels: Mapping[str, str] = field(default_factory=dict)
+    answer_labels: Mapping[str, str] = field(default_factory=dict)
+    quote: str = "'"
     published_as_images: bool = False
 
     def published_path(self, utterance: Utterance, *, still: bool) -> str:
         """Return the path of a clip, or of its still image (``.png``), in the authors' files."""
-        folder, _, name = utterance.clip.rpartition("/")
-        published = self.published_folder(utterance.split, folder) if self.published_folder else f"{self.name}/{folder}"
-        path = f"{published}/{name}" if published else name
+        path = self.published_clip(utterance) if self.published_clip else f"{self.name}/{utterance.clip}"
         return path.rpartition(".")[0] + ".png" if still else path

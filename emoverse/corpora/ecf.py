@@ -10,15 +10,26 @@ clips: a train clip that is not there under its own name is MELD's, below ``MELD
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from emoverse.corpora import ecf1
-from emoverse.corpora.base import EMOTIONS, Corpus, Quarantined, Reading, Split, Utterance
-from emoverse.corpora.files import BadRow, Problems, emotion_hint, faults_of, json_list, seconds, unsafe
+from emoverse.corpora import ecf1, meld
+from emoverse.corpora.base import EMOTIONS, Corpus, Reading, Split, Utterance, merged
+from emoverse.corpora.files import (
+    BadRow,
+    Problems,
+    cleaned,
+    emotion_hint,
+    faults_of,
+    find_folder,
+    json_list,
+    seconds,
+    unsafe,
+)
 from emoverse.errors import UserError, did_you_mean
 
 FILES: Final[dict[Split, tuple[str, str]]] = {
@@ -33,20 +44,30 @@ MAPPING: Final = "all_data_pair_ECFvsMELD.txt"
 
 def read(root: Path) -> Reading:
     """Read the whole corpus; raise UserError when a file is missing, not JSON or not UTF-8."""
-    mapping = ecf1.read_mapping(root / MAPPING) if (root / MAPPING).is_file() else {}
-    utterances: list[Utterance] = []
-    quarantined: list[Quarantined] = []
-    for split, (name, _) in FILES.items():
+    readings = []
+    for split, (name, folder) in FILES.items():
         if split == "train" and not (root / name).is_file() and (root / SUBTASK_1).is_file():
-            one = _rebuilt(root)
+            reading = _rebuilt(root)
         else:
-            one = read_split(root / name, split)
-        utterances += one.utterances
-        quarantined += one.quarantined
-    if mapping:
-        utterances = [replace(one, clip=ecf1.meld_clip(one.clip, mapping, root)) for one in utterances]
-        quarantined = [replace(one, clip=ecf1.meld_clip(one.clip, mapping, root)) for one in quarantined]
-    return Reading(utterances, quarantined)
+            reading = read_split(root / name, split)
+        readings.append(_located(reading, folder, find_folder(root, (folder,), "dia*[0-9]utt*")))
+    reading = merged(readings)
+    if not (root / MAPPING).is_file():
+        return reading
+    mapping = ecf1.read_mapping(root / MAPPING)
+    folders = {split: f"MELD/{meld.clip_folder(root / 'MELD', split)}" for split in meld.FILES}
+    utterances = [replace(row, clip=ecf1.meld_clip(row.clip, mapping, folders, root)) for row in reading.utterances]
+    bad = [replace(row, clip=ecf1.meld_clip(row.clip, mapping, folders, root)) for row in reading.quarantined]
+    return Reading(utterances, bad, reading.notes)
+
+
+def _located(reading: Reading, folder: str, actual: str) -> Reading:
+    """Return the reading with its clips in the folder that has them."""
+    if actual == folder:
+        return reading
+    utterances = [replace(row, clip=row.clip.replace(folder, actual, 1)) for row in reading.utterances]
+    bad = [replace(row, clip=row.clip.replace(folder, actual, 1)) for row in reading.quarantined]
+    return Reading(utterances, bad, reading.notes)
 
 
 def read_split(path: Path, split: Split) -> Reading:
@@ -90,7 +111,7 @@ def read_conversations(conversations: list[Any], split: Split, name: str) -> Rea
             continue
         seen[dialogue] = i
         good += _conversation(item, i, split, problems)
-    return Reading(good, problems.found)
+    return Reading(good, problems.found, dict(problems.notes))
 
 
 def _conversation(item: Mapping[str, Any], i: int, split: Split, problems: Problems) -> list[Utterance]:
@@ -102,13 +123,15 @@ def _conversation(item: Mapping[str, Any], i: int, split: Split, problems: Probl
     good: dict[int, Utterance] = {}
     for j, (number, row) in enumerate(zip(numbers, rows, strict=True)):
         stem, where = f"dia{dialogue}utt{number}", f"[{i}].conversation[{j}]"
-        row_id, faults = f"ecf/{split}/{stem}", pairs.faults.get(number, [])
+        row_id, faults = f"ecf/{split}/{stem}", list(pairs.faults.get(number, []))
+        if row.get("emotion") != "neutral":
+            faults += pairs.unreadable  # one of them may be its own
         try:
-            one = _utterance(row, split, row_id, dialogue, f"{problems.name}:{where}", pairs.causes.get(number, ()))
-            if one.position in good:
+            utterance = _utterance(row, split, row_id, dialogue, where, pairs.causes.get(number, ()), problems)
+            if utterance.position in good:
                 raise BadRow("utterance_ID", "duplicate-id", f"{row_id} occurs twice in its conversation")
             if not faults:
-                good[one.position] = one
+                good[utterance.position] = utterance
         except BadRow as fault:
             faults = [*faults_of(fault, _checks(row)), *faults]
         if faults:
@@ -127,10 +150,16 @@ def _repeated(item: Mapping[str, Any], i: int, split: Split, problems: Problems,
 
 
 def _utterance(
-    row: Mapping[str, Any], split: Split, row_id: str, dialogue: str, source: str, causes: tuple[int, ...]
+    row: Mapping[str, Any],
+    split: Split,
+    row_id: str,
+    dialogue: str,
+    where: str,
+    causes: tuple[int, ...],
+    problems: Problems,
 ) -> Utterance:
     """Turn one JSON utterance into a row of the table; raise BadRow for its first fault."""
-    number, text = _number(row.get("utterance_ID")), _words(row.get("text"))
+    number, text = _number(row.get("utterance_ID")), _text(row.get("text"), problems.notes)
     speaker, emotion = _speaker(row.get("speaker")), _emotion(row.get("emotion"))
     episode, start, end = _span(row.get("video_source"))
     clip = row.get("video_name")
@@ -139,16 +168,20 @@ def _utterance(
     return Utterance(
         utterance_id=row_id, corpus="ecf", split=split, dialogue_id=dialogue, position=number, speaker=speaker or None,
         text=text, emotion=emotion, polarity=None, sentiment=None, intensities=None, causes=causes,
-        episode=episode, start=start, end=end, clip=f"{FILES[split][1]}/{clip}", source=source,
+        episode=episode, start=start, end=end, clip=f"{FILES[split][1]}/{clip}", source=f"{problems.name}:{where}",
     )  # fmt: skip
 
 
 def _checks(row: Mapping[str, Any]) -> list[Callable[[], object]]:
-    """Return all that is asked of an utterance, its clip's name aside, each question by itself."""
-    asked = {
-        "utterance_ID": _number, "text": _words, "speaker": _speaker, "emotion": _emotion, "video_source": _span,
-    }  # fmt: skip
-    return [partial(check, row.get(key)) for key, check in asked.items()]
+    """Return the checks of an utterance but that of its clip's name, each on its own."""
+    checks: dict[str, Callable[[Any], object]] = {
+        "utterance_ID": _number,
+        "text": _text,
+        "speaker": _speaker,
+        "emotion": _emotion,
+        "video_source": _span,
+    }
+    return [partial(check, row.get(key)) for key, check in checks.items()]
 
 
 def _number(number: Any) -> int:
@@ -157,17 +190,17 @@ def _number(number: Any) -> int:
     return number
 
 
-def _words(text: Any) -> str:
-    if not isinstance(text, str) or not text.strip():
-        raise BadRow("text", "empty-text", f"{text!r} has no words")
+def _text(text: Any, notes: Counter[str] | None = None) -> str:
+    if not isinstance(text, str):
+        raise BadRow("text", "empty-text", f"{text!r} is not a string")
     if "\0" in text:
         raise BadRow("text", "nul-byte", f"NUL at character {text.index(chr(0)) + 1}")
-    return text
+    return cleaned("text", text, Counter() if notes is None else notes)
 
 
 def _speaker(speaker: Any) -> str:
     if not isinstance(speaker, str):
-        raise BadRow("speaker", "bad-speaker", f"{speaker!r} is no name")
+        raise BadRow("speaker", "bad-speaker", f"{speaker!r} is not a name")
     return speaker
 
 
@@ -198,7 +231,7 @@ def _fault(item: Any) -> tuple[str, str, str] | None:
             return key, "bad-conversation", f"{key!r} is missing; {did_you_mean(key, map(str, item))}"
     number = item["conversation_ID"]
     if isinstance(number, bool) or not isinstance(number, int | str) or unsafe(str(number)):
-        return "conversation_ID", "bad-number", f"{number!r} is no conversation number"
+        return "conversation_ID", "bad-number", f"{number!r} is not a conversation number"
     for key in ("conversation", PAIRS):
         if not isinstance(item[key], list):
             return key, "bad-conversation", f"{key!r} is not a list"
@@ -216,78 +249,81 @@ def _rebuilt(root: Path) -> Reading:
 
 PAIRS: Final = "emotion-cause_pairs"
 
-_EMOTION: Final = re.compile(r"(\d{1,6})_([a-z]+)\Z", re.ASCII)
+_TARGET: Final = re.compile(r"(\d{1,6})(?:_([a-z]+))?\Z", re.ASCII | re.IGNORECASE)
 _CAUSE: Final = re.compile(r"(\d{1,6})(?:_.*)?\Z", re.ASCII | re.DOTALL)  # subtask 1 adds the span: "1_I do not want"
 
 
 class Pairs(NamedTuple):
-    """A conversation's pairs by target, whose utterance number is text, as pairs have it.
+    """A conversation's pairs by target, whose utterance number is a string, as in the pairs.
 
-    ``causes`` are in file order, ``faults`` set their target aside: with one cause missing the right answer would be
-    a wrong one. ``stray`` pairs name no target that exists; they are listed by their place.
+    ``causes`` are in file order. ``faults`` set their target aside: with one cause missing the right answer would be
+    wrong. ``stray`` pairs have no readable target, or one that does not exist; they are listed by their index.
+    ``unreadable`` are those without a readable target: each may belong to any emotional utterance.
     """
 
     causes: dict[str, tuple[int, ...]]
     faults: dict[str, list[BadRow]]
     stray: dict[int, BadRow]
+    unreadable: list[BadRow]
 
 
 def read_pairs(pairs: Sequence[Any], emotions: Mapping[str, Any]) -> Pairs:
     """Read the pairs of a conversation; ``emotions`` maps its utterance numbers to their annotated emotions.
 
-    A pair must name two utterances of the conversation and its target's own emotion.
+    A pair must name two utterances of the conversation; its emotion, if given, must be its target's. Numbers may be
+    numbers or strings: ``["3_joy", "1"]``, ``["3_joy", 1]``, ``[3, 1]`` and ``"3_joy,1"`` are one pair.
     """
     causes: dict[str, list[int]] = {}
     faults: dict[str, list[BadRow]] = {}
     stray: dict[int, BadRow] = {}
+    unreadable: list[BadRow] = []
     for j, pair in enumerate(pairs):
-        target, cause, fault = _read(pair, emotions)
-        if fault and target:
+        target, cause, fault = _read_pair(pair, emotions)
+        if not fault:
+            if cause not in causes.setdefault(target, []):
+                causes[target].append(cause)
+        elif target in emotions:
             faults.setdefault(target, []).append(BadRow(f"{PAIRS}[{j}]", *fault))
-        elif fault:
+        else:
             stray[j] = BadRow(PAIRS, *fault)
-        elif cause not in causes.setdefault(target, []):
-            causes[target].append(cause)
-    return Pairs({target: tuple(found) for target, found in causes.items()}, faults, stray)
+            if not target:
+                unreadable.append(BadRow(f"{PAIRS}[{j}]", "bad-pair", f"may belong to this utterance: {fault[1]}"))
+    return Pairs({target: tuple(listed) for target, listed in causes.items()}, faults, stray, unreadable)
 
 
-def _read(pair: Any, emotions: Mapping[str, Any]) -> tuple[str, int, tuple[str, str] | None]:
-    """Return target, cause and (reason, detail) of a fault; the target is empty when it names no utterance."""
-    if not isinstance(pair, list) or list(map(type, pair)) != [str, str]:
-        return "", 0, ("bad-pair", f"{pair!r} is not [target_emotion, cause]")
-    left, cause = _target(pair[0]), _cause(pair[1])
+def _read_pair(pair: Any, emotions: Mapping[str, Any]) -> tuple[str, int, tuple[str, str] | None]:
+    """Return target, cause and (reason, detail) of a problem; the target is empty when it cannot be read."""
+    parts = pair.strip(" ()[]").split(",", 1) if isinstance(pair, str) else pair if isinstance(pair, list) else []
+    texts = [_as_text(part) for part in parts]
+    left = _TARGET.match(texts[0]) if texts else None
     if left is None:
-        return "", 0, ("bad-pair", f"{pair[0]!r} is not number_emotion")
-    number, emotion = left
+        leading = re.match(r"\d{0,6}", texts[0] if texts else "", re.ASCII)
+        return leading[0] if leading else "", 0, ("bad-pair", f"{pair!r} is not [target_emotion, cause]")
+    number, emotion = left[1], left[2]
+    count = f"the conversation has {len(emotions)} utterances"
     if number not in emotions:
-        return "", 0, ("bad-cause", f"target {number} does not exist; {_size(emotions)}")
-    if not cause or cause not in emotions:
-        return number, 0, ("bad-cause", f"cause {pair[1]!r} does not exist; {_size(emotions)}")
-    if emotion != emotions[number]:
-        return number, 0, ("bad-pair", f"{pair[0]!r} contradicts the utterance's emotion {emotions[number]!r}")
-    return number, int(cause), None
+        return number, 0, ("bad-cause", f"target {number} does not exist; {count}")
+    if len(texts) != 2:
+        return number, 0, ("bad-pair", f"{pair!r} is not [target_emotion, cause]")
+    cause = _CAUSE.match(texts[1])
+    if cause is None or cause[1] not in emotions:
+        return number, 0, ("bad-cause", f"cause {parts[1]!r} does not exist; {count}")
+    if emotion and emotion.lower() != str(emotions[number]).lower():
+        return number, 0, ("bad-pair", f"{parts[0]!r} contradicts the utterance's emotion {emotions[number]!r}")
+    return number, int(cause[1]), None
 
 
-# A file repeats few of both.
-@lru_cache(maxsize=1 << 12)
-def _target(word: str) -> tuple[str, str] | None:
-    found = _EMOTION.match(word)
-    return (found[1], found[2]) if found else None
+def _as_text(part: Any) -> str:
+    """Return a number or a string as text; empty for anything else."""
+    if isinstance(part, str):
+        return part.strip()
+    is_whole = isinstance(part, int | float) and not isinstance(part, bool) and part == part // 1
+    return str(int(part)) if is_whole else ""
 
 
-@lru_cache(maxsize=1 << 12)
-def _cause(word: str) -> str:
-    found = _CAUSE.match(word)
-    return found[1] if found else ""
+def _published_clip(utterance: Utterance) -> str:
+    """Return the authors' path of a clip: the folder is named after the subtask."""
+    return f"ECF2/subtask2_{utterance.split}/{utterance.clip.rpartition('/')[2]}"
 
 
-def _size(emotions: Mapping[str, Any]) -> str:
-    return f"the conversation has {len(emotions)} utterances"
-
-
-def _published_folder(split: Split, folder: str) -> str:
-    """Return the authors' folder, which is named after the subtask."""
-    return f"ECF2/subtask2_{split}"
-
-
-CORPUS = Corpus(name="ecf", read=read, published_folder=_published_folder)
+CORPUS = Corpus(name="ecf", read=read, published_clip=_published_clip)

@@ -22,12 +22,8 @@ _ROW: Final = re.compile(r"\d{1,6}\Z", re.ASCII)
 _PAIR: Final = re.compile(r"\((\d{1,6}),(\d{1,6})\)", re.ASCII)
 _TIMES: Final = re.compile(r"Friends_S(\d{1,3})E(\d{1,3}): *([\d:.]+) - ([\d:.]+)\s*\Z", re.ASCII)
 _CLIP: Final = re.compile(r"(train|dev|test)_(dia\d+_utt\d+)\Z", re.ASCII)
-_OWN: Final = re.compile(r"train/dia(\d+)utt(\d{1,6})\.mp4\Z", re.ASCII)
-_MELD: Final[dict[str, tuple[Split, str]]] = {
-    "train": ("train", "train/train_splits"),
-    "dev": ("validation", "dev/dev_splits_complete"),
-    "test": ("test", "test/output_repeated_splits_test"),
-}
+_OWN: Final = re.compile(r"(?:^|/)train/dia(\d+)utt(\d{1,6})\.mp4\Z", re.ASCII)
+_MELD: Final[dict[str, Split]] = {"train": "train", "dev": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -70,18 +66,22 @@ def read_mapping(path: Path) -> dict[tuple[str, int], tuple[Split, str]]:
         for number, fields in block.rows.items():
             clip = _CLIP.match(fields[-1])
             if clip:
-                found[str(block.conversation), number] = (_MELD[clip[1]][0], clip[2])
+                found[str(block.conversation), number] = (_MELD[clip[1]], clip[2])
     return found
 
 
-def meld_clip(clip: str, mapping: Mapping[tuple[str, int], tuple[Split, str]], root: Path) -> str:
-    """Return the MELD clip below ``MELD/`` of a train clip that is not there under its own name; others as they are."""
-    own = _OWN.match(clip)
+def meld_clip(
+    clip: str, mapping: Mapping[tuple[str, int], tuple[Split, str]], folders: Mapping[Split, str], root: Path
+) -> str:
+    """Return the MELD clip of a train clip that is not there under its own name; other clips unchanged.
+
+    ``folders`` are those of MELD's clips by split, relative to the root of ECF.
+    """
+    own = _OWN.search(clip)
     mapped = mapping.get((own[1], int(own[2]))) if own else None
     if mapped is None or (root / clip).exists():
         return clip
-    folder = next(folder for split, folder in _MELD.values() if split == mapped[0])
-    return f"MELD/{folder}/{mapped[1]}.mp4"
+    return f"{folders[mapped[0]]}/{mapped[1]}.mp4"
 
 
 def rebuild(conversations: list[Any], path: Path) -> list[dict[str, Any]]:

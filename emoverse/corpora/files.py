@@ -8,6 +8,7 @@ import difflib
 import io
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -34,13 +35,14 @@ class BadRow(Exception):  # noqa: N818 (a verdict on a row, not an error of the 
 
 @dataclass
 class Problems:
-    """Collect what is wrong with the rows of one file; ``name`` is the file's path relative to the corpus root."""
+    """The bad rows of one file, and counts worth reporting; ``name`` is its path relative to the corpus root."""
 
     name: str
     found: list[Quarantined] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)
 
     def add(self, row_id: str, row: int | str, column: str, reason: str, detail: str, *, clip: str = "") -> None:
-        """Set one row aside; ``clip`` is where its clip should lie."""
+        """Set one row aside; ``clip`` is the expected path of its clip."""
         source, detail = f"{self.name}:{row}", detail if len(detail) <= LONGEST else f"{detail[:LONGEST]}…"
         self.found.append(
             Quarantined(row_id=row_id, source=source, column=column, reason=reason, detail=detail, clip=nfc(clip))
@@ -54,7 +56,7 @@ class Problems:
 
 
 def faults_of(fault: BadRow, checks: Iterable[Callable[[], object]]) -> list[BadRow]:
-    """Return the fault a row was refused for, then those that the other checks raise: they are mended in one go."""
+    """Return the problem a row was refused for, then those that the other checks raise: all are listed at once."""
     found = [fault]
     for check in checks:
         try:
@@ -93,7 +95,7 @@ def json_list(path: Path, kind: str, remedy: str) -> list[Any]:
         place = f"{path}:{error.lineno}:{error.colno}"
         raise UserError(f"not JSON: {error.msg}", place=place, remedy=remedy) from None
     if not isinstance(found, list):
-        raise UserError(f"holds no list of {kind}", place=str(path), remedy=remedy)
+        raise UserError(f"is not a list of {kind}", place=str(path), remedy=remedy)
     return found
 
 
@@ -153,12 +155,10 @@ def rows_of(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[
                 if not cells:
                     continue
                 if len(cells) != len(header) or start - line > 1 or has_nul:
-                    fault = _malformed(cells, header, start - line)
-                else:
-                    fault = None
-                if fault:
-                    problems.add(f"{problems.name}:{line}", line, fault[0], fault[1], fault[2])
-                    continue
+                    if fault := _malformed(cells, header, start - line):
+                        problems.add(f"{problems.name}:{line}", line, *fault)
+                        continue
+                    problems.notes["line-feed-in-cell"] += start - line > 1
                 yield Row(line, pick(cells))
             return
         except csv.Error as error:
@@ -180,7 +180,7 @@ def _picks(header: list[str], columns: Sequence[str], name: str) -> list[int]:
     missing = [column for column in columns if column not in header]
     if len(missing) == len(columns):
         remedy = "give the corpus's own annotation file"
-        raise UserError(f"is no CSV with a header {','.join(columns)}", place=f"{name}:1", remedy=remedy)
+        raise UserError(f"is not a CSV file with the header {','.join(columns)}", place=f"{name}:1", remedy=remedy)
     if missing:
         hints = "; ".join(f"{column!r}: {did_you_mean(column, header)}" for column in missing)
         raise UserError(f"lacks column(s) {hints}", place=f"{name}:1", remedy="restore the header")
@@ -191,11 +191,16 @@ def _picks(header: list[str], columns: Sequence[str], name: str) -> list[int]:
 
 
 def _malformed(cells: list[str], header: list[str], lines: int) -> tuple[str, str, str] | None:
-    """Return (column, reason, detail) of a row that is not one line of the header's width without NUL."""
+    """Return (column, reason, detail) of a row that has NUL, another width than the header, or swallowed another row.
+
+    A line break in a quoted cell is valid CSV. But a line with as many commas as the header is another row, which a
+    missing quotation mark made part of the cell.
+    """
     if lines > 1:
-        at = next((i for i, cell in enumerate(cells) if "\n" in cell or "\r" in cell), 0)
-        column = header[at] if at < len(header) else ""
-        return column, "line-break", f"a quoted cell runs over {lines} lines; a closing quotation mark is missing"
+        broken = [i for i, cell in enumerate(cells) if any(line.count(",") >= len(header) - 1 for line in _lines(cell))]
+        if broken or len(cells) != len(header):
+            column = header[broken[0]] if broken and broken[0] < len(header) else ""
+            return column, "line-break", f"a quoted cell runs over {lines} lines; a closing quotation mark is missing"
     if len(cells) != len(header):
         return "", "ragged-row", f"{len(cells)} cells where the header has {len(header)}"
     if "\0" not in "".join(cells):
@@ -204,6 +209,55 @@ def _malformed(cells: list[str], header: list[str], lines: int) -> tuple[str, st
         if "\0" in cell:
             return column, "nul-byte", f"NUL at character {cell.index(chr(0)) + 1} of the cell"
     return None
+
+
+def _lines(cell: str) -> list[str]:
+    """Return the lines of a cell that contains a line break."""
+    lines = re.split(r"[\r\n]+", cell)
+    return lines if len(lines) > 1 else []
+
+
+# Windows-1252's punctuation, which files saved as Latin-1 and then as UTF-8 contain as control characters.
+_CP1252: Final = {code: bytes([code]).decode("cp1252") for code in (0x85, 0x91, 0x92, 0x93, 0x94, 0x95, 0x96, 0x97)}
+_C1: Final = re.compile(r"[\x80-\x9f]")
+_FILLERS: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and a symbol that are drawn as nothing
+
+
+def cleaned(column: str, text: str, notes: Counter[str]) -> str:
+    """Return text with the punctuation that an encoding mistake made control characters; ``notes`` counts the texts.
+
+    Raises BadRow for text without a visible character and for other control characters of the C1 block.
+    """
+    if text.isascii():
+        if not text.strip():
+            raise BadRow(column, "empty-text", f"{text!r} has no visible character")
+        return text
+    mapped = text.translate(_CP1252)
+    if unknown := _C1.search(mapped):
+        code = f"U+{ord(unknown[0]):04X}"
+        raise BadRow(column, "control-character", f"{code} at character {unknown.start() + 1} is a control character")
+    if is_invisible(mapped):
+        raise BadRow(column, "empty-text", f"{text!r} has no visible character")
+    notes["cp1252-punctuation-mapped"] += mapped != text
+    return mapped
+
+
+def is_invisible(text: str) -> bool:
+    """Return whether nothing of a text can be seen: blanks, controls, format characters, marks without a letter."""
+    return all(unicodedata.category(char)[0] in "ZCM" or char in _FILLERS for char in text)
+
+
+def find_folder(root: Path, folders: Sequence[str], pattern: str) -> str:
+    """Return the first of some folders (relative) with a file that matches a pattern, else the first of them.
+
+    Each is looked for in ``root``, then one folder deeper.
+    """
+    inner = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    for parent in (root, *inner):
+        for folder in folders:
+            if any((parent / folder).glob(pattern)):
+                return (parent / folder).relative_to(root).as_posix()
+    return folders[0]
 
 
 @lru_cache(maxsize=1 << 14)
@@ -216,13 +270,13 @@ def whole_number(word: str) -> int | None:
 def unsafe(part: str) -> str | None:
     """Say why an id cannot be part of a path or an id, None when it can."""
     if not part or part in (".", ".."):
-        return f"{part!r} is no name"
+        return f"{part!r} is not a valid name"
     if "/" in part or "\\" in part:
-        return f"{part!r} holds a path separator"
+        return f"{part!r} contains a path separator"
     # all control characters are unprintable, and few ids hold anything unprintable
     controls = not part.isprintable() and any(unicodedata.category(char) == "Cc" for char in part)
     if part != part.strip() or controls:
-        return f"{part!r} holds surrounding blanks or control characters"
+        return f"{part!r} contains surrounding blanks or control characters"
     return None
 
 
@@ -231,7 +285,7 @@ def nfc(path: str) -> str:
     return path if path.isascii() else unicodedata.normalize("NFC", path)
 
 
-_OTHER_WORDS: Final = {
+_SYNONYMS: Final = {
     "happy": "joy", "happiness": "joy", "joyful": "joy", "sad": "sadness", "angry": "anger", "mad": "anger",
     "surprised": "surprise", "disgusted": "disgust", "afraid": "fear", "scared": "fear", "fearful": "fear",
     "calm": "neutral", "none": "neutral",
@@ -240,8 +294,8 @@ _OTHER_WORDS: Final = {
 
 def emotion_hint(word: str) -> str:
     """Return ``"did you mean 'joy'?"`` for ``hapy`` and ``joi`` alike, or the list of emotions."""
-    near = difflib.get_close_matches(word.lower(), [*EMOTIONS, *_OTHER_WORDS], n=1, cutoff=0.7)
-    return f"did you mean {_OTHER_WORDS.get(near[0], near[0])!r}?" if near else did_you_mean(word, EMOTIONS)
+    near = difflib.get_close_matches(word.lower(), [*EMOTIONS, *_SYNONYMS], n=1, cutoff=0.7)
+    return f"did you mean {_SYNONYMS.get(near[0], near[0])!r}?" if near else did_you_mean(word, EMOTIONS)
 
 
 _CLOCK: Final = re.compile(r"(\d{1,2}):([0-5]\d):([0-5]\d)\Z", re.ASCII)
@@ -250,7 +304,7 @@ _SHORT: Final = re.compile(r"(.*)[,.](\d{1,2})\Z", re.ASCII)
 
 
 def seconds(word: str) -> float | None:
-    """Read ``00:14:38,127``, ``0:10:44,769`` or ``00:06:47.28`` as seconds; None when it is none of these.
+    """Read ``00:14:38,127``, ``0:10:44,769`` or ``00:06:47.28`` as seconds; None when it has another form.
 
     Three real rows have two digits after the separator. They are milliseconds written without a leading zero: both
     corpora took them from subtitles, which count milliseconds.
@@ -262,7 +316,7 @@ def seconds(word: str) -> float | None:
     return None if whole is None or rest is None else (whole * 1000 + rest) / 1000
 
 
-# Both parts of a time recur all over a corpus, so each is parsed once.
+# Both parts of a time recur in a corpus, so each is parsed once.
 @lru_cache(maxsize=1 << 13)
 def _whole(word: str) -> int | None:
     found = _CLOCK.match(word)

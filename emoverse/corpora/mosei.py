@@ -17,7 +17,18 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from emoverse.corpora.base import Corpus, Reading, Split, Utterance
-from emoverse.corpora.files import BadRow, Problems, Row, faults_of, nfc, rows_of, unsafe, whole_number
+from emoverse.corpora.files import (
+    BadRow,
+    Problems,
+    Row,
+    cleaned,
+    faults_of,
+    find_folder,
+    nfc,
+    rows_of,
+    unsafe,
+    whole_number,
+)
 from emoverse.errors import UserError, did_you_mean
 
 LABELS: Final = "label.csv"
@@ -29,33 +40,48 @@ PRIORITY: Final = ("joy", "sadness", "anger", "surprise", "disgust", "fear")
 _POLARITY: Final[dict[int, Polarity]] = {-1: "negative", 0: "neutral", 1: "positive"}
 
 
+MAX_DIFFERING: Final = 0.05
+"""Share of the joined clips whose sentiment may differ between the csd and label.csv."""
+
+
 def read(root: Path) -> Reading:
-    """Read the whole corpus; raise UserError when label.csv is missing or unreadable.
+    """Read the whole corpus; raise UserError when label.csv is missing or unreadable, or the csd is of other clips.
 
     Without the csd there are no emotions, and ``notes`` counts every row as ``emotion-unknown``.
     """
-    notes: Counter[str] = Counter()
     with EmotionLabels(root) as labels:
-        reading = read_labels(root / LABELS, labels, notes)
-    return Reading(reading.utterances, reading.quarantined, dict(sorted(notes.items())))
+        reading = read_labels(root / LABELS, labels, clip_layout(root))
+        joined = sum(utterance.intensities is not None for utterance in reading.utterances)
+        labels.check_sentiments(joined)
+    return reading
 
 
-def read_labels(path: Path, labels: EmotionLabels | None, notes: Counter[str]) -> Reading:
+def clip_layout(root: Path) -> str:
+    """Return the pattern of clip paths: MMSA's ``Raw/{video}/{clip}.mp4``, CMU's flat one, or either one deeper."""
+    combined = "Videos/Segmented/Combined"
+    flat = find_folder(root, (f"Raw/{combined}", combined), "*.mp4")
+    if any((root / flat).glob("*.mp4")):
+        return f"{flat}/{{video}}_{{clip}}.mp4"
+    return find_folder(root, ("Raw",), "*/*.mp4") + "/{video}/{clip}.mp4"
+
+
+def read_labels(path: Path, labels: EmotionLabels | None, layout: str = "Raw/{video}/{clip}.mp4") -> Reading:
     """Read label.csv; ``labels`` adds emotions and times where it is given."""
     problems = Problems(path.name)
     good: list[Utterance] = []
     seen: dict[str, int] = {}
     for row in rows_of(path, COLUMNS, problems):
-        row_id = nfc(f"mosei/{SPLITS.get(row.cells[5], row.cells[5])}/{row.cells[0]}/{row.cells[1]}")
+        video, number, *_, mode = row.cells
+        row_id = nfc(f"mosei/{SPLITS.get(mode, mode)}/{video}/{number}")
+        clip = nfc(layout.replace("{video}", video).replace("{clip}", number))
         try:
-            one = _utterance(row, row_id, labels, notes, f"{problems.name}:{row.line}")
-            if seen.setdefault(one.clip, row.line) != row.line:
-                raise BadRow("clip_id", "duplicate-id", f"{one.clip} is already on line {seen[one.clip]}")
-            good.append(one)
-        except BadRow as fault:
-            clip = _clip(row.cells[0], row.cells[1])
-            problems.add_all(row_id, row.line, faults_of(fault, _checks(row)), clip=clip)
-    return Reading(good, problems.found)
+            utterance = _utterance(row, row_id, clip, labels, problems)
+            if seen.setdefault(clip, row.line) != row.line:
+                raise BadRow("clip_id", "duplicate-id", f"{clip} is already on line {seen[clip]}")
+            good.append(utterance)
+        except BadRow as error:
+            problems.add_all(row_id, row.line, faults_of(error, _checks(row)), clip=clip)
+    return Reading(good, problems.found, dict(sorted(problems.notes.items())))
 
 
 def emotion_of(intensities: tuple[float, ...], notes: Counter[str]) -> str:
@@ -69,31 +95,32 @@ def emotion_of(intensities: tuple[float, ...], notes: Counter[str]) -> str:
     return winners[0]
 
 
-def _utterance(row: Row, row_id: str, labels: EmotionLabels | None, notes: Counter[str], source: str) -> Utterance:
-    """Turn a row into an utterance; raise BadRow for its first fault."""
-    video, clip, text, label, annotation, mode = row.cells
-    position = _identity(video, clip)
-    _known(mode, text)
+def _utterance(row: Row, row_id: str, clip: str, labels: EmotionLabels | None, problems: Problems) -> Utterance:
+    """Turn a row into an utterance; raise BadRow for its first problem."""
+    video, number, text, label, annotation, mode = row.cells
+    position = _identity(video, number)
+    _check_split(mode)
+    text = cleaned("text", text, problems.notes)
     sentiment, polarity = _sentiment(label, annotation)
-    intensities = _intensities(labels, video, clip, notes)
-    times = labels.times(video, clip) if labels else None
+    intensities = _intensities(labels, video, number, sentiment, problems.notes)
+    times = labels.times(video, number) if labels else None
     return Utterance(
         utterance_id=row_id, corpus="mosei", split=SPLITS[mode], dialogue_id=nfc(video), position=position,
-        speaker=None, text=text, emotion=emotion_of(intensities, notes) if intensities else None,
+        speaker=None, text=text, emotion=emotion_of(intensities, problems.notes) if intensities else None,
         polarity=polarity, sentiment=sentiment, intensities=intensities, causes=None, episode=None,
         start=times[0] if times else None, end=times[1] if times else None,
-        clip=_clip(video, clip), source=source,
+        clip=clip, source=f"{problems.name}:{row.line}",
     )  # fmt: skip
 
 
 def _checks(row: Row) -> list[Callable[[], object]]:
-    """Return all that is asked of a row, each question by itself."""
+    """Return the checks of a row, each on its own."""
     video, clip, text, label, annotation, mode = row.cells
     return [
         partial(_identity, video, "0"),
         partial(_identity, "-", clip),
-        partial(_known, mode, "-"),
-        partial(_known, "test", text),
+        partial(_check_split, mode),
+        partial(cleaned, "text", text, Counter()),
         partial(_sentiment, label, annotation),
     ]
 
@@ -108,15 +135,9 @@ def _identity(video: str, clip: str) -> int:
     return position
 
 
-def _known(mode: str, text: str) -> None:
+def _check_split(mode: str) -> None:
     if mode not in SPLITS:
         raise BadRow("mode", "bad-split", f"{mode!r} is not a split; {did_you_mean(mode, SPLITS)}")
-    if not text.strip():
-        raise BadRow("text", "empty-text", "the utterance has no words")
-
-
-def _clip(video: str, clip: str) -> str:
-    return nfc(f"Raw/{video}/{clip}.mp4")
 
 
 @lru_cache(maxsize=1 << 10)  # few different values
@@ -137,23 +158,30 @@ def _sentiment(label: str, annotation: str) -> tuple[float, Polarity]:
     return sentiment, expected
 
 
-def _intensities(labels: EmotionLabels | None, video: str, clip: str, notes: Counter[str]) -> tuple[float, ...] | None:
+def _intensities(
+    labels: EmotionLabels | None, video: str, clip: str, sentiment: float, notes: Counter[str]
+) -> tuple[float, ...] | None:
     """Return the clip's six intensities, None (and a note why) where they cannot be known.
 
     Values above 3, the scale's end, are clamped and counted (a few are published: CMU-MultimodalSDK issues 8 and 218).
     """
-    found = labels.find(video, clip) if labels else "emotion-unknown"
-    if isinstance(found, str):
-        notes[found] += 1
+    values = labels.find(video, clip) if labels else "emotion-unknown"
+    if isinstance(values, str):
+        notes[values] += 1
         return None
-    if any(not 0 <= value < math.inf for value in found):
-        raise BadRow("label", "bad-intensity", f"the csd's emotions are {found}, not all from 0 up")
-    notes["intensity-clamped"] += sum(value > 3 for value in found)
-    return tuple(min(value, 3.0) for value in found)
+    csd_sentiment, *emotions = values
+    if any(not 0 <= value < math.inf for value in emotions):
+        raise BadRow("label", "bad-intensity", f"the csd's emotions are {tuple(emotions)}, expected numbers from 0")
+    if labels and not abs(csd_sentiment - sentiment) <= SENTIMENT_TOLERANCE:
+        labels.differing.append(f"{video}/{clip} ({csd_sentiment:g}, label.csv {sentiment:g})")
+        notes["csd-sentiment-differs"] += 1
+    notes["intensity-clamped"] += sum(value > 3 for value in emotions)
+    return tuple(min(value, 3.0) for value in emotions)
 
 
 CSD: Final = "CMU_MOSEI_Labels.csd"
 TRANSCRIPTS: Final = "Transcript/Segmented/Combined"
+SENTIMENT_TOLERANCE: Final = 0.2  # sentiments are on a grid of thirds or sixths
 TOLERANCE: Final = 0.05
 """Seconds by which the two files' start and end may differ; neighbouring segments differ by far more."""
 Times = tuple[float, float]
@@ -172,6 +200,7 @@ class EmotionLabels:
         self._video = ""
         self._times: dict[str, Times] = {}
         self._segments: list[tuple[Times, tuple[float, ...]]] = []
+        self.differing: list[str] = []  # clips whose sentiment is not label.csv's
 
     def __enter__(self) -> EmotionLabels:
         """Open the csd; raise UserError when it is no csd, or when the transcripts that join it are missing."""
@@ -196,13 +225,20 @@ class EmotionLabels:
         if self._file is not None:
             self._file.close()
 
+    def check_sentiments(self, joined: int) -> None:
+        """Raise UserError when too many of the joined clips have another sentiment than label.csv says."""
+        if len(self.differing) > MAX_DIFFERING * joined:
+            problem = f"its sentiment differs from {LABELS} in {len(self.differing)} of {joined} clips, such as"
+            remedy = f"give the {CSD} that belongs to {LABELS}, or remove it to go without emotions"
+            raise UserError(f"{problem} {', '.join(self.differing[:3])}", place=str(self._path), remedy=remedy)
+
     def times(self, video: str, clip: str) -> Times | None:
         """Return the clip's start and end in its video, in seconds; None where no transcript has them."""
         self._open(video)
         return self._times.get(clip)
 
     def find(self, video: str, clip: str) -> tuple[float, ...] | str:
-        """Return the six intensities of the one segment with the clip's times, else the note that counts why not.
+        """Return sentiment and six intensities of the one segment with the clip's times, else the note that counts it.
 
         Notes: ``emotion-unknown`` (no csd), ``emotion-no-times`` (no transcript line), ``emotion-no-segment`` (no
         interval fits), ``emotion-ambiguous`` (several fit and disagree).
@@ -236,7 +272,7 @@ class EmotionLabels:
             shapes = f"features {features.shape} and intervals {intervals.shape}"
             raise self._unreadable(f"video {video!r} has {shapes}, not n x 7 and n x 2")
         for span, values in zip(intervals.tolist(), features.tolist(), strict=True):
-            self._segments.append(((span[0], span[1]), tuple(round(value, 6) for value in values[1:])))
+            self._segments.append(((span[0], span[1]), tuple(round(value, 6) for value in values)))
 
     def _unreadable(self, problem: str) -> UserError:
         remedy = f"fetch {CSD} again, or remove it to go without emotions"
@@ -267,9 +303,18 @@ def _close(one: Times, two: Times) -> bool:
     return abs(one[0] - two[0]) <= TOLERANCE and abs(one[1] - two[1]) <= TOLERANCE
 
 
-def _published_folder(split: Split, folder: str) -> str:
-    """Return the authors' folder: the video's, without ``Raw``."""
-    return folder.removeprefix("Raw").removeprefix("/")
+def _published_clip(utterance: Utterance) -> str:
+    """Return the authors' path of a clip: MMSA's, without ``Raw``."""
+    return f"{utterance.dialogue_id}/{utterance.position}.mp4"
 
 
-CORPUS = Corpus(name="mosei", read=read, published_folder=_published_folder, published_as_images=True)
+# Prompt and answer as in the authors' figure and scorer, which disagree on "sad".
+CORPUS = Corpus(
+    name="mosei",
+    read=read,
+    published_clip=_published_clip,
+    prompt_labels={"joy": "happy", "sadness": "sad"},
+    answer_labels={"joy": "happy"},
+    quote='"',
+    published_as_images=True,
+)

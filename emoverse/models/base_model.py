@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.artifacts.manifest import open_raw, publish
+from emoverse.artifacts.manifest import publish
 from emoverse.config import TINY, BaseModelParams, MediaParams, plain
 from emoverse.errors import UserError
 from emoverse.models.model_folder import check_model_folder, read_config
@@ -69,44 +69,33 @@ def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict
 def publish_checkpoint(source: Path, out: Path, media: MediaParams) -> None:
     """Publish ``out/model``, a native InternVL, from the checkpoint in ``source``.
 
-    ``source`` is recorded by its content, as a raw corpus is. Raises UserError when it is not here, cannot be taken, or
-    sees frames of another size than ``media.size``.
+    An original checkpoint and a native one as it was published are converted; a folder in this project's form is
+    copied. ``source`` is recorded by its content, as a raw corpus is. Raises UserError when it is missing, cannot be
+    used, or expects frames of another size than ``media.size``.
     """
+    from emoverse.models.convert.convert import facts, open_weights, plan_conversion, write_model
+    from emoverse.models.convert.native import is_complete
+
     if not source.is_dir():
         remedy = (
-            f"download InternVL2's weights where there is network (`hf download OpenGVLab/{source.name} --local-dir "
+            f"download its weights where there is network (`hf download OpenGVLab/{source.name} --local-dir "
             f"{source.name}`), copy that folder here and `dvc add` it, or `dvc pull` it, or set base_model.source"
         )
-        raise UserError("the base model's checkpoint is not here", place=str(source), remedy=remedy)
-    config = read_config(source)
-    original = config.get("model_type") == "internvl_chat"
-    conversion = _prepare(source) if original else None
-    if conversion is None:
+        raise UserError("the base model's checkpoint is missing", place=str(source), remedy=remedy)
+    if read_config(source).get("model_type") == "internvl":
         check_model_folder(source)
-    _check_size(config, media, place=str(source / "config.json"))
-    weights = open_raw(source, name="weights")
+    conversion = plan_conversion(source)
+    if (side := conversion.architecture.image_size) != media.size:
+        remedy = f"set media.size to {side} in params.yaml (and crop: squash, colour: rgb for InternVL), and validate"
+        problem = f"the model expects {side} pixels, media.size is {media.size}"
+        raise UserError(problem, place=str(source / "config.json"), remedy=remedy)
+    weights = open_weights(source, name="weights")
     # The folder's name and place decide nothing; its content is an input.
     settings = {"media": plain(media)}
-    with publish(out, step="base-model", params=settings, inputs={"weights": weights}) as draft:  # fmt: skip
-        if conversion is None:
+    with publish(out, step="base-model", params=settings, inputs={"weights": weights}) as draft:
+        if conversion.architecture.layout == "native" and is_complete(source):
             shutil.copytree(source, draft.path / "model", ignore=shutil.ignore_patterns(".*"))
-            return
-        from emoverse.models.convert.convert import facts, write_model
-
-        (draft.path / "model").mkdir()
-        write_model(conversion, draft.path / "model")
+        else:
+            (draft.path / "model").mkdir()
+            write_model(conversion, draft.path / "model")
         draft.facts = facts(conversion)
-
-
-def _prepare(source: Path) -> Any:
-    from emoverse.models.convert.convert import prepare
-
-    return prepare(source)
-
-
-def _check_size(config: dict[str, Any], media: MediaParams, *, place: str) -> None:
-    found = config.get("force_image_size") or config["vision_config"].get("image_size", 448)
-    side = int(found[0] if isinstance(found, list) else found)
-    if side != media.size:
-        remedy = f"set media.size to {side} in params.yaml (and crop: squash, colour: rgb for InternVL2), and validate"
-        raise UserError(f"the model sees {side} pixels, media.size is {media.size}", place=place, remedy=remedy)

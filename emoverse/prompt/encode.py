@@ -41,6 +41,7 @@ class Encoder:
         encoded = self.tokenizer.encode(settings.end, add_special_tokens=True).ids
         self.bos: list[int] = encoded[: encoded.index(self.end_id)]
         self._opening_ids = self._ids(settings.before_answer)
+        self._think_start, self._think_end = map(self.tokenizer.token_to_id, ("<think>", "</think>"))
         self._forbidden = _any_of(self._reserved())
         self._mean = np.asarray(settings.mean, np.float32).reshape(3, 1, 1) * np.float32(255)
         self._std = np.asarray(settings.std, np.float32).reshape(3, 1, 1) * np.float32(255)
@@ -111,8 +112,17 @@ class Encoder:
         return ids, np.asarray(labels, np.int64)
 
     def text(self, ids: Sequence[int]) -> str:
-        """Decode a generated reply without its special tokens and without white space at either end."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        """Decode a generated reply without special tokens, a thinking block, and white space at either end.
+
+        InternVL3.5 is neither asked nor trained to think, but knows ``<think>`` from Qwen3; a block that was not closed
+        leaves no answer.
+        """
+        reply = list(ids)
+        if self._think_end in reply:
+            reply = reply[len(reply) - reply[::-1].index(self._think_end) :]
+        elif self._think_start in reply:
+            return ""
+        return str(self.tokenizer.decode(reply, skip_special_tokens=True)).strip()
 
     def pixels(self, frames: NDArray[np.uint8], row: Row | None = None) -> NDArray[np.float32]:
         """Normalise uint8 RGB frames (n, height, width, 3) to float32 pixels (n, 3, height, width).

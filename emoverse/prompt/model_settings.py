@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,40 +84,60 @@ def settings_of_model(folder: Path) -> Settings:
     )
 
 
-def _markers(folder: Path) -> dict[str, Any]:
+def read_markers(source: str, named: Mapping[str, str], added: Iterable[str]) -> dict[str, Any]:
+    """Read from a chat template's text what it writes around system message, question and answer.
+
+    Args:
+        source: The template, in Jinja.
+        named: The tokens it may use by name, such as ``bos_token``.
+        added: The tokenizer's added tokens, among them the one that ends an answer.
+
+    Returns:
+        The first four fields of `Settings`.
+
+    Raises:
+        ValueError: The template cannot be rendered, or writes a turn differently when other turns surround it.
+    """
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    path = folder / "chat_template.jinja"
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _refuse
+
+    def render(*turns: tuple[str, str], question: bool) -> str:
+        messages = [{"role": role, "content": text} for role, text in turns]
+        return str(template.render(messages=messages, add_generation_prompt=question, **named))
+
+    system, user, assistant = ("system", _SYSTEM), ("user", _USER), ("assistant", _ASSISTANT)
     try:
-        source = path.read_text("utf-8")
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = _refuse
         template = environment.from_string(source)
-        named = _json(folder, "tokenizer_config.json")
-        tokens = {key: value for key, value in named.items() if isinstance(value, str) and key.endswith("_token")}
-
-        def render(*turns: tuple[str, str], question: bool) -> str:
-            messages = [{"role": role, "content": text} for role, text in turns]
-            return str(template.render(messages=messages, add_generation_prompt=question, **tokens))
-
-        system, user, assistant = ("system", _SYSTEM), ("user", _USER), ("assistant", _ASSISTANT)
         first, rest = render(system, user, question=True).split(_SYSTEM)
         second, before_answer = rest.split(_USER)
         without, again = render(user, question=True).split(_USER)
         answered = render(system, user, assistant, question=False)
-        closing = answered.split(_ASSISTANT)[1]
-        end = next(name for name in sorted(_vocabulary(folder), key=len, reverse=True) if closing.startswith(name))
-        if again != before_answer or answered != f"{first}{_SYSTEM}{second}{_USER}{before_answer}{_ASSISTANT}{closing}":
-            raise ValueError("a turn is rendered differently when other turns surround it")
+    except jinja2.TemplateError as error:
+        raise ValueError(str(error)) from error
+    closing = answered.split(_ASSISTANT)[1]
+    end = next((token for token in sorted(added, key=len, reverse=True) if closing.startswith(token)), None)
+    if end is None:
+        raise ValueError("no token ends an answer")
+    if again != before_answer or answered != f"{first}{_SYSTEM}{second}{_USER}{before_answer}{_ASSISTANT}{closing}":
+        raise ValueError("a turn is rendered differently when other turns surround it")
+    return {"with_system": (first, second), "without_system": without, "before_answer": before_answer, "end": end}
+
+
+def _markers(folder: Path) -> dict[str, Any]:
+    path = folder / "chat_template.jinja"
+    named = _json(folder, "tokenizer_config.json")
+    tokens = {key: value for key, value in named.items() if isinstance(value, str) and key.endswith("_token")}
+    try:
+        return read_markers(path.read_text("utf-8"), tokens, _vocabulary(folder))
     except FileNotFoundError:
         raise UserError("no such file", place=str(path), remedy="give a complete model folder") from None
-    except (jinja2.TemplateError, ValueError, StopIteration) as error:
-        remedy = "use InternVL2's own format (`emoverse base-model` writes one)"
-        raise UserError(
-            f"not a chat template this engine can follow ({error})", place=str(path), remedy=remedy
-        ) from error
-    return {"with_system": (first, second), "without_system": without, "before_answer": before_answer, "end": end}
+    except ValueError as error:
+        problem = f"not a chat template this engine can follow ({error})"
+        remedy = "use InternVL's own format (`emoverse base-model` writes one)"
+        raise UserError(problem, place=str(path), remedy=remedy) from error
 
 
 def _refuse(message: str) -> None:

@@ -96,6 +96,7 @@ class _CausePairs(Task):
     rank = 4
     shows = "dialogue"
     emotions = True
+    takes = (*EMOTIONS, "neutral")
     _last: tuple[Sequence[Utterance], bool, _Dialogue] = ((), False, ({}, [], ""))
 
     def question(self, context: Context) -> Question | Skipped:

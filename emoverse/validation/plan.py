@@ -45,7 +45,7 @@ def make_plan(corpus: str, raw: Path, media: MediaParams, measuring: Measurer | 
     if not reading.rows:
         raise UserError("no annotated rows", place=str(raw), remedy="put the corpus's annotation files there")
     ledger = Ledger(reading, known_faults(corpus))
-    findings = check_annotations(ledger.good)
+    findings = check_annotations(ledger.good, get_corpus(corpus).emotions)
     ledger.drop_findings(findings)
     return Plan(corpus, raw, reading, ledger, findings, _tasks(ledger, files, raw, media, measuring))
 

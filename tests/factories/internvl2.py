@@ -21,14 +21,19 @@ SPECIAL = [
     "</img>",
     "<IMG_CONTEXT>",
 ]
+SLOW_TOKENIZERS = {"internlm2": "InternLM2Tokenizer", "internlm3": "InternLM3Tokenizer"}
 EATS_SPACE = ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
 KINDS = {
     "qwen2": "Qwen2ForCausalLM",
     "internlm2": "InternLM2ForCausalLM",
     "phi3": "Phi3ForCausalLM",
     "llama": "LlamaForCausalLM",
+    "internlm3": "InternLM3ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
 }
 TEMPLATES = {"qwen2": "Hermes-2", "internlm2": "internlm2-chat", "phi3": "phi3-chat", "llama": "internlm2-chat"}
+"""InternVL2's; InternVL2.5, 3 and 3.5 have "internvl2_5" throughout."""
 
 
 def config(
@@ -51,11 +56,18 @@ def config(
         "bos_token_id": 1,
         "eos_token_id": 2,
     }
-    llm.update(
-        {"internlm2": {"bias": False}, "phi3": {"original_max_position_embeddings": 4096, "pad_token_id": 2}}.get(
-            kind, {}
-        )
-    )
+    heads = {"head_dim": 24, "attention_bias": False}
+    own: dict[str, dict[str, Any]] = {
+        "internlm2": {"bias": False},
+        "internlm3": {"bias": False, "qkv_bias": False, "head_dim": 16},
+        "phi3": {"original_max_position_embeddings": 4096, "pad_token_id": 2},
+        "qwen3": heads,
+        "qwen3_moe": {
+            **heads, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 40, "norm_topk_prob": True,
+            "decoder_sparse_step": 1, "mlp_only_layers": [0],
+        },
+    }  # fmt: skip
+    llm.update(own.get(kind, {}))
     vit = {
         "model_type": "intern_vit_6b",
         "hidden_size": 48,
@@ -83,7 +95,7 @@ def config(
         "pad2square": False,
         "ps_version": "v2",
         "select_layer": -1,
-        "template": TEMPLATES[kind],
+        "template": TEMPLATES.get(kind, "internvl2_5"),
         "torch_dtype": "float32",
         "use_backbone_lora": 0,
         "use_llm_lora": 0,
@@ -130,7 +142,7 @@ def shapes(c: dict[str, Any]) -> Shapes:
     if not t["tie_word_embeddings"]:
         found[f"language_model.{head}.weight"] = (t["vocab_size"], hidden)
     for layer in range(t["num_hidden_layers"]):
-        found |= {f"language_model.model.layers.{layer}.{name}": shape for name, shape in _block(t).items()}
+        found |= {f"language_model.model.layers.{layer}.{name}": shape for name, shape in _block(t, layer).items()}
     return found
 
 
@@ -138,11 +150,11 @@ def _linear(name: str, rows: int, columns: int, *, bias: bool = True) -> Shapes:
     return {f"{name}.weight": (rows, columns), **({f"{name}.bias": (rows,)} if bias else {})}
 
 
-def _block(t: dict[str, Any]) -> Shapes:
+def _block(t: dict[str, Any], layer: int) -> Shapes:
     hidden, inner, heads, keys = (
         t[k] for k in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
     )
-    size = hidden // heads
+    size = t.get("head_dim") or hidden // heads
     if t["architectures"][0] == KINDS["internlm2"]:
         found = _linear("attention.wqkv", (heads + 2 * keys) * size, hidden, bias=t["bias"])
         found |= _linear("attention.wo", hidden, hidden, bias=t["bias"])
@@ -158,10 +170,23 @@ def _block(t: dict[str, Any]) -> Shapes:
             "mlp.gate_up_proj.weight": (2 * inner, hidden),
         }
         return found | both
-    bias = t["architectures"][0] == KINDS["qwen2"]
-    for x, rows in (("q", hidden), ("k", keys * size), ("v", keys * size)):
+    bias = t["architectures"][0] == KINDS["qwen2"] or bool(t.get("qkv_bias"))
+    for x, rows in (("q", heads * size), ("k", keys * size), ("v", keys * size)):
         found |= _linear(f"self_attn.{x}_proj", rows, hidden, bias=bias)
-    return found | {f"mlp.{x}_proj.weight": (inner, hidden) for x in ("gate", "up")}
+    found["self_attn.o_proj.weight"] = (hidden, heads * size)
+    if "Qwen3" in t["architectures"][0]:
+        found |= {f"self_attn.{x}_norm.weight": (size,) for x in "qk"}
+    if t.get("bias"):
+        found |= {"self_attn.o_proj.bias": (hidden,), "mlp.down_proj.bias": (hidden,)}
+        found |= {f"mlp.{x}_proj.bias": (inner,) for x in ("gate", "up")}
+    if "num_experts" not in t or layer in t["mlp_only_layers"]:
+        return found | {f"mlp.{x}_proj.weight": (inner, hidden) for x in ("gate", "up")}
+    del found["mlp.down_proj.weight"]
+    inner = t["moe_intermediate_size"]
+    for expert in range(t["num_experts"]):
+        found |= {f"mlp.experts.{expert}.{x}_proj.weight": (inner, hidden) for x in ("gate", "up")}
+        found[f"mlp.experts.{expert}.down_proj.weight"] = (hidden, inner)
+    return found | {"mlp.gate.weight": (t["num_experts"], hidden)}
 
 
 def weights(c: dict[str, Any], *, seed: int = 0) -> Iterator[tuple[str, torch.Tensor]]:
@@ -235,16 +260,16 @@ def write_tokenizer(folder: Path, c: dict[str, Any]) -> None:
     flags = {"lstrip": False, "normalized": False, "single_word": False, "special": True}
     added = {str(first + i): {"content": text, "rstrip": text in EATS_SPACE, **flags} for i, text in enumerate(SPECIAL)}
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
-    if kind == "qwen2":
+    if kind.startswith("qwen"):
         characters = [*_byte_characters(), "<unk>", "<s>", "</s>", *words]
         vocabulary = {character: i for i, character in enumerate(characters)}
         (folder / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), "utf-8")
         (folder / "merges.txt").write_text("#version: 0.2\n", "utf-8")
         own = {"tokenizer_class": "Qwen2Tokenizer"}
     else:
-        (folder / "tokenizer.model").write_bytes(_sentencepiece(words, dummy_prefix=kind != "internlm2"))
+        (folder / "tokenizer.model").write_bytes(_sentencepiece(words, dummy_prefix=kind not in SLOW_TOKENIZERS))
         added = {str(i): {"content": text, "rstrip": False, **flags} for i, text in enumerate(("<unk>", "<s>"))} | added
-        own = {"tokenizer_class": "InternLM2Tokenizer" if kind == "internlm2" else "LlamaTokenizer", "legacy": False}
+        own = {"tokenizer_class": SLOW_TOKENIZERS.get(kind, "LlamaTokenizer"), "legacy": False}
     settings = {"added_tokens_decoder": added, "additional_special_tokens": SPECIAL, **named, **own}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False), "utf-8")
 

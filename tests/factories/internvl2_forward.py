@@ -1,7 +1,8 @@
-"""What the original InternVL2 computes, in plain torch: a second opinion on the converted model.
+"""Compute what the original InternVL computes, in plain torch, to compare converted models with.
 
-Written after the published modelling files (InternVLChatModel, InternVisionModel, InternLM2, Phi-3, and Qwen2 and Llama
-of transformers 4.37); it shares no line with transformers or with the converter, and reads original weights.
+Written after the published modelling files (InternVLChatModel, InternVisionModel, InternLM2, InternLM3, Phi-3, and
+Qwen2, Qwen3, Qwen3-MoE and Llama of transformers); it shares no line with transformers or with the converter, and
+reads original weights.
 """
 
 import math
@@ -97,10 +98,10 @@ def _rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def _rotary(t: Config, length: int) -> tuple[Tensor, Tensor]:
-    size, base = t["hidden_size"] // t["num_attention_heads"], float(t["rope_theta"])
+    size, base = t.get("head_dim") or t["hidden_size"] // t["num_attention_heads"], float(t["rope_theta"])
     steps = torch.arange(0, size, 2).float() / size
     places, scaling, factor = torch.arange(length).float(), t.get("rope_scaling") or {}, 1.0
-    kind, inverse = scaling.get("type"), 1.0 / base**steps
+    kind, inverse = scaling.get("type", scaling.get("rope_type")), 1.0 / base**steps
     if kind == "linear":
         places = places / scaling["factor"]
     elif kind == "dynamic" and length > t["max_position_embeddings"]:
@@ -133,15 +134,32 @@ def _text_layer(w: Weights, t: Config, x: Tensor, cos: Tensor, sin: Tensor, seen
             + (F.silu(y @ w["feed_forward.w1.weight"].T) * (y @ w["feed_forward.w3.weight"].T))
             @ w["feed_forward.w2.weight"].T
         )
+    if "mlp.gate.weight" in w:
+        return x + _experts(w, t, y)
     if "mlp.gate_up_proj.weight" in w:
         gate, up = (y @ w["mlp.gate_up_proj.weight"].T).chunk(2, -1)
     else:
-        gate, up = y @ w["mlp.gate_proj.weight"].T, y @ w["mlp.up_proj.weight"].T
-    return x + (F.silu(gate) * up) @ w["mlp.down_proj.weight"].T
+        gate, up = (F.linear(y, w[f"mlp.{n}_proj.weight"], w.get(f"mlp.{n}_proj.bias")) for n in ("gate", "up"))
+    return x + F.linear(F.silu(gate) * up, w["mlp.down_proj.weight"], w.get("mlp.down_proj.bias"))
+
+
+def _experts(w: Weights, t: Config, y: Tensor) -> Tensor:
+    """Mix the outputs of each token's likeliest experts, one token after another."""
+    out = torch.zeros_like(y)
+    shares = (y @ w["mlp.gate.weight"].T).softmax(-1)
+    for row, place in [(row, place) for row in range(y.shape[0]) for place in range(y.shape[1])]:
+        share, chosen = shares[row, place].topk(t["num_experts_per_tok"])
+        share = share / share.sum() if t["norm_topk_prob"] else share
+        token = y[row, place]
+        for weight, expert in zip(share, chosen.tolist(), strict=True):
+            gate, up, down = (w[f"mlp.experts.{expert}.{n}_proj.weight"] for n in ("gate", "up", "down"))
+            out[row, place] += weight * (down @ (F.silu(gate @ token) * (up @ token)))
+    return out
 
 
 def _queries_keys_values(w: Weights, t: Config, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    heads, keys, size = t["num_attention_heads"], t["num_key_value_heads"], t["hidden_size"] // t["num_attention_heads"]
+    heads, keys = t["num_attention_heads"], t["num_key_value_heads"]
+    size = t.get("head_dim") or t["hidden_size"] // heads
     if "attention.wqkv.weight" in w:
         # einops: "b q (h gs d) -> b q h gs d", the last two of each group being its key and its value
         every = F.linear(y, w["attention.wqkv.weight"], w.get("attention.wqkv.bias"))
@@ -151,5 +169,7 @@ def _queries_keys_values(w: Weights, t: Config, y: Tensor) -> tuple[Tensor, Tens
         q, k, v = (y @ w["self_attn.qkv_proj.weight"].T).split([heads * size, keys * size, keys * size], -1)
     else:
         q, k, v = (F.linear(y, w[f"self_attn.{n}_proj.weight"], w.get(f"self_attn.{n}_proj.bias")) for n in "qkv")
-    q, k, v = (a.reshape(*a.shape[:2], -1, size).transpose(1, 2) for a in (q, k, v))
-    return q, k, v
+    q, k, v = (a.reshape(*a.shape[:2], -1, size) for a in (q, k, v))
+    if "self_attn.q_norm.weight" in w:
+        q, k = (_rms(a, w[f"self_attn.{n}_norm.weight"], t["rms_norm_eps"]) for n, a in (("q", q), ("k", k)))
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)

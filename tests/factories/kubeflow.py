@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+import yaml
 
 RUN = "11111111-2222-3333-4444-555555555555"
 STARTED = "2026-01-01T00:00:00Z"
@@ -44,8 +47,36 @@ def _serving(handler: type[_Handler]) -> Iterator[str]:
         server.server_close()
 
 
+WORKFLOW = "emoverse-6clbw"
+
+
+def node(path: str, phase: str, message: str = "", *, kind: str = "") -> dict[str, Any]:
+    """Return an Argo node as the workflow controller writes it; a path is the names of its templates' tasks."""
+    name = f"{WORKFLOW}.{path}"
+    kind = kind or ("Skipped" if phase == "Skipped" else "Pod" if path.endswith(("executor", "driver", ")")) else "DAG")
+    template = "system-container-driver" if path.endswith("driver") else "system-container-impl"
+    return {
+        "id": f"{WORKFLOW}-{zlib.crc32(name.encode())}", "name": name, "displayName": path.rpartition(".")[2],
+        "type": kind, "templateName": template, "phase": phase, "message": message, "startedAt": STARTED,
+        "finishedAt": "2026-01-01T00:01:30Z" if phase not in ("Pending", "Running") else None,
+    }  # fmt: skip
+
+
+def nodes_of(steps: Mapping[str, str | tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return the nodes of steps: path -> phase of its executor (Skipped: taken from the cache), or (phase, message)."""
+    made = [node("root-driver", "Succeeded"), node("root", "Running")]
+    for number, (path, state) in enumerate(steps.items()):
+        phase, message = state if isinstance(state, tuple) else (state, "")
+        own = [node(f"{path}-driver", "Succeeded"), node(path, "Succeeded"), node(f"{path}.executor", phase, message)]
+        made += [{**one, "startedAt": f"2026-01-01T00:00:{number:02}Z"} for one in own]
+    return made
+
+
 class Kubeflow:
-    """Record what the client sends; let a run go through ``states``, one a question: (run's state, {step: state})."""
+    """Record what the client sends; let a run go through ``states``, one a question.
+
+    A state is (the run's state, steps as ``nodes_of`` takes them). ``logs``: path of a step -> its pod's log.
+    """
 
     def __init__(self) -> None:
         self.host = ""
@@ -53,33 +84,73 @@ class Kubeflow:
         self.seen: list[tuple[str, str]] = []
         self.authorizations: set[str] = set()
         self.experiments: list[dict[str, Any]] = []
+        self.pipelines: list[dict[str, Any]] = []
+        self.versions: list[dict[str, Any]] = []
         self.runs: list[dict[str, Any]] = []
-        self.states: list[tuple[str, dict[str, str]]] = [("SUCCEEDED", {})]
+        self.recurring: list[dict[str, Any]] = []
+        self.retried: list[str] = []
+        self.states: list[tuple[str, dict[str, Any]]] = [("SUCCEEDED", {})]
+        self.logs: dict[str, str] = {}
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
         where = path.removeprefix("/apis/v2beta1/")
+        created = re.fullmatch("pipelines/([^/]+)/versions", where)
         if (method, where) == ("GET", "healthz"):
             return 200, {"multi_user": False}
-        if (method, where) == ("GET", "experiments"):
-            (wanted,) = json.loads(query["filter"][0])["predicates"]
-            found = [e for e in self.experiments if e["display_name"] == wanted["stringValue"]]
-            return 200, {"experiments": found, "total_size": len(found)} if found else {}
-        if (method, where) == ("POST", "experiments"):
-            self.experiments.append({**body, "experiment_id": f"experiment-{len(self.experiments)}"})
-            return 200, self.experiments[-1]
-        if (method, where) == ("POST", "runs"):
-            self.runs.append(body)
-            return 200, {**body, "run_id": RUN, "state": "PENDING"}
+        for name, known in (("experiments", self.experiments), ("pipelines", self.pipelines)):
+            if (method, where) == ("GET", name):
+                return self._listed(name, known, query)
+            if (method, where) == ("POST", name):
+                known.append({**body, f"{name[:-1]}_id": f"{name[:-1]}-{len(known)}"})
+                return 200, known[-1]
+        if method == "GET" and created:
+            own = [one for one in self.versions if one["pipeline_id"] == created[1]]
+            return self._listed("pipeline_versions", own, query)
+        if (method, where) == ("POST", "pipelines/upload_version"):
+            return 200, self._upload(query, body)
+        if method == "GET" and (found := re.fullmatch("pipelines/[^/]+/versions/(.+)", where)):
+            return 200, next(one for one in self.versions if one["pipeline_version_id"] == found[1])
+        if method == "POST" and where in ("runs", "recurringruns"):
+            # Tests look at what a run consists of, wherever it comes from.
+            version = body.get("pipeline_version_reference", {}).get("pipeline_version_id")
+            spec = next((one["pipeline_spec"] for one in self.versions if one["pipeline_version_id"] == version), None)
+            (self.runs if where == "runs" else self.recurring).append({"pipeline_spec": spec, **body})
+            return 200, {**body, "run_id": RUN, "recurring_run_id": RUN, "state": "PENDING"}
+        if (method, where) == ("GET", "runs"):
+            return 200, {"runs": [{**one, "run_id": RUN} for one in reversed(self.runs)]}
         if (method, where) == ("GET", f"runs/{RUN}"):
-            state, steps = self.states.pop(0) if len(self.states) > 1 else self.states[0]
-            if state == "DOWN":
+            self.state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+            if self.state[0] == "DOWN":
                 return 503, {"error": "no pod answers"}
-            tasks = [
-                {"run_id": RUN, "task_id": name, "display_name": name, "state": one, "create_time": STARTED}
-                for name, one in steps.items()
-            ]
-            return 200, {"run_id": RUN, "state": state, "created_at": STARTED, "run_details": {"task_details": tasks}}
+            sent = self.runs[-1] if self.runs else {}
+            return 200, {**sent, "run_id": RUN, "state": self.state[0], "created_at": STARTED}
+        if (method, path) == ("GET", f"/apis/v1beta1/runs/{RUN}"):
+            nodes = {one["id"]: one for one in nodes_of(self.state[1])}
+            workflow = {"metadata": {"name": WORKFLOW}, "status": {"nodes": nodes}}
+            return 200, {"run": {}, "pipeline_runtime": {"workflow_manifest": json.dumps(workflow)}}
+        if method == "GET" and (found := re.fullmatch(f"/apis/v1alpha1/runs/{RUN}/nodes/(.+)/log", path)):
+            hashes = {path: node(f"{path}.executor", "Failed")["id"].rpartition("-")[2] for path in self.logs}
+            step = next((path for path, number in hashes.items() if found[1].endswith(f"-impl-{number}")), None)
+            return (200, self.logs[step].encode()) if step else (500, {"error": "no such pod"})
+        if (method, where) == ("POST", f"runs/{RUN}:retry"):
+            self.retried.append(RUN)
+            return 200, {}
         return 404, {"error": "no such path"}
+
+    def _listed(self, key: str, known: list[dict[str, Any]], query: dict[str, list[str]]) -> tuple[int, Any]:
+        (wanted,) = json.loads(query["filter"][0])["predicates"]
+        found = [one for one in known if one["display_name"] == wanted["stringValue"]]
+        return 200, {key: found, "total_size": len(found)} if found else {}
+
+    def _upload(self, query: dict[str, list[str]], body: bytes) -> dict[str, Any]:
+        _, _, rest = body.partition(b"\r\n\r\n")
+        documents = list(yaml.safe_load_all(rest.rpartition(b"\r\n--")[0].decode()))
+        spec = documents[0] if len(documents) == 1 else {"pipeline_spec": documents[0], "platform_spec": documents[1]}
+        self.versions.append({
+            "pipeline_id": query["pipelineid"][0], "pipeline_version_id": f"version-{len(self.versions)}",
+            "display_name": query["name"][0], "description": query["description"][0], "pipeline_spec": spec,
+        })  # fmt: skip
+        return self.versions[-1]
 
 
 @contextmanager
@@ -91,7 +162,9 @@ def kubeflow() -> Iterator[Kubeflow]:
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
             length = int(self.headers.get("Content-Length") or 0)
-            body = json.loads(self.rfile.read(length)) if length else None
+            sent = self.rfile.read(length) if length else b""
+            json_sent = "json" in (self.headers.get("Content-Type") or "")
+            body = json.loads(sent) if sent and json_sent else sent or None
             made.seen.append((self.command, parts.path))
             if made.token and self.headers.get("Authorization") != f"Bearer {made.token}":
                 self.reply(401, {"error": "who are you?"})

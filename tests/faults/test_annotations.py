@@ -69,7 +69,7 @@ def test_json_that_is_none_is_named_with_line_and_column(tmp_path: Path, raw: by
 def test_json_of_another_shape_is_named(tmp_path: Path) -> None:
     root = write_ecf(tmp_path)
     (root / "Subtask_2_train.json").write_text("{}", "utf-8")
-    with pytest.raises(UserError, match="holds no list of conversations"):
+    with pytest.raises(UserError, match="is not a list of conversations"):
         ecf.read(root)
 
 
@@ -153,7 +153,7 @@ def test_a_row_says_all_that_is_wrong_with_it(tmp_path: Path) -> None:
     assert all(said in one.detail for said in ("'trian'", "also text: ", "also label: '4'"))
     listed = [ecf_conversation(1, conversation=[ecf_utterance(1, emotion=3, text="", speaker=None)], **NO_PAIRS)]
     (one,) = ecf.read_split(write_ecf(tmp_path / "ecf", listed) / "Subtask_2_train.json", "train").quarantined
-    assert all(said in one.detail for said in ("'' has no words", "also speaker: None", "also emotion: 3"))
+    assert all(said in one.detail for said in ("'' has no visible character", "also speaker: None", "also emotion: 3"))
 
 
 def test_every_line_with_a_bad_byte_is_listed(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_every_line_with_a_bad_byte_is_listed(tmp_path: Path) -> None:
 
 def test_a_file_of_another_kind_is_told_from_a_lost_column(tmp_path: Path) -> None:
     (write_meld(tmp_path) / "dev_sent_emo.csv").write_text('[{"conversation_ID": 1}]', "utf-8")
-    with pytest.raises(UserError, match=r"dev_sent_emo\.csv:1: is no CSV with a header Utterance,Speaker"):
+    with pytest.raises(UserError, match=r"dev_sent_emo\.csv:1: is not a CSV file with the header Utterance,Speaker"):
         meld.read(tmp_path)
 
 

@@ -59,7 +59,7 @@ def test_melds_archive_of_archives_gives_the_folders_that_are_read(tmp_path: Pat
     }  # fmt: skip
 
 
-def test_the_verb_unpacks_a_zip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_unpacks_a_zip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = zipped(tmp_path / "Raw.zip", {"Raw/-iRBcNs9oI8/3.mp4": b"clip", "Raw/128258/": b""})
     assert main(["unpack", str(archive), "--out", str(tmp_path / "MOSEI" / "Raw")]) == 0
     assert files_in(tmp_path / "MOSEI") == {"Raw/-iRBcNs9oI8/3.mp4": b"clip", ".Raw.lock": b""}
@@ -96,7 +96,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str]] = {
     "hard link": (lambda p: pack(p, {}, [member("a", tarfile.LNKTYPE, "/etc/passwd")]), "link or a device"),
     "device": (lambda p: pack(p, {}, [member("a", tarfile.CHRTYPE)]), "link or a device"),
     "pipe": (lambda p: pack(p, {}, [member("a", tarfile.FIFOTYPE)]), "link or a device"),
-    "same name twice": (twice, "twice"),
+    "same name twice": (twice, "occurs twice"),
     "cut short": (cut_short, "ends too early"),
     "a file that is also a folder": (lambda p: pack(p, {"a": b"x", "a/b": b"y"}), "both a file and a folder"),
     "huge header": (lambda p: pack(p, {}, [member("x" * (2 << 20))]), "broken"),
@@ -173,9 +173,97 @@ def test_a_full_disk_leaves_nothing_and_says_how_much_to_free(tmp_path: Path, ma
 
 def test_a_name_too_long_and_a_file_of_another_kind_cost_one_line(tmp_path: Path) -> None:
     long = pack(tmp_path / "long.tar.gz", {"a" * 300: b"x"})
-    (tmp_path / "other.tar.gz").write_bytes(b"Rar!")
+    (tmp_path / "other.tar.gz").write_bytes(b"Ra!")
     for archive, says in ((long, "its name is too long"), (tmp_path / "other.tar.gz", "broken or ends too early")):
         with pytest.raises(UserError, match=says) as caught:
             unpack(archive, tmp_path / "out")
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "out").exists()
+
+
+MACOS = {"__MACOSX/Raw/._1.mp4": b"\0\5\x16\7", "Raw/._in.tar.gz": b"\0\5\x16\7", "Raw/.DS_Store": b"\0\0\0\1Bud1"}
+
+
+@pytest.mark.parametrize("make", [pack, zipped])
+def test_files_that_macos_adds_are_skipped(tmp_path: Path, make: Callable[[Path, dict[str, bytes]], Path]) -> None:
+    archive = make(tmp_path / "Raw.bin", {**MACOS, "Raw/1.mp4": b"clip"})
+    assert unpack(archive, tmp_path / "out") == 1
+    assert files_in(tmp_path / "out") == {"Raw/1.mp4": b"clip"}
+
+
+def tar_with_name(path: Path, raw: bytes) -> Path:
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(member(raw.decode("utf-8", "surrogateescape")))
+    return path
+
+
+def zip_with_name(path: Path, raw: bytes, *, marked: bool) -> Path:
+    """Write a zip whose one name is these bytes, marked as UTF-8 or not."""
+    placeholder = "x" * len(raw)
+    blob = bytearray(zipped(path, {placeholder: b"clip"}).read_bytes().replace(placeholder.encode(), raw))
+    if marked:
+        for signature, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+            blob[blob.index(signature) + offset + 1] |= 0x08
+    path.write_bytes(blob)
+    return path
+
+
+NAMES = {
+    "GBK": "中文/视频.mp4".encode("gbk"),
+    "Latin-1": "café.mp4".encode("latin-1"),
+    "cp437": "Ünï.mp4".encode("cp437"),
+}
+
+
+@pytest.mark.parametrize("encoding", NAMES)
+@pytest.mark.parametrize("kind", ["tar", "zip", "zip marked as UTF-8"])
+def test_a_name_that_is_not_utf8_is_refused_and_shown_as_other_encodings_read_it(
+    tmp_path: Path, encoding: str, kind: str
+) -> None:
+    raw, path = NAMES[encoding], tmp_path / "corpus.tar"
+    archive = tar_with_name(path, raw) if kind == "tar" else zip_with_name(path, raw, marked="marked" in kind)
+    with pytest.raises(UserError, match="its name is not UTF-8") as caught:
+        unpack(archive, tmp_path / "out")
+    reads_right = raw.decode("gbk" if encoding == "GBK" else "cp437")
+    assert repr(reads_right) in str(caught.value)
+    assert "\\x" in caught.value.place
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_zip_with_utf8_names_without_the_mark_is_unpacked(tmp_path: Path) -> None:
+    archive = zip_with_name(tmp_path / "mac.zip", "Ünï/中.mp4".encode(), marked=False)
+    unpack(archive, tmp_path / "out")
+    assert files_in(tmp_path / "out") == {"Ünï/中.mp4": b"clip"}
+
+
+@pytest.mark.parametrize(
+    ("name", "blob", "says"),
+    [
+        ("x.rar", b"Rar!\x1a\x07\x01\0" + bytes(50), "is a RAR archive.*unrar x"),
+        ("x.7z", b"7z\xbc\xaf\x27\x1c" + bytes(50), "is a 7-Zip archive.*7z x"),
+        ("x.zip.001", b"PK\x07\x08" + bytes(50), "one part of a split zip archive.*all parts in one folder"),
+        ("x.z01", bytes(50), r"one part \(\.z01\) of a split archive"),
+        ("x.tar.gz.002", b"\x55" * 50, r"one part \(\.002\) of a split archive"),
+        ("x.tar.gz", b"\n<!DOCTYPE html><html>Google Drive can't scan this file", "is a web page"),
+        ("x.tar.gz", b"<html>Quota exceeded</html>", "is a web page"),
+    ],
+)
+def test_a_file_of_another_format_is_named_for_what_it_is(tmp_path: Path, name: str, blob: bytes, says: str) -> None:
+    (tmp_path / name).write_bytes(blob)
+    with pytest.raises(UserError, match=says) as caught:
+        unpack(tmp_path / name, tmp_path / "out")
+    assert caught.value.place == name
+
+
+def test_bytes_after_the_compressed_stream_change_nothing(tmp_path: Path) -> None:
+    for index, tail in enumerate((bytes(1000), b"garbage here")):
+        archive = pack(tmp_path / f"{index}.tar.gz", {"a/1.mp4": b"clip"})
+        archive.write_bytes(archive.read_bytes() + tail)
+        assert unpack(archive, tmp_path / f"out{index}") == 1
+
+
+def test_a_plain_tar_by_another_name_and_names_that_differ_in_case_are_unpacked(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "plain.tar.gz", "w") as tar:
+        for name in ("Raw/abcDEF/1.mp4", "Raw/ABCdef/1.mp4"):
+            tar.addfile(member(name))
+    assert unpack(tmp_path / "plain.tar.gz", tmp_path / "out") == 2

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -58,17 +59,17 @@ def setting(section: str = "", **values: Any) -> Callable[[Path], object]:
         (setting(quantization_config={"bits": 4}), "quantization_config"),
         (setting(select_layer=-9), "select_layer -9"),
         (setting(template="vicuna_v1.1"), "template 'vicuna_v1.1'"),
-        (setting(model_type="internvl"), "it is native already"),
+        (setting(model_type="internvl"), "has no text_config"),
         (setting(model_type="llava"), "model_type 'llava'"),
         (setting(llm_config=None), "has no llm_config"),
         (
             setting("llm_config", architectures=["Gemma2ForCausalLM"]),
-            "text backbone 'Gemma2ForCausalLM' is unknown",
+            r"unknown language model 'Gemma2ForCausalLM'; see docs/bases\.md#not-supported",
         ),
         (setting("llm_config", rope_scaling={"type": "yarn", "factor": 2.0}), "rope_scaling 'yarn'"),
         (setting("llm_config", rope_scaling={"type": "linear"}), "without factor"),
         (setting("llm_config", rope_pos_id_version="v2pe"), "rope_pos_id_version"),
-        (setting("llm_config", vocab_size=None), "has no llm_config.vocab_size"),
+        (setting("llm_config", vocab_size=None), "llm_config.vocab_size None"),
         (setting("llm_config", hidden_size="wide"), "hidden_size"),
         (setting("llm_config", num_hidden_layers=3), "layers.2.*is missing"),
         (setting("llm_config", num_hidden_layers=1), "layers.1.*is unexpected"),
@@ -89,28 +90,33 @@ def test_a_setting_that_cannot_be_expressed_is_refused_by_name(
 @pytest.mark.parametrize(
     ("section", "key", "value", "named"),
     [
-        ("", "downsample_ratio", "half", "downsample_ratio 'half' is not"),
-        ("", "downsample_ratio", 0.3, "downsample_ratio 0.3 is not"),
+        ("", "downsample_ratio", "half", "downsample_ratio 'half': "),
+        ("", "downsample_ratio", 0.3, "downsample_ratio 0.3"),
         ("", "force_image_size", 70, "5 x 5 patches does not shrink"),
         ("", "force_image_size", 7, "0 x 0 patches"),
-        ("", "min_dynamic_patch", None, "min_dynamic_patch None is not"),
+        ("", "min_dynamic_patch", None, "min_dynamic_patch None: "),
         ("", "select_layer", "last", "select_layer 'last'"),
         ("", "torch_dtype", "int8", "torch_dtype 'int8'"),
         ("", "template", ["a"], "template"),
         ("vision_config", "hidden_act", "geelu", "vision_config.hidden_act 'geelu'"),
-        ("vision_config", "patch_size", 0, "vision_config.patch_size 0 is not a whole number from 1"),
+        ("vision_config", "patch_size", 0, "vision_config.patch_size 0: Input should be greater than 0"),
         ("vision_config", "num_attention_heads", 7, "48 does not divide into 7 heads"),
         ("llm_config", "num_key_value_heads", 3, "do not divide among 3 key heads"),
         ("llm_config", "num_hidden_layers", 10**12, "llm_config.num_hidden_layers"),  # would be built for hours
         ("llm_config", "rope_theta", "x", "llm_config.rope_theta 'x'"),
-        ("llm_config", "rope_scaling", "dynamic", "llm_config.rope_scaling 'dynamic' is not an object"),
+        (
+            "llm_config",
+            "rope_scaling",
+            "dynamic",
+            "llm_config.rope_scaling 'dynamic': Input should",
+        ),
         (
             "llm_config",
             "rope_scaling",
             {"type": "dynamic", "factor": 0},
             "rope_scaling.factor 0 is not a number from 1",
         ),
-        ("llm_config", "architectures", "Qwen2ForCausalLM", "is not a list of class names"),
+        ("llm_config", "architectures", "Qwen2ForCausalLM", "llm_config.architectures 'Qwen2ForCausalLM'"),
         ("llm_config", "max_position_embeddings", 0, "max_position_embeddings 0"),
     ],
 )
@@ -148,9 +154,10 @@ def test_all_refused_settings_are_named_at_once(refused: Callable[..., str]) -> 
     assert all(word in message for word in ("ps_version", "pad2square", "use_llm_lora"))
 
 
-def test_qwen2_with_a_rope_its_original_ignores_is_refused(refused: Callable[..., str]) -> None:
-    change = setting("llm_config", rope_scaling={"type": "dynamic", "factor": 2.0})
-    assert "rope_scaling 'dynamic'" in refused(change, "qwen2")
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_qwen_with_a_rope_that_its_original_may_not_know_is_refused(kind: str, refused: Callable[..., str]) -> None:
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    assert "rope_scaling 'yarn'" in refused(setting("llm_config", rope_scaling=scaling), kind)
 
 
 @pytest.mark.parametrize("suffix", ["bin", "pt", "pth"])
@@ -217,9 +224,12 @@ def test_an_index_that_lies_is_refused(refused: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("name", "named"),
     [
-        ("language_model.base_model.model.layers.0.lora_A.default.weight", "adapter weights"),
+        ("language_model.base_model.model.layers.0.lora_A.default.weight", "an adapter's weights"),
         ("language_model.model.layers.0.surprise.weight", "surprise.weight is unexpected"),
-        ("multi_modal_projector.layer_norm.weight", "original multi_modal_projector.layer_norm.weight is unexpected"),
+        (
+            "multi_modal_projector.layer_norm.weight",
+            "a mixture of layouts",
+        ),
         ("language_model.lm_head.weight", "are both language_model.lm_head.weight"),
     ],
 )
@@ -238,6 +248,97 @@ def test_quantised_weights_are_refused(refused: Callable[..., str]) -> None:
         save_file(tensors, folder / "model.safetensors")
 
     assert "mlp1.1.weight is stored as I8" in refused(quantise)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    "name", ["mlp1.3.bias", "vision_model.encoder.layers.2.attn.qkv.weight", "language_model.output.weight"]
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_weight_that_is_not_a_number_stops_the_conversion_and_is_named(
+    value: float, name: str, dtype: str, refused: Callable[..., str]
+) -> None:
+    def spoil(folder: Path) -> None:
+        tensors = {
+            key: tensor.to(getattr(torch, dtype)) for key, tensor in load_file(folder / "model.safetensors").items()
+        }
+        tensors[name].view(-1)[-1] = value
+        save_file(tensors, folder / "model.safetensors")
+
+    assert f"model.safetensors: {name} holds NaN or infinite values" in refused(spoil)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("language_model.model.layers.0.attention.wo.base_layer.weight", "an adapter's weights"),
+        ("mlp1.1.modules_to_save.default.weight", "an adapter's weights"),
+        ("mlp1.1.original_module.weight", "an adapter's weights"),
+        ("lm_head.weight", "a mixture of layouts"),
+        ("model.language_model.norm.weight", "a mixture of layouts"),
+    ],
+)
+def test_a_tensor_of_a_wrapped_model_is_named_for_what_it_is(
+    name: str, named: str, refused: Callable[..., str]
+) -> None:
+    def add(folder: Path) -> None:
+        save_file({**load_file(folder / "model.safetensors"), name: torch.ones(2)}, folder / "model.safetensors")
+
+    message = refused(add)
+    assert named in message
+    assert name in message
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.bool])
+def test_an_integer_tensor_is_named(dtype: torch.dtype, refused: Callable[..., str]) -> None:
+    def add(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        save_file({**tensors, "step": torch.ones(2, dtype=dtype)}, folder / "model.safetensors")
+
+    assert "step is an integer tensor" in refused(add)
+
+
+def test_computed_buffers_of_older_releases_are_passed_over(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "in", config("qwen2"))
+    buffers = {"vision_model.embeddings.position_ids": torch.arange(17)}
+    buffers["language_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(8)
+    save_file({**load_file(folder / "model.safetensors"), **buffers}, folder / "model.safetensors")
+    convert(folder, tmp_path / "out")
+    assert not any("inv_freq" in name for name in load_file(tmp_path / "out/model/model.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model-00001-of-00001.safetensors", "ema.safetensors"])
+def test_two_sets_of_weights_are_refused(name: str, refused: Callable[..., str]) -> None:
+    def add(folder: Path) -> None:
+        shutil.copy(folder / "model-00001-of-00002.safetensors", folder / name)
+
+    assert "has 2 sets of weights" in refused(add, shards=2)
+
+
+def test_an_adapter_beside_the_weights_is_refused(refused: Callable[..., str]) -> None:
+    def add(folder: Path) -> None:
+        save_file({"lora_A.weight": torch.ones(2)}, folder / "adapter_model.safetensors")
+
+    assert "adapter_model.safetensors is an adapter" in refused(add)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer_config.json", "conversation.py"])
+def test_a_link_whose_target_is_missing_is_named(name: str, refused: Callable[..., str]) -> None:
+    def dangle(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(folder / "blobs" / "0123")
+
+    assert f"{name}: a link whose target is missing" in refused(dangle)
+
+
+def test_what_a_download_leaves_in_its_cache_is_not_the_checkpoints_identity(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "in", config("qwen2"))
+    convert(folder, tmp_path / "one")
+    (folder / ".cache/huggingface/download").mkdir(parents=True)
+    (folder / ".cache/huggingface/download/config.json.metadata").write_text("another time", "utf-8")
+    convert(folder, tmp_path / "two")
+    one, two = (json.loads((tmp_path / name / "manifest.json").read_text("utf-8")) for name in ("one", "two"))
+    assert one == two
 
 
 def test_two_heads_that_should_be_one_are_refused(refused: Callable[..., str]) -> None:
@@ -292,7 +393,7 @@ def test_weights_pass_through_memory_a_tensor_at_a_time(tmp_path: Path) -> None:
         "import re, sys; from pathlib import Path; from emoverse.models.convert import convert as step\n"
         # not getrusage: that remembers the process this one was started from
         "def peak(): return 1024 * int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
-        "ready = step.prepare(Path(sys.argv[1])); before = peak(); out = Path(sys.argv[2]); out.mkdir()\n"
+        "ready = step.plan_conversion(Path(sys.argv[1])); before = peak(); out = Path(sys.argv[2]); out.mkdir()\n"
         "step.weights.write(ready.checkpoint, ready.layout, ready.planned, out); print(peak() - before)\n"
     )
     command = [sys.executable, "-c", program, str(folder), str(tmp_path / "out")]

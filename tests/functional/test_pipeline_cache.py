@@ -16,13 +16,13 @@ from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import load_params
 from pipelines.options import PipelineOptions, default_arguments, local_arguments
 from pipelines.pipeline import compile_to
-from tests.factories.kubeflow_cache import Keys, keys_of, missed
+from pipelines.plan import TaskKey, cache_keys
 
 REPO = Path(__file__).resolve().parents[2]
 CORPORA = ("meld", "ecf", "mosei")
-FETCH, VALIDATE = ({f"{step}@{name}" for name in CORPORA} for step in ("fetch", "validate"))
+FETCH, VALIDATE = ({f"{step} {name}" for name in CORPORA} for step in ("fetch", "validate"))
 SCORED = {"evaluate", "export", "report"}
-TRAINED = {"train", "train-2", *SCORED}
+TRAINED = {"train stage1", "train stage2", *SCORED}
 BUILT = {"build-amt", "budget"}
 DATA = {*FETCH, *VALIDATE, *BUILT, "report"}
 
@@ -34,14 +34,14 @@ PARAMETERS = {
     "base_model.seed": {"base-model", "budget", *TRAINED},
     "train.seed": {"budget", *TRAINED},
     "stage1.seed": {"budget", *TRAINED},
-    "stage2.seed": {"budget", "train-2", *SCORED},
+    "stage2.seed": {"budget", "train stage2", *SCORED},
     "evaluate.seed": SCORED,
     "export.compared": {"export", "report"},
 }
 RAW = {
-    "MELD/train/dia0_utt0.mp4": {"fetch@meld", "validate@meld", *BUILT, *TRAINED},  # a clip
-    "MELD/train_sent_emo.csv": {"fetch@meld", "validate@meld", *BUILT, *TRAINED},  # a label
-    "ECF/clip.mp4": {"fetch@ecf", "validate@ecf", *BUILT, *TRAINED},
+    "MELD/train/dia0_utt0.mp4": {"fetch meld", "validate meld", *BUILT, *TRAINED},  # a clip
+    "MELD/train_sent_emo.csv": {"fetch meld", "validate meld", *BUILT, *TRAINED},  # a label
+    "ECF/clip.mp4": {"fetch ecf", "validate ecf", *BUILT, *TRAINED},
 }
 CODE = {
     "tasks/mer.py": {*BUILT, *TRAINED},  # a prompt
@@ -59,6 +59,21 @@ CODE = {
 }
 
 
+Keys = dict[str, TaskKey]
+
+
+def missed(before: Keys, after: Keys) -> set[str]:
+    """Return the steps that run again."""
+    assert before.keys() == after.keys()
+    return {name for name in before if before[name].digest != after[name].digest}
+
+
+@pytest.fixture(params=["2.17's key", "with the environment"])
+def with_environment(request: pytest.FixtureRequest) -> bool:
+    """Apply every rule to the key of 2.17 and to that of later versions."""
+    return bool(request.param == "with the environment")
+
+
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
     """Make a workspace: parameters, the package, and a raw corpus of two files each (nothing here reads a clip)."""
@@ -72,26 +87,29 @@ def workspace(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[PipelineOptions], dict[str, Any]]:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[PipelineOptions], list[Any]]:
     folder = tmp_path_factory.mktemp("compiled")
 
     @functools.cache
-    def _compiled(revision: str, data: str, shards: int) -> dict[str, Any]:
+    def _compiled(revision: str, data: str, shards: int) -> list[Any]:
         options = PipelineOptions(images=Images(data=data), revision=revision, shards=shards)
         compile_to(folder / "p.yaml", load_params(REPO / "params.yaml"), base=REPO, options=options)
-        return dict(yaml.safe_load((folder / "p.yaml").read_text("utf-8")))
+        return list(yaml.safe_load_all((folder / "p.yaml").read_text("utf-8")))
 
     return lambda options: _compiled(options.revision, options.images.data, options.shards)
 
 
 @pytest.fixture
-def keys(workspace: Path, compiled: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Keys]:
+def keys(
+    workspace: Path, compiled: Any, monkeypatch: pytest.MonkeyPatch, with_environment: bool
+) -> Callable[..., Keys]:
     """Return the cache keys of a run of the workspace as it is now."""
     monkeypatch.setattr(pipelines.options, "code_digest", lambda step: code_digest(step, workspace / "emoverse"))
 
     def _keys(options: PipelineOptions | None = None, **overrides: Any) -> Keys:
         params = load_params(workspace / "params.yaml", {k.replace("__", "."): v for k, v in overrides.items()})
-        return keys_of(compiled(options or PipelineOptions()), local_arguments(params, workspace).as_keywords())
+        arguments = local_arguments(params, workspace).as_keywords()
+        return cache_keys(compiled(options or PipelineOptions()), arguments, with_environment=with_environment)
 
     return _keys
 
@@ -143,15 +161,15 @@ def test_a_corpus_taken_out_leaves_the_others_validated(keys: Callable[..., Keys
     params = load_params(REPO / "params.yaml")
     fewer = replace(params, corpora={n: one for n, one in params.corpora.items() if n != "ecf"})
     arguments = default_arguments(fewer, REPO).as_keywords()
-    before = keys_of(compiled(PipelineOptions()), default_arguments(params, REPO).as_keywords())
-    after = keys_of(compiled(PipelineOptions()), arguments)
-    assert whole.keys() - after.keys() == {"fetch@ecf", "validate@ecf"}
-    assert {name for name in after if before[name] != after[name]} == {*BUILT, *TRAINED}
+    before = cache_keys(compiled(PipelineOptions()), default_arguments(params, REPO).as_keywords())
+    after = cache_keys(compiled(PipelineOptions()), arguments)
+    assert whole.keys() - after.keys() == {"fetch ecf", "validate ecf"}
+    assert {name for name in after if before[name].digest != after[name].digest} == {*BUILT, *TRAINED}
 
 
 def test_a_clip_runs_all_shards_of_its_corpus_again_and_no_other(keys: Callable[..., Keys], workspace: Path) -> None:
     sharded = PipelineOptions(shards=2)
     before = keys(sharded)
     (workspace / "data/raw/sample/ECF/clip.mp4").write_text("changed", "utf-8")
-    again = {"validate-part@ecf@1/2", "validate-part@ecf@2/2", "validate-join@ecf"}
-    assert missed(before, keys(sharded)) == {"fetch@ecf", *again, *BUILT, *TRAINED}
+    again = {"validate-part ecf 1/2", "validate-part ecf 2/2", "validate-join ecf"}
+    assert missed(before, keys(sharded)) == {"fetch ecf", *again, *BUILT, *TRAINED}

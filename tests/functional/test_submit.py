@@ -135,26 +135,51 @@ def test_an_experiment_that_exists_is_used_and_the_cache_can_be_left_out(order: 
 def test_waiting_shows_each_step_once_per_state_and_ends_with_the_run(
     order: Submit, cluster: Kubeflow, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    corpus = "root.for-loop-1.iterations(0:0).iteration-item"
     cluster.states = [
         ("PENDING", {}),
-        ("RUNNING", {"root-driver": "SUCCEEDED", "fetch": "RUNNING"}),
-        ("RUNNING", {"fetch": "SUCCEEDED", "validate": "RUNNING"}),
-        ("SUCCEEDED", {"fetch": "SUCCEEDED", "validate": "SUCCEEDED"}),
+        ("RUNNING", {f"{corpus}.fetch": "Skipped", f"{corpus}.validate": "Running"}),
+        ("SUCCEEDED", {f"{corpus}.fetch": "Skipped", f"{corpus}.validate": "Succeeded", "root.train-2": "Succeeded"}),
     ]
     assert order("--wait", "--every", "0.01") == 0
-    assert capsys.readouterr().out.splitlines()[-4:] == [
-        "running     fetch", "succeeded   fetch", "running     validate", "succeeded   validate",
+    assert [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()[-4:]] == [
+        "cached fetch meld", "running validate meld", "succeeded 89 s validate meld", "succeeded 88 s train stage2",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("state", ["FAILED", "CANCELED"])
-def test_waiting_for_a_run_that_fails_names_the_step_and_exits_2(
+def test_waiting_for_a_run_that_fails_ends_with_the_steps_own_last_line(
     order: Submit, cluster: Kubeflow, state: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cluster.states = [(state, {"fetch": "SUCCEEDED", "train stage1": "FAILED"})]
+    cluster.states = [(state, {"root.base-model": "Succeeded", "root.train": ("Failed", "Error (exit code 1)")})]
+    cluster.logs = {"root.train": "I0101 driver\nstep 3 of 9\nemoverse: stage1: not finite; lower it\nF0101 exit 2\n"}
     assert order("--wait") == 2
     said = capsys.readouterr().err
-    assert f"{RUN}: the run ended as {state.lower()} at train stage1; read that step's log there" in said
+    assert f"{RUN}: the run ended as {state.lower()}: train stage1: emoverse: stage1: not finite; lower it" in said
+
+
+def test_runs_that_differ_in_parameters_are_runs_of_one_version_with_names_that_tell_them_apart(
+    order: Submit, cluster: Kubeflow, workspace: tuple[Path, Remote]
+) -> None:
+    assert order("--set", "stage1.epochs=1") == order("--set", "stage1.epochs=2") == order("--name", "mine") == 0
+    assert order("--shards", "2") == 0
+    assert [run["display_name"] for run in cluster.runs[:3]] == ["stage1.epochs=1", "stage1.epochs=2", "mine"]
+    assert [p["display_name"] for p in cluster.pipelines] == ["emoverse"]
+    used = [run["pipeline_version_reference"]["pipeline_version_id"] for run in cluster.runs]
+    assert used == ["version-0", "version-0", "version-0", "version-1"]
+    head = remotes.git(workspace[0], "rev-parse", "HEAD")
+    assert all(one["display_name"].startswith(head[:12]) for one in cluster.versions)
+    assert len({one["display_name"] for one in cluster.versions}) == 2
+    assert all(head in run["description"] for run in cluster.runs)
+
+
+def test_a_recurring_run_is_of_the_same_version(order: Submit, cluster: Kubeflow) -> None:
+    assert order("--cron", "0 0 3 * * 1", "--name", "weekly") == 0
+    assert cluster.runs == []
+    (made,) = cluster.recurring
+    assert made["trigger"] == {"cron_schedule": {"cron": "0 0 3 * * 1"}}
+    assert made["display_name"] == "weekly"
+    assert made["pipeline_version_reference"]["pipeline_version_id"] == "version-0"
 
 
 def refused(order: Submit, cluster: Kubeflow, capsys: pytest.CaptureFixture[str], *words: str, **changes: str) -> str:
@@ -193,7 +218,7 @@ def test_a_registry_that_asks_for_a_token_is_given_one(order: Submit) -> None:
 def test_a_dead_or_wrong_endpoint_is_refused(
     order: Submit, cluster: Kubeflow, image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "the endpoint does not answer" in refused(order, cluster, capsys, host="http://127.0.0.1:9")
+    assert "the endpoint gives no answer" in refused(order, cluster, capsys, host="http://127.0.0.1:9")
     assert "port-forward" in refused(order, cluster, capsys, host="http://127.0.0.1:9")
     wrong = "http://" + image.split("/")[0]
     assert "the endpoint answers with HTTP 404" in refused(order, cluster, capsys, host=wrong)

@@ -1,10 +1,28 @@
-"""submit --wait: a run takes days, and the way to its cluster breaks now and then."""
+"""Watch a run: its steps by name, an endpoint that stays silent, pods that go away with their node."""
+
+import itertools
 
 import pytest
+import yaml
 
+from emoverse.cli import main
+from emoverse.errors import UserError
 from emoverse.http import NoAnswerError
-from pipelines.submit import Run, watch
-from tests.factories.kubeflow import RUN, kubeflow
+from pipelines.watch import NODE_LOSS, Run, last_error_line, retry, steps_of, watch
+from tests.conftest import REPO
+from tests.factories.kubeflow import RUN, WORKFLOW, Kubeflow, kubeflow, node, nodes_of
+
+SPEC = yaml.safe_load((REPO / "pipelines/emoverse.yaml").read_text("utf-8"))
+ITERATION = "root.for-loop-1.iterations({0}:{0}).iteration-item"
+
+
+def started(cluster: Kubeflow) -> Run:
+    cluster.runs.append({"pipeline_spec": SPEC})
+    return Run(RUN, "the run's address")
+
+
+def lost(message: str = "pod deleted") -> dict[str, object]:
+    return {"root.base-model": "Succeeded", "root.train-2": ("Error", message)}
 
 
 def test_an_endpoint_that_stays_silent_is_given_up_at_last() -> None:
@@ -16,8 +34,120 @@ def test_an_endpoint_that_stays_silent_is_given_up_at_last() -> None:
 
 
 def test_silence_for_a_moment_is_borne() -> None:
-    said: list[str] = []
+    lines: list[str] = []
     with kubeflow() as cluster:
-        cluster.states = [("RUNNING", {"fetch": "RUNNING"}), ("DOWN", {}), ("DOWN", {}), ("SUCCEEDED", {})]
-        watch(Run(RUN, ""), host=cluster.host, pause=0.001, patience=2, say=said.append)
-    assert said == ["running     fetch"]
+        run = started(cluster)
+        cluster.states = [("RUNNING", {"root.train": "Running"}), ("DOWN", {}), ("DOWN", {}), ("SUCCEEDED", {})]
+        watch(run, host=cluster.host, pause=0.001, patience=2, say=lines.append)
+    assert [line.split() for line in lines] == [["running", "train", "stage1"]]
+
+
+def test_steps_have_the_names_of_the_pipeline_and_of_their_corpus() -> None:
+    steps = {f"{ITERATION.format(n)}.{task}": "Succeeded" for n in range(3) for task in ("fetch", "validate")}
+    nodes = nodes_of({**steps, "root.base-model": "Skipped", "root.train": "Pending"})
+    for part in ("for-loop-1", "for-loop-1.iteration-driver", "for-loop-1.iterations"):
+        nodes.append(node(f"root.{part}", "Succeeded"))
+    nodes += [node(f"{ITERATION.format(n)}-driver", "Succeeded") for n in range(3)]
+    workflow = {"metadata": {"name": WORKFLOW}, "status": {"nodes": {one["id"]: one for one in nodes}}}
+    corpora = {"corpora": [{"corpus": name} for name in ("meld", "ecf", "mosei")]}
+    found = {step.name: step.state for step in steps_of(workflow, SPEC, corpora)}
+    named = {f"{task} {name}" for task in ("fetch", "validate") for name in ("meld", "ecf", "mosei")}
+    assert found == {**dict.fromkeys(named, "succeeded"), "base-model": "cached", "train stage1": "pending"}
+
+
+def test_a_retried_container_is_one_step_with_the_log_of_its_last_pod() -> None:
+    nodes = [
+        node("root.train-driver", "Succeeded"), node("root.train.executor", "Failed", kind="Retry"),
+        node("root.train.executor(0)", "Failed", "Error (exit code 2)"),
+        {**node("root.train.executor(1)", "Error", "pod deleted"), "startedAt": "2026-01-02T00:00:00Z"},
+    ]  # fmt: skip
+    workflow = {"metadata": {"name": WORKFLOW}, "status": {"nodes": {one["id"]: one for one in nodes}}}
+    (step,) = steps_of(workflow, SPEC, {})
+    assert (step.name, step.state, step.message, step.lost) == ("train stage1", "failed", "pod deleted", True)
+    assert step.pod == f"{WORKFLOW}-system-container-impl-{nodes[3]['id'].rpartition('-')[2]}"
+
+
+def test_a_driver_that_fails_is_its_steps_failure() -> None:
+    nodes = [node("root.train-driver", "Failed", "no execution found")]
+    workflow = {"metadata": {"name": WORKFLOW}, "status": {"nodes": {one["id"]: one for one in nodes}}}
+    (step,) = steps_of(workflow, SPEC, {})
+    assert (step.name, step.state, step.message) == ("train stage1", "failed", "no execution found")
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "pod deleted",
+        "The node was low on resource: memory.",
+        "Pod was terminated in response to imminent node shutdown.",
+        "Evicted",
+        "NodeLost",
+        "Preempted in order to admit critical pod",
+        "pod deleted during operation",
+    ],
+)
+def test_waiting_retries_a_run_whose_pod_went_away_with_its_node(message: str) -> None:
+    lines: list[str] = []
+    with kubeflow() as cluster:
+        run = started(cluster)
+        ended = ("FAILED", lost(message))
+        cluster.states = [ended, ended, ("RUNNING", {"root.train-2": "Running"}), ("SUCCEEDED", {})]
+        watch(run, host=cluster.host, pause=0.001, retries=1, say=lines.append)
+        assert cluster.retried == [RUN]
+    assert f"retry 1 of 1: train stage2: {message}" in lines
+
+
+def test_a_run_is_retried_no_more_often_than_the_profile_says() -> None:
+    with kubeflow() as cluster:
+        run = started(cluster)
+        cluster.states = [("FAILED", lost())]
+        with pytest.raises(UserError, match=f"train stage2: pod deleted; run `emoverse retry {RUN}`"):
+            watch(run, host=cluster.host, pause=0.001, retries=2, say=lambda _: None)
+        assert cluster.retried == [RUN, RUN]
+
+
+@pytest.mark.parametrize("message", ["Error (exit code 2)", "OOMKilled (exit code 137)", "ImagePullBackOff", ""])
+def test_a_step_that_failed_by_itself_is_not_retried(message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not NODE_LOSS.search(message)
+    with kubeflow() as cluster:
+        run = started(cluster)
+        cluster.states = [("FAILED", lost(message))]
+        cluster.logs = {"root.train-2": "emoverse: stage2: rows are too long; shorten them\n"}
+        with pytest.raises(UserError, match="train stage2: emoverse: stage2: rows are too long"):
+            watch(run, host=cluster.host, pause=0.001, retries=3, say=lambda _: None)
+        with pytest.raises(UserError, match="failed by itself: emoverse: stage2: rows are too long"):
+            retry(run, host=cluster.host)
+        assert cluster.retried == []
+        assert main(["retry", RUN, "--host", cluster.host, "--force"]) == 0
+        assert cluster.retried == [RUN]
+    assert "again: train stage2" in capsys.readouterr().out
+
+
+def test_a_run_that_was_terminated_can_be_retried_and_one_that_goes_on_cannot() -> None:
+    with kubeflow() as cluster:
+        run = started(cluster)
+        cluster.states = [("CANCELED", {"root.train": ("Failed", "workflow shutdown with strategy: Terminate")})]
+        retry(run, host=cluster.host)
+        assert cluster.retried == [RUN]
+        cluster.states = [("RUNNING", {})]
+        with pytest.raises(UserError, match="the run is running; only a run that failed"):
+            retry(run, host=cluster.host)
+
+
+def test_a_run_is_watched_later_by_its_id(capsys: pytest.CaptureFixture[str]) -> None:
+    with kubeflow() as cluster:
+        started(cluster)
+        cluster.states = [("RUNNING", {"root.report": "Running"}), ("SUCCEEDED", {"root.report": "Succeeded"})]
+        assert main(["watch", RUN, "--host", cluster.host, "--every", "0.01"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["running", "succeeded"]
+
+
+LINES = ("I0101 00:00:00.0 launcher", "F0101 00:00:00.0 exit status 2", 'time="2026" level=info', "", "step 3 of 9")
+
+
+@pytest.mark.parametrize("lines", list(itertools.permutations(LINES))[::7])
+def test_the_last_line_of_ours_is_found_among_kubeflows_own(lines: tuple[str, ...]) -> None:
+    assert last_error_line("\n".join(lines)) == "step 3 of 9"
+    for place in range(len(lines) + 1):
+        text = "\n".join([*lines[:place], "emoverse: no such file; correct it", *lines[place:]])
+        assert last_error_line(text) == "emoverse: no such file; correct it"

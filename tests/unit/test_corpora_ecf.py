@@ -2,6 +2,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from emoverse.corpora import ecf, ecf1
 from emoverse.errors import RowErrors, UserError
@@ -27,7 +29,7 @@ def test_an_utterance_without_a_pair_has_no_cause_but_is_annotated(tmp_path: Pat
         (["3_joy", "99"], "bad-cause", "cause '99' does not exist; the conversation has 3 utterances"),
         (["3_fear", "1"], "bad-pair", "contradicts the utterance's emotion 'joy'"),
         (["9_joy", "1"], "bad-cause", "target 9 does not exist"),
-        (["3joy", "1"], "bad-pair", "is not number_emotion"),
+        (["3joy", "1"], "bad-pair", "is not [target_emotion, cause]"),
         (["3_joy"], "bad-pair", "is not [target_emotion, cause]"),
     ],
 )
@@ -172,3 +174,35 @@ def test_a_row_that_is_set_aside_still_says_which_clip_is_its(tmp_path: Path) ->
     _ecf1(tmp_path / "all_data_pair_ECFvsMELD.txt", "dev_dia5_utt6")
     mapped = {row.row_id: row.clip for row in ecf.read(tmp_path).quarantined}
     assert mapped["ecf/train/dia1utt1"].startswith("MELD/dev/")
+
+
+@pytest.mark.parametrize(
+    "pair", [["3_joy", "2"], ["3_joy", 2], [3, 2], ["3", "2"], [3.0, 2.0], "3_joy,2", "(3,2)", ["3_Joy", " 2"]]
+)
+def test_a_pair_is_read_in_every_form_that_names_target_and_cause(tmp_path: Path, pair: object) -> None:
+    root = write_ecf(tmp_path, [ecf_conversation(**{"emotion-cause_pairs": [pair]})])
+    reading = ecf.read_split(root / "Subtask_2_train.json", "train")
+    assert not reading.quarantined
+    assert {one.position: one.causes for one in reading.utterances} == {1: (), 2: (), 3: (2,)}
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 5) | st.floats(allow_nan=False) | st.text("123_joy, ()", max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab"), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@given(st.lists(ANYTHING, min_size=1, max_size=3))
+def test_an_unreadable_pair_never_leaves_an_emotional_utterance_with_an_empty_answer(pairs: list[object]) -> None:
+    conversation = ecf_conversation(**{"emotion-cause_pairs": pairs})
+    reading = ecf.read_conversations([conversation], "train", "x.json")
+    unreadable = [bad for bad in reading.quarantined if bad.row_id.startswith("ecf/train/dia1#pair")]
+    if any("is not" in bad.detail for bad in unreadable):
+        assert all(one.emotion == "neutral" for one in reading.utterances)
+    whole = ecf.read_pairs(pairs, {"1": "joy", "2": "joy", "3": "joy"})
+    assert {one.position: one.causes for one in reading.utterances if one.causes} == {
+        int(target): causes
+        for target, causes in whole.causes.items()
+        if target not in whole.faults and not whole.unreadable
+    }

@@ -1,12 +1,13 @@
 import csv
 import io
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoverse.corpora.files import Problems, decode, rows_of, seconds, unsafe, whole_number
+from emoverse.corpora.files import BadRow, Problems, cleaned, decode, rows_of, seconds, unsafe, whole_number
 from emoverse.errors import UserError
 
 
@@ -31,11 +32,11 @@ def test_mark_and_line_ends_change_nothing(tmp_path: Path) -> None:
 
 def test_an_open_quote_and_a_ragged_row_are_found(tmp_path: Path) -> None:
     path, problems = tmp_path / "a.csv", Problems("a.csv")
-    path.write_bytes(b'a,b\n1,"2\n3",4\n5,"6\n7"\n8,9\n')
+    path.write_bytes(b'a,b\n1,"2\n3",4\n5,"6\n7,8"\n8,9\n')
     assert [row.cells for row in rows_of(path, ("a", "b"), problems)] == [("8", "9")]
-    assert [(bad.source, bad.reason) for bad in problems.found] == [
-        ("a.csv:2", "line-break"),
-        ("a.csv:4", "line-break"),
+    assert [(bad.source, bad.column, bad.reason) for bad in problems.found] == [
+        ("a.csv:2", "", "line-break"),
+        ("a.csv:4", "b", "line-break"),
     ]
     path.write_bytes(b'a,b\n1,2\n3,"4\n')
     with pytest.raises(UserError, match=r"a\.csv:3: not valid CSV"):
@@ -68,9 +69,41 @@ def test_every_row_of_any_csv_comes_out_whole_or_is_listed(cells: list[tuple[str
         return
     finally:
         path.unlink()
-    plain = [pair for pair in cells if not any(char in cell for cell in pair for char in "\r\n\0")]
-    assert good == plain
+    assert good == [pair for pair in cells if not any("\0" in cell or is_two_rows(cell) for cell in pair)]
     assert len(good) + len(problems.found) == len(cells)
+
+
+CP1252 = dict(zip("\x85\x91\x92\x93\x94\x95\x96\x97", "…‘’“”•–—", strict=True))
+
+
+def is_two_rows(cell: str) -> bool:
+    lines = cell.replace("\r", "\n").split("\n")
+    return len(lines) > 1 and any("," in line for line in lines)
+
+
+@given(st.text(max_size=9), st.sampled_from(sorted(CP1252)), st.text(max_size=9))
+def test_punctuation_that_became_control_characters_is_mapped_and_counted(
+    before: str, control: str, after: str
+) -> None:
+    notes: Counter[str] = Counter()
+    text = f"{before}{control}{after}a"
+    if any("\x80" <= char <= "\x9f" and char not in CP1252 for char in text):
+        with pytest.raises(BadRow, match=r"U\+00[89][0-9A-F] at character \d+ is a control character"):
+            cleaned("text", text, notes)
+        assert not notes
+        return
+    assert cleaned("text", text, notes) == "".join(CP1252.get(char, char) for char in text)
+    assert notes == {"cp1252-punctuation-mapped": 1}
+
+
+INVISIBLE = " \t\n\u00a0\u00ad\u200b\u200d\u2028\u2060\ufeff\ufe0f\u3164\u2800\u115f\u034f\u3000"
+
+
+@given(st.text(st.sampled_from(INVISIBLE), max_size=6), st.sampled_from("a.!…中é♪😀1"))
+def test_a_text_of_invisible_characters_only_is_empty(blanks: str, visible: str) -> None:
+    with pytest.raises(BadRow, match="has no visible character"):
+        cleaned("text", blanks, Counter())
+    assert cleaned("text", blanks + visible + blanks, Counter()) == blanks + visible + blanks
 
 
 @given(

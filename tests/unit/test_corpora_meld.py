@@ -36,9 +36,33 @@ def test_gaps_in_utterance_ids_stay(tmp_path: Path) -> None:
     ] == [0, 4, 9]
 
 
-def test_quotes_commas_curly_signs_and_next_line_characters_are_kept_verbatim(tmp_path: Path) -> None:
-    text = 'She said: “Don\'t…” \u0085 a "quoted", thing\u2028end'
-    assert meld.read(write_meld(tmp_path, [meld_row(Utterance=text)])).utterances[0].text == text
+def test_quotes_commas_curly_signs_and_line_separators_are_kept_verbatim(tmp_path: Path) -> None:
+    text = 'She said: “Don\'t…” a "quoted", thing\u2028end\nThen left.'
+    reading = meld.read(write_meld(tmp_path, [meld_row(Utterance=text)]))
+    assert reading.utterances[0].text == text
+    assert reading.notes["line-feed-in-cell"] == 1
+
+
+def test_control_characters_of_windows_1252_are_read_as_its_punctuation_and_counted(tmp_path: Path) -> None:
+    rows = [meld_row(Utterance="I don\x92t know\x85 she said \x93hi\x94 \x96 twice"), meld_row(Utterance_ID="1")]
+    reading = meld.read(write_meld(tmp_path, rows))
+    assert reading.utterances[0].text == "I don’t know… she said “hi” – twice"
+    assert reading.notes["cp1252-punctuation-mapped"] == 1
+
+
+@pytest.mark.parametrize(
+    "found", ["train/train_splits", "train_splits", "MELD.Raw/train/train_splits", "x/train_splits"]
+)
+def test_clips_are_found_as_archives_unpack_without_the_outer_folder_or_one_folder_deeper(
+    tmp_path: Path, found: str
+) -> None:
+    root = write_meld(tmp_path)
+    (root / found).mkdir(parents=True)
+    (root / found / "dia0_utt0.mp4").touch()
+    train, validation, _ = meld.read(root).utterances
+    assert train.clip == f"{found}/dia0_utt0.mp4"
+    assert validation.clip == "dev/dev_splits_complete/dia0_utt0.mp4"
+    assert get_corpus("meld").published_path(train, still=False) == "MELD/train_splits/dia0_utt0.mp4"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +76,9 @@ def test_quotes_commas_curly_signs_and_next_line_characters_are_kept_verbatim(tm
         ({"Season": ""}, "Season", "bad-number", "is not a whole number"),
         ({"StartTime": "16:16"}, "StartTime", "bad-time", "is not h:mm:ss,mmm"),
         ({"EndTime": "00:16:15,000"}, "EndTime", "span-backwards", "before it begins"),
-        ({"Utterance": "  "}, "Utterance", "empty-text", "no words"),
+        ({"Utterance": "  "}, "Utterance", "empty-text", "no visible character"),
+        ({"Utterance": "\u200b\ufeff \u00a0"}, "Utterance", "empty-text", "no visible character"),
+        ({"Utterance": "a\x81b"}, "Utterance", "control-character", "U+0081 at character 2"),
         ({"Utterance": "a\0b"}, "Utterance", "nul-byte", "NUL at character 2"),
     ],
 )

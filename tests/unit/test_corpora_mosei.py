@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoverse.corpora import mosei
+from emoverse.corpora import get_corpus, mosei
 from emoverse.corpora.base import EMOTIONS
 from emoverse.errors import UserError
 from tests.factories.corpora import MOSEI_HEADER, csv_bytes, mosei_row, write_mosei
 
-ZERO = (0.0,) * 7
+ZERO = (-2.7, 0, 0, 0, 0, 0, 0)
 
 
 def test_numeric_and_dash_leading_ids_stay_words(tmp_path: Path) -> None:
@@ -44,7 +44,11 @@ def test_without_a_csd_emotions_are_unknown_and_counted(tmp_path: Path) -> None:
 def test_emotions_are_joined_by_time_and_not_by_position(tmp_path: Path) -> None:
     rows = [mosei_row(video_id="v", clip_id=clip) for clip in ("0", "1", "10")]
     segments = {
-        "v": [(5.0, 9.0, (0, 0, 0, 2, 0, 0, 0)), (0.0, 5.0, (1, 1, 0, 0, 0, 0, 0)), (9.0, 12.0, (0, 0, 0, 0, 0, 0, 3))]
+        "v": [
+            (5.0, 9.0, (-2.7, 0, 0, 2, 0, 0, 0)),
+            (0.0, 5.0, (-2.7, 1, 0, 0, 0, 0, 0)),
+            (9.0, 12.0, (-2.7, 0, 0, 0, 0, 0, 3)),
+        ]
     }
     times = {"v": [("0", 0.01, 4.99), ("1", 9.0, 12.0), ("10", 5.0, 9.0)]}
     reading = mosei.read(write_mosei(tmp_path, rows, segments, times))
@@ -54,7 +58,7 @@ def test_emotions_are_joined_by_time_and_not_by_position(tmp_path: Path) -> None
 
 def test_all_zero_is_neutral_ties_have_an_order_and_values_above_three_are_clamped(tmp_path: Path) -> None:
     rows = [mosei_row(video_id="v", clip_id=clip) for clip in ("0", "1", "2")]
-    segments = {"v": [(0, 1, ZERO), (1, 2, (0, 0, 1, 1, 0, 0, 0)), (2, 3, (0, 0, 0, 0, 0, 4, 0))]}
+    segments = {"v": [(0, 1, ZERO), (1, 2, (-2.7, 0, 1, 1, 0, 0, 0)), (2, 3, (-2.7, 0, 0, 0, 0, 4, 0))]}
     times = {"v": [("0", 0, 1), ("1", 1, 2), ("2", 2, 3)]}
     reading = mosei.read(write_mosei(tmp_path, rows, segments, times))
     assert [one.emotion for one in reading.utterances] == ["neutral", "sadness", "disgust"]
@@ -175,3 +179,42 @@ def test_one_emotion_comes_of_any_six_intensities(values: tuple[float, ...]) -> 
     else:
         assert values[mosei.PRIORITY.index(emotion)] == max(values)
         assert max(values) not in values[: mosei.PRIORITY.index(emotion)]
+
+
+def test_a_csd_that_contradicts_the_sentiments_of_label_csv_is_counted_and_beyond_a_share_named(tmp_path: Path) -> None:
+    rows = [mosei_row(video_id="v", clip_id=str(clip)) for clip in range(40)]
+    times = {"v": [(str(clip), clip, clip + 1) for clip in range(40)]}
+    for wrong in (0, 2, 3):
+        sentiments = [3.0 if clip < wrong else -2.6667 for clip in range(40)]
+        segments = {"v": [(clip, clip + 1, (value, 0, 0, 2, 0, 0, 0)) for clip, value in enumerate(sentiments)]}
+        root = write_mosei(tmp_path / str(wrong), rows, segments, times)
+        if wrong < 3:
+            assert mosei.read(root).notes.get("csd-sentiment-differs", 0) == wrong
+            continue
+        with pytest.raises(
+            UserError, match=r"differs from label\.csv in 3 of 40 clips, such as v/0 \(3, label\.csv -2\.6667\)"
+        ):
+            mosei.read(root)
+
+
+@pytest.mark.parametrize(
+    ("found", "stem"),
+    [
+        ("Raw", "128258/9"),
+        ("MOSEI/Raw", "128258/9"),
+        ("Raw/Raw", "128258/9"),
+        ("Raw/Videos/Segmented/Combined", "128258_9"),
+        ("Videos/Segmented/Combined", "128258_9"),
+        ("CMU/Videos/Segmented/Combined", "128258_9"),
+    ],
+)
+def test_clips_are_found_in_the_layouts_of_mmsa_and_cmu_and_one_folder_deeper(
+    tmp_path: Path, found: str, stem: str
+) -> None:
+    root = write_mosei(tmp_path, [mosei_row()])
+    clip = root / found / f"{stem}.mp4"
+    clip.parent.mkdir(parents=True)
+    clip.touch()
+    (one,) = mosei.read(root).utterances
+    assert one.clip == f"{found}/{stem}.mp4"
+    assert get_corpus("mosei").published_path(one, still=True) == "128258/9.png"

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from emoverse.config import load_params
 from emoverse.errors import UserError
 from emoverse.export.memory import memory_available, memory_needed, require_memory
-from tests.conftest import REPO
+from emoverse.profiles import profile_text
 from tests.factories.answering import EXPORT
 
 GIB = 1 << 30
@@ -65,7 +65,8 @@ def test_what_is_available_is_asked_of_the_system(model: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["internvl2-4b", "internvl2-8b", "fast"])
-def test_the_profiles_of_real_models_compare_few_rows_at_a_time(name: str) -> None:
-    export = load_params(REPO / "emoverse" / "profiles" / f"{name}.yaml").export
+def test_the_profiles_of_real_models_compare_few_rows_at_a_time(name: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(profile_text(name), "utf-8")
+    export = load_params(tmp_path / "params.yaml").export
     assert export.batch_size <= 4
     assert export.precision == ("fp16",)

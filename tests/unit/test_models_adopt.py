@@ -81,7 +81,7 @@ def test_a_checkpoint_that_is_not_here_is_an_error_that_says_how_to_get_it(tmp_p
 
 def test_frames_of_another_size_are_refused_before_anything_is_converted(converted: Path, tmp_path: Path) -> None:
     for source in (converted.parent / "original", converted / "model"):
-        with pytest.raises(UserError, match=r"sees 32 pixels, media\.size is 64; set media\.size to 32"):
+        with pytest.raises(UserError, match=r"expects 32 pixels, media\.size is 64; set media\.size to 32"):
             adopt(source, tmp_path / "base", MediaParams(frames=2, size=64, timeout=20.0))
     assert not (tmp_path / "base").exists()
 

@@ -1,1 +1,1 @@
-"""Turn an original InternVL2 checkpoint into a transformers-native one, running none of its code."""
+"""Convert any published InternVL checkpoint to the native layout without running its code."""

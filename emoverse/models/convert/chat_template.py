@@ -1,7 +1,7 @@
-"""Write InternVL2's own prompt format as a chat template.
+"""Write InternVL's own prompt formats as chat templates, and choose the one of a checkpoint.
 
 The original builds its prompt in ``conversation.py`` (style MPT): system, then each turn's role, text and separator,
-nothing between. A checkpoint's folder may bring its own copy with another system message: it is parsed, never run.
+nothing between. A checkpoint's folder may contain its own copy with another system message: it is parsed, never run.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.errors import UserError, did_you_mean
-from emoverse.models.convert.config import image_size, tiles, tokens_per_tile
-from emoverse.models.convert.tokenizers import IMAGE, IMAGE_END, IMAGE_START, VIDEO, Vocabulary
+from emoverse.models.convert.architecture import TABLE, Architecture
+from emoverse.models.convert.tokenizers import IMAGE, VIDEO, Vocabulary
+from emoverse.prompt.model_settings import read_markers
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,49 @@ _KNOWN: Final = {
     "phi3-chat": _PHI3,
     "internvl2_5": replace(_CHATML, system_message=_INTERNVL2_5, sep="<|im_end|>\n"),
 }
+# What ms-swift calls the same formats for the checkpoints that have them.
+_SWIFT: Final = {
+    "Hermes-2": "internvl2",
+    "internlm2-chat": "internvl2",
+    "phi3-chat": "internvl2_phi3",
+    "internvl2_5": "internvl2_5",
+}
+
+
+@dataclass(frozen=True)
+class ChatFormat:
+    """A checkpoint's prompt format: the Jinja ``text``, the token that ends an answer, and ms-swift's name of it."""
+
+    text: str
+    end: str
+    swift_name: str
+
+
+def chat_format(architecture: Architecture, folder: Path, vocabulary: Vocabulary) -> ChatFormat:
+    """Return the prompt format that a checkpoint was trained with.
+
+    A native model's is its own chat template, or InternVL2.5's where that is the template of Qwen3 alone, which knows
+    no images and adds empty thinking blocks. Raises UserError for a format that cannot be followed.
+    """
+    if architecture.layout == "original":
+        conversation = read_conversation(folder, architecture.template)
+        if architecture.system_message is not None:
+            conversation = replace(conversation, system_message=architecture.system_message)
+        name = _SWIFT.get(architecture.template, "internvl2_5")
+        if architecture.language_model.startswith("Qwen3"):
+            name = "internvl3_5"
+        return ChatFormat(chat_template(conversation), conversation.sep.strip(), name)
+    added = [token.content for token in vocabulary.backend.get_added_tokens_decoder().values()]
+    text = architecture.template
+    try:
+        if "think" in text and IMAGE not in text:
+            text = chat_template(_KNOWN["internvl2_5"])
+        end = str(read_markers(text, vocabulary.named, added)["end"])
+    except ValueError as error:
+        problem = f"its chat template cannot be followed ({error})"
+        raise UserError(problem, place=str(folder), remedy=f"see {TABLE} for what a base may be") from None
+    return ChatFormat(text, end, "internvl_hf")
+
 
 # An image is InternVLProcessor's placeholder, which it turns into <img>..</img>; a video becomes one line per frame.
 # An empty turn is written without its separator: the original takes an empty text for a turn still to come.
@@ -87,7 +131,7 @@ _TEMPLATE: Final = """\
 def read_conversation(folder: Path, name: Any) -> Conversation:
     """Return the prompt format that config.json's ``template`` names, as the folder's own conversation.py has it.
 
-    Raises UserError for a name that is not InternVL2's, and for a format that is not written turn after turn (MPT).
+    Raises UserError for a name that is not InternVL's, and for a format that is not written turn after turn (MPT).
     """
     source = folder / "conversation.py"
     own = _parse(source, str(name)) if source.is_file() else None
@@ -95,7 +139,7 @@ def read_conversation(folder: Path, name: Any) -> Conversation:
         return own
     if name not in _KNOWN:
         raise UserError(
-            f"template {name!r} is not one of InternVL2's",
+            f"template {name!r} is not one of InternVL's",
             place=str(folder / "config.json"),
             remedy=did_you_mean(str(name), _KNOWN),
         )
@@ -106,7 +150,7 @@ def chat_template(conversation: Conversation) -> str:
     """Return the Jinja template that writes exactly what the original's ``get_prompt()`` writes."""
     before, _, after = conversation.system_template.partition("{system_message}")
     user, assistant = conversation.roles
-    words = {
+    strings = {
         "@IMAGE": f"{IMAGE}\n",
         "@VIDEO": f"{VIDEO}\n",
         "@SYSTEM": conversation.system_message,
@@ -117,8 +161,8 @@ def chat_template(conversation: Conversation) -> str:
         "@ASSISTANT": assistant,
     }
     text = _TEMPLATE
-    for mark, word in words.items():
-        text = text.replace(mark, json.dumps(word, ensure_ascii=False))
+    for mark, string in strings.items():
+        text = text.replace(mark, json.dumps(string, ensure_ascii=False))
     return text
 
 
@@ -130,24 +174,24 @@ def _parse(source: Path, name: str) -> Conversation | None:
         raise UserError(f"cannot be parsed ({error})", place=str(source), remedy="download it again") from None
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Conversation":
-            words = {word.arg: word.value for word in node.keywords if word.arg}
-            if _literal(words.get("name")) == name:
-                return _from_call(words, f"{source}:{node.lineno}")
+            arguments = {keyword.arg: keyword.value for keyword in node.keywords if keyword.arg}
+            if _literal(arguments.get("name")) == name:
+                return _from_call(arguments, f"{source}:{node.lineno}")
     return None
 
 
-def _from_call(words: dict[str, ast.expr], place: str) -> Conversation:
-    style = words.get("sep_style")
-    remedy = "give a checkpoint of the InternVL2 series"
+def _from_call(arguments: dict[str, ast.expr], place: str) -> Conversation:
+    style = arguments.get("sep_style")
+    remedy = "give a checkpoint as OpenGVLab published it"
     if not (isinstance(style, ast.Attribute) and style.attr == "MPT"):
         raise UserError("the template's sep_style is not MPT", place=place, remedy=remedy)
     defaults = {"system_template": "{system_message}", "system_message": "", "sep": "\n"}
-    found = {f.name: _literal(words.get(f.name)) for f in fields(Conversation)}
+    found = {f.name: _literal(arguments.get(f.name)) for f in fields(Conversation)}
     found = {key: defaults.get(key) if value is None else value for key, value in found.items()}
     roles = found.pop("roles")
     strings = all(isinstance(value, str) for value in found.values())
     if not strings or not isinstance(roles, tuple | list) or len(roles) != 2:
-        raise UserError("the template's words are not written out as literals", place=place, remedy=remedy)
+        raise UserError("the template's strings are not written out as literals", place=place, remedy=remedy)
     return Conversation(**{key: str(value) for key, value in found.items()}, roles=(str(roles[0]), str(roles[1])))
 
 
@@ -156,43 +200,3 @@ def _literal(node: ast.expr | None) -> Any:
         return ast.literal_eval(node) if node is not None else None
     except ValueError:
         return None
-
-
-FRAMES: Final = 8
-# The original normalises as ImageNet does (internvl/train/constants.py), which is not the native processor's default.
-_MEAN: Final = (0.485, 0.456, 0.406)
-_STD: Final = (0.229, 0.224, 0.225)
-
-
-def write_processor(vocabulary: Vocabulary, template: str, config: dict[str, Any], out: Path) -> None:
-    """Save an InternVLProcessor for the original ``config`` below ``out``, with every file older readers look for."""
-    from transformers import GotOcr2ImageProcessor, InternVLProcessor, InternVLVideoProcessor, PreTrainedTokenizerFast
-
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=vocabulary.backend,
-        clean_up_tokenization_spaces=False,
-        extra_special_tokens=vocabulary.special,
-        model_specific_special_tokens={
-            "start_image_token": IMAGE_START,
-            "end_image_token": IMAGE_END,
-            "context_image_token": IMAGE,
-            "video_token": VIDEO,
-        },
-        **vocabulary.named,
-        **vocabulary.settings,
-    )
-    side = image_size(config)
-    shared = {"size": {"height": side, "width": side}, "image_mean": list(_MEAN), "image_std": list(_STD)}
-    patches = {"min_patches": min(int(config.get("min_dynamic_patch", 1)), tiles(config)), "max_patches": tiles(config)}
-    images = GotOcr2ImageProcessor(**shared, crop_to_patches=tiles(config) > 1, **patches)
-    videos = InternVLVideoProcessor(**shared, do_sample_frames=True, num_frames=FRAMES)
-    processor = InternVLProcessor(
-        image_processor=images,
-        tokenizer=tokenizer,
-        video_processor=videos,
-        image_seq_length=tokens_per_tile(config),
-        chat_template=template,
-    )
-    processor.save_pretrained(out)
-    images.save_pretrained(out)
-    videos.save_pretrained(out)

@@ -1,4 +1,4 @@
-"""Convert an original InternVL2 checkpoint into a native model folder, published like any step's output."""
+"""Convert an InternVL checkpoint into a native model folder, published like any step's output."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
-from emoverse.artifacts.manifest import open_raw, publish, write_json
+from emoverse.artifacts.digests import digest_of_pairs, files_below, sha256_and_md5
+from emoverse.artifacts.manifest import Source, publish, raw_source, write_json
 from emoverse.errors import UserError
-from emoverse.models.convert import config as settings
 from emoverse.models.convert import weights
-from emoverse.models.convert.architectures import refuse
-from emoverse.models.convert.chat_template import Conversation, chat_template, read_conversation, write_processor
+from emoverse.models.convert.architecture import TABLE, Architecture
+from emoverse.models.convert.chat_template import ChatFormat, chat_format
 from emoverse.models.convert.checkpoint import Checkpoint, open_checkpoint
+from emoverse.models.convert.native import read_native
+from emoverse.models.convert.original import read_original
+from emoverse.models.convert.processor import write_processor
 from emoverse.models.convert.tokenizers import IMAGE, VIDEO, Vocabulary, read_vocabulary
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """Everything known before the first byte is written: what was read, and what will come of it."""
+    """Everything known before the first byte is written: what was read, and what it will become."""
 
     checkpoint: Checkpoint
+    architecture: Architecture
     vocabulary: Vocabulary
-    conversation: Conversation
+    chat: ChatFormat
     config: Any
     layout: weights.Layout
     planned: dict[str, dict[str, torch.Tensor]]
@@ -39,22 +43,22 @@ class Conversion:
     @property
     def size(self) -> int:
         """How many bytes of weights are to be read."""
-        return sum(entry.end - entry.start for entry in self.checkpoint.entries.values())
+        return sum(entry.size for entry in self.checkpoint.entries.values())
 
 
 def convert(source: Path, out: Path) -> None:
-    """Convert ``source`` (an original InternVL2 folder) into ``out/model``; its code is never imported or run.
+    """Convert ``source`` (an InternVL folder of either layout) into ``out/model``; its code is never imported or run.
 
     Everything that can be refused is refused before ``source`` is hashed or ``out`` touched. Raises UserError naming
     the file or the setting.
     """
     if not source.is_dir():
-        raise UserError("no such folder", place=str(source), remedy="give the folder of an InternVL2 checkpoint")
+        raise UserError("no such folder", place=str(source), remedy="give the folder of an InternVL checkpoint")
     here, there = source.resolve(), out.resolve()
     if here == there or here in there.parents or there in here.parents:
-        raise UserError(f"lies in or around {source}", place=str(out), remedy="choose another output folder")
-    conversion = prepare(source)
-    raw = open_raw(source, name=f"internvl2/{here.name}")
+        raise UserError(f"is inside or around {source}", place=str(out), remedy="choose another output folder")
+    conversion = plan_conversion(source)
+    raw = open_weights(source, name=f"internvl2/{here.name}")
     with publish(out, step="convert", params={}, inputs={"source": raw}) as draft:
         model = draft.path / "model"
         model.mkdir()
@@ -62,58 +66,88 @@ def convert(source: Path, out: Path) -> None:
         draft.facts.update(facts(conversion))
 
 
-def prepare(source: Path) -> Conversion:
-    """Read everything but the weights and make sure that the conversion can be done; raise UserError when not."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import InternVLConfig, InternVLForConditionalGeneration
+def open_weights(folder: Path, *, name: str) -> Source:
+    """Open a checkpoint as an input known by its content, without what a download left in ``.cache/huggingface``."""
+    names = [path for path in files_below(folder) if not path.startswith(".cache/huggingface/")]
+    return raw_source(folder, digest_of_pairs({path: sha256_and_md5(folder / path) for path in names}), name=name)
+
+
+def plan_conversion(source: Path) -> Conversion:
+    """Read everything but the weights and check that the conversion can be done; raise UserError when it cannot."""
+    from transformers import InternVLForConditionalGeneration
 
     checkpoint = open_checkpoint(source)
-    refuse(checkpoint)
-    original, place = checkpoint.config, str(source / "config.json")
-    rows = int(original["llm_config"]["vocab_size"])
-    vocabulary = read_vocabulary(source, rows)
+    place = str(source / "config.json")
+    architecture = read_architecture(checkpoint, place)
+    vocabulary = read_vocabulary(source, architecture.rows, fast=architecture.layout == "native")
+    chat = chat_format(architecture, source, vocabulary)
+    video = vocabulary.id_of(VIDEO)
+    assert video is not None
+    config = _native_config(checkpoint, architecture, vocabulary, place)
+    with torch.device("meta"):
+        try:
+            expected = weights.expected_shapes(InternVLForConditionalGeneration(config))
+        except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise _no_model(error, place) from error
+    layout = weights.Layout(
+        architecture.heads,
+        architecture.key_heads,
+        grow=video >= architecture.rows,
+        tied=weights.is_tied(checkpoint, declared=architecture.tied),
+    )
+    planned = weights.plan_weights(checkpoint, layout, expected, kind=architecture.layout)
+    if architecture.layout == "original" and checkpoint.config["llm_config"].get("tie_word_embeddings"):
+        weights.check_copies(checkpoint)
+    return Conversion(checkpoint, architecture, vocabulary, chat, config, layout, planned)
+
+
+def read_architecture(checkpoint: Checkpoint, place: str) -> Architecture:
+    """Recognise a checkpoint's kind and layout by its config alone; raise UserError for what cannot be a base."""
+    kind = checkpoint.config.get("model_type")
+    if kind == "internvl_chat":
+        return read_original(checkpoint.config, place)
+    if kind == "internvl":
+        return read_native(checkpoint.config, checkpoint.folder)
+    remedy = f"see {TABLE}#not-supported; known: internvl_chat (original layout), internvl (native)"
+    raise UserError(f"model_type {kind!r} is not an InternVL", place=place, remedy=remedy)
+
+
+def _native_config(checkpoint: Checkpoint, architecture: Architecture, vocabulary: Vocabulary, place: str) -> Any:
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import InternVLConfig
+
     image, video = vocabulary.id_of(IMAGE), vocabulary.id_of(VIDEO)
     assert image is not None
     assert video is not None
-    native = settings.native_config(original, rows=max(rows, video + 1), image_token=image, place=place)
+    if architecture.layout == "native" and (given := checkpoint.config.get("image_token_id", image)) != image:
+        problem = f"image_token_id is {given}, the tokenizer's {IMAGE} is {image}"
+        raise UserError(problem, place=place, remedy="take config and tokenizer from one folder")
+    rows, dtype = max(architecture.rows, video + 1), architecture.dtype or checkpoint.dtype
     try:
-        config = InternVLConfig(**native)
-        with torch.device("meta"):
-            expected = weights.expected_shapes(InternVLForConditionalGeneration(config))
-    except (
-        StrictDataclassError,
-        ArithmeticError,
-        AssertionError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
-        what = str(error).splitlines()[-1].strip()
-        raise UserError(
-            f"holds a setting that makes no model ({what})", place=place, remedy="download it again"
-        ) from error
-    heads, keys = settings.head_counts(original, place)
-    layout = weights.Layout(heads, keys, grow=video >= rows, tied=weights.is_tied(checkpoint))
-    conversation = read_conversation(source, original.get("template"))
-    return Conversion(checkpoint, vocabulary, conversation, config, layout, weights.plan(checkpoint, layout, expected))
+        return InternVLConfig(**architecture.native_settings(rows=rows, image_token=image, dtype=dtype))
+    except (StrictDataclassError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise _no_model(error, place) from error
+
+
+def _no_model(error: Exception, place: str) -> UserError:
+    reason = str(error).splitlines()[-1].strip() if str(error) else type(error).__name__
+    return UserError(f"a setting does not make a model ({reason})", place=place, remedy="download it again")
 
 
 def write_model(conversion: Conversion, out: Path) -> None:
     """Write a whole model folder: config, generation config, processor and tokenizer files, and the weights."""
     conversion.config.save_pretrained(out)
-    template = chat_template(conversion.conversation)
-    write_processor(conversion.vocabulary, template, conversion.checkpoint.config, out)
+    write_processor(conversion.vocabulary, conversion.chat.text, conversion.architecture, out)
     write_json(out / "generation_config.json", generation(conversion))
     with tqdm(total=conversion.size, unit="B", unit_scale=True, disable=None, desc="weights", file=sys.stderr) as bar:
         weights.write(conversion.checkpoint, conversion.layout, conversion.planned, out, done=bar.update)
 
 
 def generation(conversion: Conversion) -> dict[str, Any]:
-    """Return generation_config.json: greedy, and ending at the template's separator or at the config's own token."""
+    """Return generation_config.json: greedy, ending at the chat format's separator or at the config's own token."""
     text = conversion.config.text_config
     own = text.eos_token_id if isinstance(text.eos_token_id, list) else [text.eos_token_id]
-    ends = [conversion.vocabulary.id_of(conversion.conversation.sep.strip()), *own]
+    ends = [conversion.vocabulary.id_of(conversion.chat.end), *own]
     pad = conversion.vocabulary.named.get("pad_token")
     found = {
         "bos_token_id": text.bos_token_id,
@@ -126,14 +160,15 @@ def generation(conversion: Conversion) -> dict[str, Any]:
 
 def facts(conversion: Conversion) -> dict[str, Any]:
     """Return what the manifest says about the model."""
-    original = conversion.checkpoint.config
+    architecture = conversion.architecture
     return {
-        "backbone": settings.backbone(original, ""),
-        "template": original["template"],
+        "backbone": architecture.language_model,
+        "layout": architecture.layout,
+        "template": conversion.chat.swift_name,
         "parameters": conversion.parameters,
-        "tile": settings.image_size(original),
-        "tiles": settings.tiles(original),
-        "tokens_per_tile": settings.tokens_per_tile(original),
+        "tile": architecture.image_size,
+        "tiles": architecture.tiles,
+        "tokens_per_tile": architecture.tokens_per_tile,
         "video_token": conversion.vocabulary.id_of(VIDEO),
-        "dropped": {"drop_path_rate": original["vision_config"].get("drop_path_rate", 0.0)},
+        "dropped": {"drop_path_rate": architecture.drop_path_rate},
     }

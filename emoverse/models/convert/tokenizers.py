@@ -1,6 +1,6 @@
 """Rebuild the original's slow tokenizer as one ``tokenizer.json`` that gives the same ids.
 
-What the slow classes of transformers 4.37 do is written down once for each: Qwen2's byte-level pairs, InternLM2's
+Covers what the slow classes of transformers 4.37 do: Qwen2's byte-level pairs, InternLM2's and InternLM3's
 sentencepiece, and Llama's (Phi-3's) with and without ``legacy``.
 """
 
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +17,7 @@ from tokenizers.models import BPE
 
 from emoverse.errors import UserError
 from emoverse.models.convert.checkpoint import read_json
+from emoverse.models.convert.sentencepiece_model import NORMAL, USER_DEFINED, merges, read_model
 
 IMAGE, IMAGE_START, IMAGE_END, VIDEO = "<IMG_CONTEXT>", "<img>", "</img>", "<video>"
 # The pattern that splits text before byte-level pairs are merged: transformers' tokenization_qwen2.py.
@@ -26,6 +25,7 @@ _QWEN2: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _FLAGS: Final = ("content", "lstrip", "rstrip", "single_word", "normalized", "special")
+_SENTENCEPIECE: Final = ("InternLM2Tokenizer", "InternLM3Tokenizer", "LlamaTokenizer")
 _NAMED: Final = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
@@ -39,7 +39,7 @@ class Vocabulary:
     settings: dict[str, Any]
 
     def id_of(self, token: str) -> int | None:
-        """Return the id of one token, None when it is not a token of its own."""
+        """Return a token's id, None when it is not a single token."""
         found: int | None = self.backend.token_to_id(token)
         return found
 
@@ -49,33 +49,39 @@ class _Added:
     by_id: dict[int, AddedToken]
     named: dict[str, str]
     config: dict[str, Any]
+    saved_by_transformers_5: bool = False
 
     @property
     def texts(self) -> dict[int, str]:
         return {index: token.content for index, token in self.by_id.items()}
 
 
-def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
-    """Rebuild the tokenizer of an original folder, and give it ``<video>`` as the token after its last row.
+def read_vocabulary(folder: Path, rows: int, *, fast: bool = False) -> Vocabulary:
+    """Rebuild the tokenizer of a checkpoint, and give it ``<video>`` as the token after its last row.
 
-    ``rows`` is the number of rows of the embedding. Raises UserError when files are missing, when a token has no row,
-    or when the image tokens are not there.
+    Args:
+        folder: The checkpoint.
+        rows: The number of rows of the embedding.
+        fast: Whether the model was made with tokenizer.json, as native ones are, and not with the slow tokenizer.
+
+    Raises:
+        UserError: Files are missing, a token has no row, or the image tokens are missing.
     """
     place = str(folder / "tokenizer_config.json")
     try:
         added = _read_added(folder)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"its tokens cannot be read ({error})", place=place, remedy="download it again") from None
-    backend = _build(folder, added)
+    backend = _build(folder, added, fast=fast or added.saved_by_transformers_5)
     for token in (IMAGE, IMAGE_START, IMAGE_END):
         if backend.token_to_id(token) is None:
-            raise UserError(f"{token} is not a token", place=place, remedy="give an InternVL2 checkpoint's tokenizer")
+            raise UserError(f"{token} is not a token", place=place, remedy="give an InternVL checkpoint's tokenizer")
     last = max(backend.get_vocab(with_added_tokens=True).values())
-    if last >= rows:
+    # The published native tokenizers know <video>, for which their embedding has no row: it gets one, as elsewhere.
+    if last >= rows and backend.token_to_id(VIDEO) != rows:
         problem = f"token {last} ({backend.id_to_token(last)!r}) has no row: the embedding has {rows}"
-        raise UserError(
-            problem, place=place, remedy="give the tokenizer and the weights of one and the same checkpoint"
-        )
+        remedy = "give the tokenizer and the weights of one and the same checkpoint"
+        raise UserError(problem, place=place, remedy=remedy)
     if backend.token_to_id(VIDEO) is None:
         backend = _with_token(backend, VIDEO, rows)
     config = added.config
@@ -85,9 +91,9 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     return Vocabulary(backend, added.named, special, {key: config.get(key, value) for key, value in kept.items()})
 
 
-def _build(folder: Path, added: _Added) -> Tokenizer:
+def _build(folder: Path, added: _Added, *, fast: bool) -> Tokenizer:
     try:
-        return _choose(folder, added)
+        return _choose(folder, added, fast=fast)
     except UserError:
         raise
     except Exception as error:  # the tokenizers library raises nothing narrower
@@ -95,22 +101,28 @@ def _build(folder: Path, added: _Added) -> Tokenizer:
         raise UserError(problem, place=str(folder), remedy="download them again") from error
 
 
-def _choose(folder: Path, added: _Added) -> Tokenizer:
+def _choose(folder: Path, added: _Added, *, fast: bool) -> Tokenizer:
     # The original loads the slow classes; a tokenizer.json beside their files is not what the model was trained with.
     kind = str(added.config.get("tokenizer_class", "")).removesuffix("Fast")
-    if kind in ("InternLM2Tokenizer", "LlamaTokenizer") and (folder / "tokenizer.model").is_file():
+    if fast and (folder / "tokenizer.json").is_file():
+        return _from_json(folder / "tokenizer.json")
+    if kind in _SENTENCEPIECE and (folder / "tokenizer.model").is_file():
         whole = kind == "LlamaTokenizer" and not added.config.get("legacy", True)
         return _sentencepiece(folder / "tokenizer.model", added, whole=whole)
     if kind == "Qwen2Tokenizer" and (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         return _byte_level(folder, added)
     if (folder / "tokenizer.json").is_file():
-        backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        backend.no_truncation()
-        backend.no_padding()
-        return backend
+        return _from_json(folder / "tokenizer.json")
     problem = f"holds no tokenizer files for tokenizer_class {kind!r}"
     remedy = "download them too: tokenizer.model (InternLM2Tokenizer, LlamaTokenizer), vocab.json and merges.txt "
     raise UserError(problem, place=str(folder), remedy=remedy + "(Qwen2Tokenizer), or tokenizer.json (any)")
+
+
+def _from_json(path: Path) -> Tokenizer:
+    backend = Tokenizer.from_file(str(path))
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
 
 
 def _byte_level(folder: Path, added: _Added) -> Tokenizer:
@@ -201,12 +213,15 @@ def _read_added(folder: Path) -> _Added:
     maps = folder / "special_tokens_map.json"
     named = {**(read_json(maps) if maps.is_file() else {}), **config}
     names = {key: _text(named[key]) for key in _NAMED if named.get(key) is not None}
-    listed = config.get("added_tokens_decoder")
+    listed, fast = config.get("added_tokens_decoder"), folder / "tokenizer.json"
     if isinstance(listed, dict):
         tokens = {int(i): AddedToken(**{k: item[k] for k in _FLAGS if k in item}) for i, item in listed.items()}
-    else:
-        tokens = _older(folder, named, names)
-    return _Added(dict(sorted(tokens.items())), names, config)
+        return _Added(dict(sorted(tokens.items())), names, config)
+    if fast.is_file():  # transformers 5 leaves out the list and writes tokenizer.json, whatever files it began with
+        items = read_json(fast).get("added_tokens", [])
+        tokens = {int(item["id"]): AddedToken(**{k: item[k] for k in _FLAGS if k in item}) for item in items}
+        return _Added(dict(sorted(tokens.items())), names, config, saved_by_transformers_5=True)
+    return _Added(dict(sorted(_older(folder, named, names).items())), names, config)
 
 
 def _older(folder: Path, named: dict[str, Any], names: dict[str, str]) -> dict[int, AddedToken]:
@@ -223,117 +238,5 @@ def _older(folder: Path, named: dict[str, Any], names: dict[str, str]) -> dict[i
 def _text(token: Any) -> str:
     text = token["content"] if isinstance(token, dict) else token
     if not isinstance(text, str):
-        raise TypeError(f"{text!r} is no token")
+        raise TypeError(f"{text!r} is not a token")
     return text
-
-
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-_BPE: Final = 2
-_REMEDY: Final = "give a checkpoint with the tokenizer InternVL2 was published with"
-
-
-@dataclass(frozen=True)
-class Piece:
-    """One entry of the vocabulary; its id is its position."""
-
-    text: str
-    score: float
-    kind: int
-
-
-@dataclass(frozen=True)
-class SentencePiece:
-    """A byte-pair model: its pieces, whether text gets a space in front, whether unknown characters become bytes."""
-
-    pieces: list[Piece]
-    dummy_prefix: bool
-    byte_fallback: bool
-
-    @property
-    def unknown(self) -> str:
-        """The text of the piece that stands for what has no other."""
-        return next(piece.text for piece in self.pieces if piece.kind == UNKNOWN)
-
-
-def read_model(path: Path) -> SentencePiece:
-    """Parse the file; raise UserError when it is broken, not byte-pair, or normalises text in ways not carried over."""
-    try:
-        fields = list(_fields(path.read_bytes()))
-        pieces = [_piece(dict(_fields(value))) for number, value in fields if number == 1]
-        trainer = _merged(fields, 2)
-        normalizer = _merged(fields, 3)
-    except (IndexError, KeyError, TypeError, ValueError, struct.error) as error:
-        raise UserError(
-            f"is not a sentencepiece model ({error})", place=str(path), remedy="download it again"
-        ) from None
-    if not any(piece.kind == UNKNOWN for piece in pieces):
-        raise UserError("is not a sentencepiece model (no unknown piece)", place=str(path), remedy="download it again")
-    refused = {
-        "a unigram model": trainer.get(3, 1) != _BPE,
-        "treat_whitespace_as_suffix": bool(trainer.get(24, 0)),
-        "a character map": bool(normalizer.get(2, b"")),
-        "remove_extra_whitespaces": bool(normalizer.get(4, 1)),
-        "escape_whitespaces off": not normalizer.get(5, 1),
-    }
-    if found := [what for what, is_so in refused.items() if is_so]:
-        raise UserError(f"uses {', '.join(found)}, which is not carried over", place=str(path), remedy=_REMEDY)
-    return SentencePiece(pieces, bool(normalizer.get(3, 1)), bool(trainer.get(35, 0)))
-
-
-def merges(pieces: list[Piece], kept: set[str]) -> list[tuple[str, str]]:
-    """List the pairs to merge, best first: every way to make a piece of ``kept`` out of two others.
-
-    Sentencepiece merges the neighbours that make the best-scored piece; a rank per pair says the same.
-    """
-    ids = {piece.text: index for index, piece in enumerate(pieces) if piece.text in kept}
-    found: list[tuple[float, int, int, str, str]] = []
-    for piece in pieces:
-        if piece.text in ids:
-            halves = ((piece.text[:cut], piece.text[cut:]) for cut in range(1, len(piece.text)))
-            found += [(-piece.score, ids[a], ids[b], a, b) for a, b in halves if a in ids and b in ids]
-    return [(left, right) for *_, left, right in sorted(found)]
-
-
-def _piece(fields: dict[int, Any]) -> Piece:
-    score = struct.unpack("<f", fields[2])[0] if 2 in fields else 0.0
-    return Piece(fields[1].decode("utf-8"), score, fields.get(3, NORMAL))
-
-
-def _merged(fields: list[tuple[int, Any]], number: int) -> dict[int, Any]:
-    found: dict[int, Any] = {}
-    for key, value in fields:
-        if key == number:
-            found.update(_fields(value))
-    return found
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield (field number, value) of one protobuf message: ints for varints, bytes for the rest."""
-    at = 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        wire = key & 7
-        if wire == 0:
-            value, at = _varint(data, at)
-            yield key >> 3, value
-            continue
-        if wire == 2:
-            size, at = _varint(data, at)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-        if at + size > len(data):
-            raise ValueError("cut short")
-        yield key >> 3, data[at : at + size]
-        at += size
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at

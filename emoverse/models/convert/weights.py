@@ -1,13 +1,13 @@
-"""Give every tensor its native name (and, where layouts differ, its native pieces), one shard at a time.
+"""Map every tensor to its native name (and, where the layouts differ, to its native parts), one shard at a time.
 
-The names are the ones ``save_pretrained`` writes and every release since 4.52 reads. Nothing is written before the
-headers of all shards are known to give exactly the tensors the native model has: none missing, none left over.
+The names are the ones that ``save_pretrained`` writes and every release since 4.52 reads. Nothing is read or written
+before the headers of all shards are known to give exactly the tensors of the native model.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,11 @@ from emoverse.artifacts.manifest import write_json
 from emoverse.errors import UserError
 from emoverse.models.convert.checkpoint import INDEX, Checkpoint, read_tensor, write_shard
 
+# The layout that a tensor's name belongs to.
+_LAYOUTS: Final = {
+    "original": re.compile(r"(vision_model|mlp1)\."),
+    "native": re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|model\.language_model\.|lm_head\."),
+}
 _LM: Final = "language_model.model."
 _EMBED: Final = _LM + "embed_tokens.weight"
 _HEAD: Final = "language_model.lm_head.weight"
@@ -47,20 +52,27 @@ _RENAMES: Final = [
         (r"(language_model\.model\.layers\.\d+)\.feed_forward\.w2\.(.+)", r"\1.mlp.down_proj.\2"),
         (r"(language_model\.model\.layers\.\d+)\.attention_norm\.(.+)", r"\1.input_layernorm.\2"),
         (r"(language_model\.model\.layers\.\d+)\.ffn_norm\.(.+)", r"\1.post_attention_layernorm.\2"),
-        (r"(language_model\.(?:model|lm_head)\..+)", r"\1"),
+        # transformers' own names since 4.53, which it writes in the older form
+        (r"model\.language_model\.(.+)", _LM + r"\1"),
+        (r"model\.(vision_tower|multi_modal_projector)\.(.+)", r"\1.\2"),
+        (r"lm_head\.(.+)", r"language_model.lm_head.\1"),
+        (r"((?:vision_tower|multi_modal_projector|language_model\.(?:model|lm_head))\..+)", r"\1"),
     )
 ]
 _VISION_QKV: Final = re.compile(f"^{_BLOCK}" + r"attn\.qkv\.(.+)$")
 _WQKV: Final = re.compile(r"^(language_model\.model\.layers\.\d+)\.attention\.wqkv\.(.+)$")
-# Older releases saved this constant of the rotary embedding with the weights.
-_COMPUTED: Final = re.compile(r"rotary_emb\.inv_freq$")
-_LORA: Final = re.compile(r"(\.lora_[AB]\.|\bbase_model\.)")
+_ADAPTER: Final = re.compile(
+    r"\.lora_(A|B|embedding_[AB])\b|\bbase_model\.|\.(base_layer|modules_to_save|original_module)\."
+)
+_EXPERTS: Final = re.compile(r"model\.language_model\.(layers\.\d+\.mlp)\.experts\.(gate_up_proj|down_proj)$")
+_HEADS: Final = (_HEAD, "language_model.output.weight", "lm_head.weight")
+_EMBEDDINGS: Final = (_EMBED, _LM + "tok_embeddings.weight", "model.language_model.embed_tokens.weight")
 _ROWS: Final = 4096
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What naming depends on: heads of queries and of keys, whether ``<video>`` needs a row, whether heads are tied."""
+    """What the names depend on: query and key heads, whether ``<video>`` needs a row, whether the head is tied."""
 
     heads: int
     key_heads: int
@@ -69,12 +81,10 @@ class Layout:
 
 
 def native(name: str, tensor: Tensor, layout: Layout) -> dict[str, Tensor]:
-    """Return one original tensor under its native name(s); works on meta tensors too.
+    """Return a tensor under its native name(s); works on meta tensors too.
 
-    InternLM2's ``wqkv`` holds, for each key head, its group's queries, the key and the value, so it is cut by group.
+    InternLM2's ``wqkv`` holds, for each key head, its group's queries, the key and the value, so it is split by group.
     """
-    if _COMPUTED.search(name):
-        return {}
     if match := _VISION_QKV.match(name):
         parts, base = tensor.chunk(3), f"vision_tower.encoder.layer.{match[1]}.attention"
         return {f"{base}.{x}_proj.{match[2]}": part for x, part in zip("qkv", parts, strict=True)}
@@ -109,18 +119,22 @@ def _mean_row(tensor: Tensor) -> Tensor:
     return (total / len(tensor)).to(tensor.dtype)[None]
 
 
-def plan(
-    checkpoint: Checkpoint, layout: Layout, expected: Mapping[str, tuple[int, ...]]
+def plan_weights(
+    checkpoint: Checkpoint, layout: Layout, expected: Mapping[str, tuple[int, ...]], *, kind: str
 ) -> dict[str, dict[str, Tensor]]:
-    """Return, per shard, the native tensors it will give (as meta tensors), having compared them with the model's.
+    """Return, per shard, the native tensors it will give (as meta tensors), compared with the model's.
 
-    ``expected`` is the native model's shape by on-disk name. Raises UserError for adapter weights and for a tensor that
-    is missing, left over, or of another shape.
+    Args:
+        checkpoint: The headers of the weights.
+        layout: What the names depend on.
+        expected: The native model's shape by on-disk name.
+        kind: The layout that config.json has, "original" or "native".
+
+    Raises:
+        UserError: The weights are of the other layout, an adapter's, missing, left over, or of another shape.
     """
     place = str(checkpoint.folder)
-    if adapters := [name for name in checkpoint.entries if _LORA.search(name)]:
-        remedy = "merge the adapter with the original code first"
-        raise UserError(f"holds adapter weights that are not merged ({adapters[0]})", place=place, remedy=remedy)
+    _check_names(checkpoint.entries, kind, place)
     planned: dict[str, dict[str, Tensor]] = {file: {} for file in checkpoint.shards}
     origin: dict[str, str] = {}
     for file, entries in checkpoint.shards.items():
@@ -143,6 +157,18 @@ def plan(
     return {file: shard for file, shard in planned.items() if shard}
 
 
+def _check_names(names: Iterable[str], kind: str, place: str) -> None:
+    """Raise UserError for an adapter's tensors, and for names of the layout that config.json is not of."""
+    (other,) = (layout for layout in _LAYOUTS if layout != kind)
+    for name in names:
+        if _ADAPTER.search(name):
+            remedy = "merge the adapter with the code that trained it first"
+            raise UserError(f"holds an adapter's weights that are not merged ({name})", place=place, remedy=remedy)
+        if _LAYOUTS[other].match(name):
+            problem = f"a mixture of layouts: config.json is of the {kind} one, {name} of the {other} one"
+            raise UserError(problem, place=place, remedy="take config.json and the weights from one folder")
+
+
 def _try(name: str, tensor: Tensor, layout: Layout, place: str) -> dict[str, Tensor]:
     try:
         return native(name, tensor, layout)
@@ -151,19 +177,18 @@ def _try(name: str, tensor: Tensor, layout: Layout, place: str) -> dict[str, Ten
         raise UserError(problem, place=place, remedy="download both again") from error
 
 
-def is_tied(checkpoint: Checkpoint) -> bool:
-    """Say whether the output head is the embedding, stored once; raise UserError when two copies differ."""
-    if not checkpoint.config["llm_config"].get("tie_word_embeddings", False):
-        return False
-    found = {name: (file, e) for file, shard in checkpoint.shards.items() for name, e in shard.items()}
-    heads = [name for name in ("language_model.lm_head.weight", "language_model.output.weight") if name in found]
-    embeds = [name for name in (_EMBED, _LM + "tok_embeddings.weight") if name in found]
-    if heads and embeds:
-        one, two = (read_tensor(checkpoint.folder / found[n][0], found[n][1]) for n in (heads[0], embeds[0]))
-        if not torch.equal(one, two):
-            problem = f"tie_word_embeddings is true, but {heads[0]} differs from {embeds[0]}"
-            raise UserError(problem, place=str(checkpoint.folder), remedy="download the checkpoint again")
-    return not heads
+def is_tied(checkpoint: Checkpoint, *, declared: bool) -> bool:
+    """Return whether the output head is the embedding, stored once."""
+    return declared and not any(name in checkpoint.entries for name in _HEADS)
+
+
+def check_copies(checkpoint: Checkpoint) -> None:
+    """Raise UserError when the config ties the output head to the embedding, but the two stored copies differ."""
+    stored = checkpoint.entries
+    heads, embeddings = ([name for name in names if name in stored] for names in (_HEADS, _EMBEDDINGS))
+    if heads and embeddings and not torch.equal(checkpoint.read(heads[0]), checkpoint.read(embeddings[0])):
+        problem = f"tie_word_embeddings is true, but {heads[0]} differs from {embeddings[0]}"
+        raise UserError(problem, place=str(checkpoint.folder), remedy="download the checkpoint again")
 
 
 def write(
@@ -174,9 +199,9 @@ def write(
     *,
     done: Callable[[int], object] = lambda size: None,
 ) -> None:
-    """Write the native shards, one for each original one, and their index; ``done`` is told each tensor's bytes.
+    """Write the native shards, one for each stored one, and their index; ``done`` is called with each tensor's bytes.
 
-    At no time is more than one original tensor, and what becomes of it, in memory.
+    At no time is more than one stored tensor, with its native parts, in memory.
     """
     where, total = {}, 0
     for number, (file, tensors) in enumerate(planned.items(), start=1):
@@ -194,8 +219,8 @@ def _loader(
     entries, path = checkpoint.shards[file], checkpoint.folder / file
 
     def load(name: str) -> Mapping[str, Tensor]:
-        made = native(name, read_tensor(path, entries[name]), layout)
-        done(entries[name].end - entries[name].start)
+        made = native(name, read_tensor(path, name), layout)
+        done(entries[name].size)
         return made
 
     return load
@@ -208,9 +233,19 @@ def expected_shapes(model: Any) -> dict[str, tuple[int, ...]]:
 
 def _on_disk(state: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[int, ...]]]:
     for name, tensor in state.items():
+        shape = tuple(tensor.shape)
         if name == "lm_head.weight":
-            yield _HEAD, tuple(tensor.shape)
+            yield _HEAD, shape
+        elif match := _EXPERTS.match(name):
+            # in memory all experts are one tensor, on disk each has its own
+            for expert in range(shape[0]):
+                base = f"{_LM}{match[1]}.experts.{expert}."
+                if match[2] == "down_proj":
+                    yield f"{base}down_proj.weight", shape[1:]
+                else:
+                    for part in ("gate_proj", "up_proj"):
+                        yield f"{base}{part}.weight", (shape[1] // 2, shape[2])
         elif name.startswith("model.language_model."):
-            yield _LM + name.removeprefix("model.language_model."), tuple(tensor.shape)
+            yield _LM + name.removeprefix("model.language_model."), shape
         else:
-            yield name.removeprefix("model."), tuple(tensor.shape)
+            yield name.removeprefix("model."), shape
