@@ -88,7 +88,8 @@ def run_predict(args: argparse.Namespace) -> None:
 
 def clip_table(prediction: Prediction) -> str:
     """Return a clip's answers as text, probabilities as bars."""
-    lines = [f"{prediction.clip}: {prediction.seconds:.1f} s, {len(prediction.frames)} frames"]
+    length = "unknown length" if prediction.seconds is None else f"{prediction.seconds:.1f} s"
+    lines = [f"{prediction.clip}: {length}, {len(prediction.frames)} frames"]
     for answer in prediction.answers.values():
         lines.append(f"{answer.title}: {answer.reply or '(empty)'}")
         for name, share in answer.probabilities.items():

@@ -59,7 +59,7 @@ class Prediction:
     """The answers about a clip by task, and its RGB frames (n, height, width, 3) and still."""
 
     clip: str
-    seconds: float
+    seconds: float | None  # None where the file has no times
     frames: NDArray[np.uint8]
     still: NDArray[np.uint8]
     answers: dict[str, Answer]
@@ -67,7 +67,12 @@ class Prediction:
     def as_json(self) -> dict[str, Any]:
         """Return all but the pictures as JSON-like values."""
         answers = {name: answer.as_json() for name, answer in self.answers.items()}
-        return {"clip": self.clip, "seconds": round(self.seconds, 3), "frames": len(self.frames), "answers": answers}
+        return {
+            "clip": self.clip,
+            "seconds": None if self.seconds is None else round(self.seconds, 3),
+            "frames": len(self.frames),
+            "answers": answers,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
