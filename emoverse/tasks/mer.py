@@ -9,6 +9,7 @@ from typing import Any, Final
 from emoverse.corpora import get_corpus
 from emoverse.tasks.base import NO_EMOTION, Context, Gold, Question, Scorer, Skipped
 from emoverse.tasks.labels import LabelScorer, LabelTask
+from emoverse.tasks.replies import label_for
 
 _INSTRUCTION: Final = "<emotion> Please determine which emotion label in the video represents: "
 
@@ -61,8 +62,8 @@ class _EmotionRecognition(LabelTask):
         return Question(text, right, _gold(right, utterance.corpus))
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
-        """Return the answer and the corpus's list of answers."""
-        return dict(_gold(answer, corpus))
+        """Return the answer, spelt as the corpus spells it, and the corpus's list of answers."""
+        return dict(_gold(label_for(answer, labels(corpus)), corpus))
 
     def scorer(self, golds: Sequence[Gold]) -> Scorer:
         """Return the scorer of a confusion matrix."""
