@@ -8,7 +8,7 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-h
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast lint format bench lock sample image test-containers clean
+.PHONY: help setup run test test-cluster test-fast lint format bench lock sample image test-containers clean
 
 help:  ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ test-fast: setup  ## run a fast test of every package, in under two minutes
 
 test-containers: setup  ## start a docker engine, build both images, run the sample pipeline in them (root, Debian)
 	scripts/containers.sh
+
+test-cluster: setup  ## accept the pipeline on a real Kubeflow: HOST=http://... PROFILE=FILE REMOTE=NAME (docs/kubeflow.md)
+	EMOVERSE_CLUSTER_HOST="$(HOST)" EMOVERSE_CLUSTER_PROFILE="$(PROFILE)" EMOVERSE_CLUSTER_REMOTE="$(REMOTE)" \
+	EMOVERSE_CLUSTER_WORKSPACE="$(WORKSPACE)" EMOVERSE_CLUSTER_KUBECTL="$(KUBECTL)" \
+	  $(BIN)/python -m pytest tests/cluster -q
 
 lint: setup  ## check style, types, import contracts and wording
 	ruff check .

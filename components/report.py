@@ -48,5 +48,6 @@ def report(
         corpora = [Path(corpus.path) for corpus in validated]
         step.report(corpora, Path(amt.path), stages, Path(scores.path), Path(onnx.path), out)
         results.metadata.update({**metadata_of(out), "display_name": "report data"})
+        print("made from", *results.metadata["made_from"], sep="\n")
         page.metadata.update({**results.metadata, "display_name": "report"})
         shutil.copyfile(out / "index.html", page.path)

@@ -105,8 +105,9 @@ class ChatEndpoint:
         }
 
     def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the cached answer to a request; send the request where there is none."""
-        digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode("utf-8")).hexdigest()
+        """Return the address's cached answer to a request; send the request where there is none."""
+        key = {"url": self.settings.url.rstrip("/"), "request": request}
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode("utf-8")).hexdigest()
         path = self._cache / digest[:2] / f"{digest}.json"
         if path.is_file():
             return _cached(path)

@@ -155,6 +155,10 @@ class KubeflowApi:
         """Restart a failed run from its failed steps."""
         self._call("POST", f"runs/{quote(run_id, safe='')}:retry")
 
+    def terminate(self, run_id: str) -> None:
+        """Stop a run."""
+        self._call("POST", f"runs/{quote(run_id, safe='')}:terminate")
+
     def _named(self, path: str, key: str, name: str, query: Mapping[str, str]) -> dict[str, Any]:
         """Return the one of a list that has a name; empty for none."""
         predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}

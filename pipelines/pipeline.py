@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, Final, List, NamedTuple  # noqa: UP035  (kfp reads list types from typing)
 
 import yaml
+from google.protobuf.json_format import MessageToDict
 from kfp import compiler, dsl, kubernetes
 
 from components.base_model import base_model
@@ -28,7 +29,7 @@ from components.validate import validate
 from components.validate_join import validate_join
 from components.validate_part import validate_part
 from emoverse.artifacts.lineage import IMAGE_NAME
-from emoverse.compat.kfp import WORKSPACE, sort_header_defaults
+from emoverse.compat.kfp import WORKSPACE, with_printable_header
 from emoverse.config import Params
 from emoverse.errors import UserError
 from pipelines.checks import check_params
@@ -356,10 +357,15 @@ def compile_to(path: Path, params: Params, *, base: Path = Path(), options: Pipe
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.stem}.tmp.yaml")
     try:
-        compiler.Compiler().compile(pipeline(default_arguments(params, base), options), str(draft))
-        text = sort_header_defaults(draft.read_text("utf-8"))
-        verify(list(yaml.load_all(text, Loader=yaml.CSafeLoader)), place=str(path))
-        draft.write_text(text, "utf-8")
+        compiled = pipeline(default_arguments(params, base), options)
+        compiler.Compiler().compile(compiled, str(draft))
+        messages = [compiled.pipeline_spec, *([compiled.platform_spec] if compiled.platform_spec.platforms else [])]
+        documents = [MessageToDict(message) for message in messages]
+        draft.write_text(with_printable_header(draft.read_text("utf-8"), documents), "utf-8")
+        written = list(yaml.load_all(draft.read_text("utf-8"), Loader=yaml.CSafeLoader))
+        if written != documents:
+            raise ValueError("the compiled pipeline does not read back as it was written")
+        verify(written, place=str(path))
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

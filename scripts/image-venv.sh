@@ -26,7 +26,7 @@ if [ "$set" = data ]; then
 fi
 
 # Byte code doubles the size of sources and makes a start twice as fast: keep it for what the steps import, not for all.
-common="import av, decord, datasketch, great_expectations, h5py, jinja2, orjson, pandas, pydantic, pyarrow.parquet, rich, yaml
+common="import av, datasketch, great_expectations, h5py, jinja2, orjson, pandas, pydantic, pyarrow.parquet, rich, yaml
 import dvc.repo, dvc_s3, dvc_gs, dvc_ssh, dvc_webdav, kfp.dsl.executor_main"
 torch="import torch, torchvision, transformers, peft, safetensors.torch, onnx, onnxscript, onnxruntime, torch.onnx
 from swift import sft_main

@@ -17,7 +17,7 @@ from emoverse.amt.leakage import Leak
 from emoverse.amt.mixture import Stage, stages
 from emoverse.amt.outputs import Outputs, write_page
 from emoverse.amt.published import match, read_records
-from emoverse.amt.reasons import Reasons, provider
+from emoverse.amt.reasons import Reasons, provider, settings_file
 from emoverse.artifacts.digests import sha256_file
 from emoverse.artifacts.manifest import Source, open_source, publish, write_json
 from emoverse.config import AmtParams, plain
@@ -61,6 +61,8 @@ def build_amt(
     check_leaks(audit.leaks, params.leakage)
     inputs = {table.name: sources[table.folder] for table in tables}
     inputs |= {f"{stage} of the authors": file_source(path) for stage, path in (authors or {}).items()}
+    if path := settings_file(params.reasons):
+        inputs["reasons"] = file_source(path)
     reasons = provider(params.reasons, list(validated))
     with publish(out, step="build-amt", params=plain(params), inputs=inputs) as draft:
         builder, warnings = write_amt(tables, plan, audit, reasons, params, draft.path, records, check=check)

@@ -194,7 +194,7 @@ class Dialogue:
         """Return a task's question about an utterance."""
         key = (name, utterance.utterance_id)
         if key not in self._questions:
-            self._questions[key] = task(name).question(self._context(name, utterance))
+            self._questions[key] = task(name).ask(self._context(name, utterance))
         return self._questions[key]
 
     def verbatim_prompt(self, name: str, utterance: Utterance) -> str:

@@ -48,6 +48,12 @@ def provider(spec: str, frames: Sequence[Path]) -> Reasons:
     raise UserError(f"unknown provider {spec!r}", place="amt.reasons", remedy=remedy)
 
 
+def settings_file(spec: str) -> Path | None:
+    """Return the file that ``amt.reasons`` names, an input of the dataset; None where it names none that exists."""
+    kind, _, rest = spec.partition(":")
+    return Path(rest) if kind in ("file", "endpoint") and rest and Path(rest).is_file() else None
+
+
 class RuleReasons:
     """Compose a reason from what was measured: the face's action units, the valence of the words, who set it off."""
 

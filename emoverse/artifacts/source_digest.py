@@ -20,7 +20,7 @@ from emoverse.errors import UserError
 from emoverse.registry import STEPS, Step
 
 PACKAGE: Final = Path(__file__).parents[1]
-FILE_PREFIX: Final = "file:"
+FILE_PREFIXES: Final = ("file", "endpoint")  # before the colon and the path of a file
 
 # Modules that steps import and that decide no result. Changing one re-runs nothing.
 NO_INFLUENCE: Final[dict[str, str]] = {
@@ -108,14 +108,15 @@ def fingerprints(params: Mapping[str, Any], root: Path = Path(), package: Path =
 
 
 def files_named_by(step: Step, params: Mapping[str, Any], root: Path = Path()) -> dict[str, str]:
-    """Map each parameter of ``step`` whose value is ``file:PATH`` to the SHA-256 of that file."""
+    """Map each parameter of ``step`` whose value is ``file:PATH`` or ``endpoint:PATH`` to the SHA-256 of that file."""
     found = {}
     for key in step.file_parameters:
         value: Any = params
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, str) and value.startswith(FILE_PREFIX):
-            path = root / value.removeprefix(FILE_PREFIX)
+        kind, colon, name = value.partition(":") if isinstance(value, str) else ("", "", "")
+        if colon and kind in FILE_PREFIXES:
+            path = root / name
             if not path.is_file():
                 raise UserError("no such file", place=f"{key}: {path}", remedy="correct the path in params.yaml")
             found[key] = sha256_file(path)

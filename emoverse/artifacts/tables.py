@@ -46,15 +46,16 @@ PROBES: Final = pa.schema(
     [
         pa.field("utterance_id", pa.string(), nullable=False),
         pa.field("clip", pa.string(), nullable=False),
-        pa.field("duration", pa.float64(), nullable=False),  # seconds, the video stream's
+        pa.field("duration", pa.float64()),  # seconds, of the pictures; null where the file has no times
         pa.field("frames", pa.int32(), nullable=False),
-        pa.field("fps", pa.float64(), nullable=False),  # frames over duration
+        pa.field("fps", pa.float64()),  # frames over duration
         pa.field("width", pa.int32(), nullable=False),  # pixels as shown, rotation applied
         pa.field("height", pa.int32(), nullable=False),
         pa.field("codec", pa.string(), nullable=False),
         pa.field("rotation", pa.int16(), nullable=False),  # degrees clockwise
         pa.field("has_audio", pa.bool_(), nullable=False),
-        pa.field("decoder", pa.string(), nullable=False),  # decord | pyav
+        pa.field("decoder", pa.string(), nullable=False),  # pyav
+        pa.field("hdr", pa.bool_(), nullable=False),  # high dynamic range, not tone-mapped
         pa.field("duration_gap", pa.float64()),  # seconds between duration and the annotated span, null without a span
     ]
 )

@@ -116,11 +116,10 @@ def _not_installed(package: str) -> str:
 # Packages that `pip install emoverse` leaves out -> the extra of pyproject.toml that brings them.
 EXTRAS: Final = {
     **dict.fromkeys(("torch", "torchvision", "transformers", "peft", "accelerate", "swift", "safetensors"), "train"),
-    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "train"),
-    "gradio": "demo",
+    **dict.fromkeys(("onnx", "onnxscript"), "train"),
+    **dict.fromkeys(("gradio", "onnxruntime"), "demo"),
     "deepspeed": "deepspeed",
     "feat": "py-feat",
-    "vllm": "",
 }
 
 

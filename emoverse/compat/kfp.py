@@ -9,10 +9,12 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+
+import yaml
 
 from emoverse.config import Section, parse
 
@@ -51,16 +53,28 @@ def write_placeholder(*artifacts: Any) -> None:
         Path(artifact.path).write_text(_METRICS_FILE, "utf-8")
 
 
-def sort_header_defaults(compiled: str) -> str:
-    """Return a compiled pipeline with the default values in its header comment in a fixed order.
+def with_printable_header(compiled: str, documents: Sequence[Mapping[str, Any]]) -> str:
+    """Return a compiled pipeline whose header comment has one order of default values and only printable characters.
 
-    The compiler prints them from protobuf maps, whose order differs between processes.
+    The compiler prints them from protobuf maps, whose order differs between processes, and prints text as it is: a
+    line separator in it ends the comment, and a control character makes the file unreadable.
+
+    Args:
+        compiled: text of the compiled file.
+        documents: its YAML documents, which begin where the header ends.
     """
+    body = yaml.dump_all(documents, sort_keys=True)
+    if not compiled.endswith(body):
+        raise ValueError("kfp no longer writes its header followed by yaml.dump_all's text")
 
     def replace(match: re.Match[str]) -> str:
         return match[1] + repr(_sorted(whole_numbers(ast.literal_eval(match[2])))) + "]"
 
-    return re.sub(r"^(#    \w+: (?:list|dict) \[Default: )(.*)\]$", replace, compiled, flags=re.MULTILINE)
+    header = compiled.removesuffix(body)
+    header = re.sub(r"^(#    \w+: (?:list|dict) \[Default: )(.*)\]$", replace, header, flags=re.MULTILINE)
+    lines = [line if not line or line.startswith("#") else f"#    {line}" for line in header.split("\n")]
+    printable = ("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
+    return "\n".join(printable) + body
 
 
 def _sorted(value: Any) -> Any:

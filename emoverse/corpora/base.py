@@ -6,7 +6,7 @@ A new corpus is one module of this package that defines ``CORPUS``, an instance 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -14,7 +14,7 @@ from typing import Final, Literal
 Split = Literal["train", "validation", "test"]
 SPLITS: Final = ("train", "validation", "test")
 
-# Ekman's six and neutral. The table uses MELD's labels for every corpus (MOSEI: happy -> joy).
+# Ekman's six and neutral: the labels of a corpus that declares no others, spelt as in MELD (MOSEI: happy -> joy).
 EMOTIONS: Final = ("anger", "sadness", "surprise", "disgust", "joy", "neutral", "fear")
 
 
@@ -35,7 +35,7 @@ class Utterance:
     position: int  # the corpus's own number of the utterance inside its dialogue
     speaker: str | None
     text: str
-    emotion: str | None  # one of EMOTIONS
+    emotion: str | None  # one of the corpus's labels, EMOTIONS by default
     polarity: Literal["negative", "neutral", "positive"] | None
     sentiment: float | None
     intensities: tuple[float, ...] | None  # happy, sad, anger, surprise, disgust, fear
@@ -99,12 +99,20 @@ class Corpus:
         read: Read the corpus folder; raise UserError when a file is missing or unreadable.
         published_clip: Return the path of an utterance's clip in the authors' files; None is the clip's own path
             below a folder named after the corpus.
+        emotions: The emotion labels of its utterances, in the order in which prompts list them.
+        prompt_labels: The label as prompts of MER spell it, where that differs.
+        answer_labels: The label as answers spell it, where that differs.
+        quote: The quotation mark around the transcript in prompts of MER.
         published_as_images: Whether the authors show one image a segment (``amt.mosei_media``).
     """
 
     name: str
     read: Callable[[Path], Reading]
     published_clip: Callable[[Utterance], str] | None = None
+    emotions: tuple[str, ...] = EMOTIONS
+    prompt_labels: Mapping[str, str] = field(default_factory=dict)
+    answer_labels: Mapping[str, str] = field(default_factory=dict)
+    quote: str = "'"
     published_as_images: bool = False
 
     def published_path(self, utterance: Utterance, *, still: bool) -> str:

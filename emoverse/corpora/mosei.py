@@ -308,4 +308,13 @@ def _published_clip(utterance: Utterance) -> str:
     return f"{utterance.dialogue_id}/{utterance.position}.mp4"
 
 
-CORPUS = Corpus(name="mosei", read=read, published_clip=_published_clip, published_as_images=True)
+# Prompt and answer as in the authors' figure and scorer, which disagree on "sad".
+CORPUS = Corpus(
+    name="mosei",
+    read=read,
+    published_clip=_published_clip,
+    prompt_labels={"joy": "happy", "sadness": "sad"},
+    answer_labels={"joy": "happy"},
+    quote='"',
+    published_as_images=True,
+)

@@ -1,18 +1,32 @@
-"""Read the frames of a clip with decord, and with PyAV where decord cannot."""
+"""Read the frames of a clip exactly as FFmpeg shows them.
+
+The n-th frame is the n-th picture that decoding from the start yields: in display order, with edit lists and discarded
+packets honoured. Nothing is ever sought. Where the packets prove which pictures a frame depends on, the others are not
+decoded; everywhere else all are decoded and counted. docs/media.md has the evidence for both.
+"""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
-from itertools import groupby
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+import av
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from emoverse.media.probe import ClipError, Header, Probe, opened, pyav_text, tidy
+from emoverse.media.probe import ClipError, Header, Probe, av_message, open_clip, raise_if_machine, with_kind
+from emoverse.media.timeline import Timeline
+
+Frame = NDArray[np.uint8]
+# Decoders that withhold pictures until they can be whole; others show grey ones when the first packet is no key frame.
+WITHHOLDS: Final = frozenset({"h264", "hevc"})
+# Containers that carry what a decoder needs between the pictures, so that one can start receiving anywhere.
+JOINED: Final = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
+HDR: Final = frozenset({16, 18})  # PQ (SMPTE 2084) and HLG (ARIB STD-B67), ITU-T H.273, table 3
 
 
 def uniform(count: int, frames: int) -> list[int]:
@@ -30,204 +44,227 @@ def uniform(count: int, frames: int) -> list[int]:
 
 
 def still(count: int, peak: int | None) -> int:
-    """Return the frame that stands for the whole clip: ``peak`` when the clip has it, the middle one otherwise."""
+    """Return the frame that represents the whole clip: ``peak`` when the clip has it, the middle one otherwise."""
     if count < 1:
         raise ValueError("an empty clip has no still")
     return peak if peak is not None and 0 <= peak < count else count // 2
 
 
-Frame = NDArray[np.uint8]
-NOT_BY_DECORD: Final = frozenset({"av1"})  # decord 0.6.0 was built in 2021 without a decoder for it
-# Codecs that mark the frames no other frame refers to. PyAV leaves these out, which decord cannot.
-SKIPPING: Final = frozenset({"h264", "hevc"})
-LONG: Final = 30.0  # seconds; in longer clips decord, whose decoder runs ahead in a thread, may hold many frames
+Choose = Callable[[int], Sequence[int]]
+Keep = Callable[[int, Frame], None]
 
 
-class Clip(Protocol):
-    """One open clip: the number of its frames, and frames in ascending order of index."""
+def read_frames(path: Path, choose: Choose, keep: Keep, *, name: str = "") -> Probe:
+    """Call ``keep(index, frame)`` for the frames that ``choose(count)`` names; return the probe.
 
-    count: int
-
-    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
-        """Yield uint8 RGB ``(height, width, 3)`` for each index; indices ascend and do not repeat."""
-        ...
-
-    def close(self) -> None:
-        """Free the file and the decoder."""
-        ...
-
-
-class DecordClip:
-    """A clip read by decord."""
-
-    def __init__(self, path: Path, container: Any) -> None:
-        import decord
-
-        decord.logging.set_level(decord.logging.QUIET)
-        # One thread: clips are short, and the pool already runs one process a core.
-        self._reader: Any = decord.VideoReader(str(path), num_threads=1)
-        self.count = len(self._reader)
-
-    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
-        """Yield the frames; decord seeks to the nearest key frame before each."""
-        for index in indices:
-            yield self._reader[index].asnumpy()
-
-    def close(self) -> None:
-        """Free the reader."""
-        self._reader = None
-
-
-class PyAVClip:
-    """A clip read by PyAV: the packets' times are listed first, then frames are sought by time."""
-
-    def __init__(self, path: Path, container: Any) -> None:
-        self._container = container
-        self._stream: Any = container.streams.video[0]
-        self._stream.thread_type = "NONE"  # threads hold back frames, which costs more than it gains on short clips
-        self._skips = self._stream.codec_context.codec.canonical_name in SKIPPING
-        # Not the packets themselves: they hold the file's bytes.
-        packets = [(p.pts, p.is_keyframe) for p in container.demux(self._stream) if p.size and not p.is_discard]
-        times = [time for time, _ in packets]
-        self._keys: list[int] = sorted(time for time, is_key in packets if is_key and time is not None)
-        # Without times (some AVI files) the only index is the order of decoding.
-        self._times: list[int] | None = None if None in times else sorted(times)
-        if self._times is None:
-            container.seek(0)
-            self.count = sum(1 for _ in container.decode(self._stream))
-        else:
-            self.count = len(self._times)
-            self._skips = self._skips and len(set(times)) == self.count
-
-    def frames(self, indices: Sequence[int]) -> Iterator[Frame]:
-        """Yield the frames, decoding on from the last one unless a key frame lies between."""
-        if self._times is None:
-            yield from self._counted(set(indices))
-            return
-        wanted = [(index, self._times[index]) for index in indices]
-        for keys, run in groupby(wanted, lambda pair: bisect_right(self._keys, pair[1])):
-            # Only a frame that was asked for may be late: before the first key frame the start is sought.
-            yield from self._run(dict(run), self._keys[keys - 1] if keys else self._times[0])
-
-    def _run(self, wanted: dict[int, int], start: int) -> Iterator[Frame]:
-        """Yield the frames of (index -> time) pairs that follow the key frame at ``start``."""
-        left = dict(wanted)
-        # A broken stream may refer to what it says nobody refers to: then all is decoded.
-        for skip in (True, False) if self._skips else (False,):
-            for frame in self._decoded(start, set(left.values()), skip):
-                index, time = next(iter(left.items()))
-                if frame.pts != time:
-                    break
-                del left[index]
-                yield upright(frame)
-            if not left:
-                return
-        raise ClipError("clip-unreadable", f"pyav: frame {min(left)} of {self.count} could not be decoded")
-
-    def _decoded(self, start: int, times: set[int], skip: bool) -> Iterator[Any]:
-        """Yield the decoded frames at ``times``, as they come; with ``skip``, decode only what they depend on."""
-        self._container.seek(start, stream=self._stream)
-        context, last = self._stream.codec_context, max(times)
-        for packet in self._container.demux(self._stream):
-            context.skip_frame = "NONREF" if skip and packet.pts not in times else "DEFAULT"
-            for frame in packet.decode():
-                if frame.pts in times:
-                    yield frame
-                if frame.pts is not None and frame.pts >= last:
-                    return
-
-    def _counted(self, wanted: set[int]) -> Iterator[Frame]:
-        self._container.seek(0)
-        for number, frame in enumerate(self._container.decode(self._stream)):
-            if number in wanted:
-                yield upright(frame)
-            if number >= max(wanted):
-                return
-
-    def close(self) -> None:
-        """Leave the container to who opened it."""
-
-
-def upright(frame: Any) -> Frame:
-    """Return a PyAV frame as RGB, turned as its display matrix asks."""
-    pixels: Frame = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4  # PyAV counts degrees counter-clockwise, as np.rot90 does
-    return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
-
-
-DECODERS: Final[dict[str, Callable[[Path, Any], Clip]]] = {"decord": DecordClip, "pyav": PyAVClip}
-
-
-def read_frames(
-    path: Path,
-    choose: Callable[[int], Sequence[int]],
-    each: Callable[[int, Frame], None],
-    *,
-    decoders: Sequence[str] = tuple(DECODERS),
-    name: str = "",
-) -> Probe:
-    """Hand the frames that ``choose(count)`` names to ``each(index, frame)`` in ascending order; return the probe.
-
-    One decoded frame is held at a time, so memory does not grow with the clip. When a decoder fails the next one starts
-    over, and ``each`` may see an index twice. Raises ClipError, with ``name`` as its place, when none could.
+    A frame is uint8 RGB ``(height, width, 3)``, upright, with square pixels. Memory does not grow with the clip.
+    ``keep`` may see an index more than once, and indices that are not chosen in the end: the last call for an index of
+    ``choose(probe.frames)`` counts. Raises ClipError, with ``name`` as its place.
     """
     try:
-        with opened(path) as (container, header):
-            said: dict[str, str] = {}
-            for decoder in in_order(decoders, header):
-                try:
-                    return _read(path, container, decoder, header, choose, each)
-                except ClipError as error:
-                    said[error.detail] = error.reason
-        reason = "clip-empty" if "clip-empty" in said.values() else "clip-unreadable"
-        raise ClipError(reason, "; ".join(said) or f"no decoder for {header.codec}")
+        with open_clip(path, quick=True) as (container, stream, header):
+            timeline = Timeline.read(container, stream)
+        with with_kind(header):
+            return _read(path, timeline, header, choose, keep)
     except ClipError as error:
         raise ClipError(error.reason, error.detail, clip=name or path.name) from None
 
 
-def in_order(decoders: Sequence[str], header: Header) -> list[str]:
-    """Return the decoders that are to try a clip: decord first, but PyAV where it decodes or holds fewer frames."""
-    able = [d for d in decoders if not (d == "decord" and header.codec in NOT_BY_DECORD)]
-    pyav_first = header.codec in SKIPPING or (header.duration or 0.0) > LONG
-    return sorted(able, key=lambda d: d != "pyav") if pyav_first else able
+def _read(path: Path, timeline: Timeline, header: Header, choose: Choose, keep: Keep) -> Probe:
+    count = timeline.count
+    if not timeline.packets:
+        raise ClipError("clip-empty", "the video stream has no frames")
+    if timeline.proven:
+        playback = _decode_needed(path, timeline, set(choose(count)), keep)
+        if playback is not None:
+            return _probe(timeline, header, count, playback)
+    # The number of packets is only a guess of the number of pictures: count, and start over when it was wrong.
+    while True:
+        wanted = set(choose(count)) if count else set()
+        playback = _decode_all(path, timeline, wanted, keep)
+        if playback.count < 1:
+            reason = "clip-unreadable" if playback.error else "clip-empty"
+            raise ClipError(reason, playback.error or "the video stream has no frames")
+        if playback.count == count:
+            break
+        count = playback.count
+    if playback.lost or playback.damaged & wanted:
+        share = (len(playback.damaged) + playback.lost) / (count + playback.lost)
+        first = f"; {playback.error}" if playback.error else ""
+        raise ClipError("clip-damaged", f"{share:.1%} of its pictures are missing or not whole{first}")
+    return _probe(timeline, header, count, playback)
 
 
-def _read(
-    path: Path,
-    container: Any,
-    decoder: str,
-    header: Header,
-    choose: Callable[[int], Sequence[int]],
-    each: Callable[[int, Frame], None],
-) -> Probe:
+@dataclass
+class Playback:
+    """The result of decoding: ``damaged`` are indices of pictures that are not whole, ``lost`` counts missing ones."""
+
+    count: int = 0
+    lost: int = 0
+    damaged: set[int] = field(default_factory=set)
+    error: str = ""
     shape: tuple[int, ...] = (0, 0)
-    try:
-        with closing(DECODERS[decoder](path, container)) as clip:
-            count = clip.count
-            if count < 1:
-                raise ClipError("clip-empty", "the video stream has no frames")
-            wanted = sorted(set(choose(count)))
-            for index, frame in zip(wanted, clip.frames(wanted), strict=True):
-                shape = frame.shape
-                each(index, frame)
-    except ClipError:
-        raise
-    except Exception as error:  # decord raises DECORDError and RuntimeError, PyAV its FFmpegErrors and ValueError
-        text = pyav_text(error) if decoder == "pyav" else f"decord: {error}"
-        raise ClipError("clip-unreadable", tidy(text.replace(str(path), path.name))) from error
-    return _probe(header, count, shape, decoder)
+    rotation: int = 0
+    transfer: int = 0  # the transfer characteristic (H.273) of the first picture
+
+    def show(self, frame: Any, stream: Any) -> Frame:
+        """Return the picture as it is shown, and note its size and orientation."""
+        shown = upright(frame, stream.sample_aspect_ratio or 1)
+        if not self.shape[0]:
+            self.shape, self.rotation, self.transfer = shown.shape, rotation_of(frame), int(frame.color_trc or 0)
+        return shown
 
 
-def _probe(header: Header, count: int, shape: tuple[int, ...], decoder: str) -> Probe:
-    duration = header.duration or 0.0
+def _decode_needed(path: Path, timeline: Timeline, wanted: Collection[int], keep: Keep) -> Playback | None:
+    """Decode only what the wanted frames depend on; return None when the decoder did not show exactly what it should.
+
+    Then something about the file is not what its packets say, and only counting from the start gives the truth.
+    """
+    times = timeline.times()
+    indices = {times[index]: index for index in wanted}
+    send = timeline.needed(indices)
+    expected = sorted(timeline.packets[position].time for position in send)
+    playback = Playback()
+    shown: list[int] = []
+
+    def take(frames: Sequence[Any]) -> bool:
+        for frame in frames:
+            if frame.is_corrupt or frame.interlaced_frame or frame.pts is None:
+                return False
+            shown.append(frame.pts)
+            if frame.pts in indices:
+                keep(indices[frame.pts], playback.show(frame, stream))
+        return True
+
+    with open_clip(path, quick=True) as (container, stream, _):
+        stream.thread_type = "NONE"  # threads hold back frames, which costs more than it gains on short clips
+        last = max(send)
+        try:
+            for position, packet in enumerate(packet for packet in container.demux(stream) if packet.size):
+                if packet.pts != timeline.packets[position].pts:
+                    return None
+                if position in send and not take(packet.decode()):
+                    return None
+                if position == last:
+                    break
+            if not take(stream.codec_context.decode(None)):
+                return None
+        except (av.error.FFmpegError, ValueError, TypeError) as error:
+            raise_if_machine(error, decoding=True)
+            return None
+    return playback if shown == expected else None
+
+
+def _decode_all(path: Path, timeline: Timeline, wanted: Collection[int], keep: Keep) -> Playback:
+    """Decode from the first packet to the last, and note every picture that is missing or not whole."""
+    playback = Playback()
+    times: set[int] = set()
+    with open_clip(path) as (container, stream, header):
+        stream.thread_type = "NONE"
+        begun = header.container not in JOINED  # whether a key frame was sent
+        damage = Damage(active=header.codec not in WITHHOLDS and not timeline.packets[0].key)
+        packets = iter(container.demux(stream))
+        while True:
+            packet, frames = None, []
+            try:
+                packet = next(packets, None)
+                if packet is None:
+                    break
+                begun = begun or packet.is_keyframe
+                frames = packet.decode()
+            except (av.error.FFmpegError, ValueError, TypeError) as error:
+                raise_if_machine(error, decoding=packet is not None)
+                playback.error = playback.error or av_message(error)
+                # What comes before the first key frame of a recorded broadcast cannot be shown: FFmpeg skips it.
+                if begun:
+                    playback.lost += 1
+                    damage.start(None if packet is None else packet.pts)
+                if packet is None:
+                    break
+            for frame in frames:
+                if damage.covers(frame):
+                    playback.damaged.add(playback.count)
+                if frame.pts is not None:
+                    times.add(frame.pts)
+                if playback.count in wanted:
+                    keep(playback.count, playback.show(frame, stream))
+                playback.count += 1
+    if header.codec == "hevc" and times:  # its decoder passes over broken packets without an error
+        playback.lost += sum(p.pts not in times for p in timeline.decodable())
+    return playback
+
+
+@dataclass
+class Damage:
+    """Whether pictures are whole: damage spreads from picture to picture until the next key frame."""
+
+    active: bool = False
+    since: int | None = None
+
+    def start(self, time: int | None) -> None:
+        """Note damage in the packet at ``time``."""
+        self.active, self.since = True, time
+
+    def covers(self, frame: Any) -> bool:
+        """Return whether a frame, given in display order, is damaged."""
+        if frame.is_corrupt:
+            self.start(frame.pts)
+        elif self.active and frame.key_frame:
+            self.active = self.since is not None and frame.pts is not None and frame.pts <= self.since
+        return self.active
+
+
+def display_matrix(frame: Any) -> tuple[float, float, float, float]:
+    """Return (a, b, c, d) of a frame's display matrix: x' = a x + c y, y' = b x + d y (ISO 14496-12, 8.3.2)."""
+    data = frame.side_data.get("DISPLAYMATRIX")
+    if data is None:
+        return 1.0, 0.0, 0.0, 1.0
+    values = np.frombuffer(bytes(data), np.int32)[:5] / 65536
+    return float(values[0]), float(values[1]), float(values[3]), float(values[4])
+
+
+def rotation_of(frame: Any) -> int:
+    """Return the degrees (0..359, clockwise) by which a player turns a frame, or a mirrored frame's x axis."""
+    a, b, _, _ = display_matrix(frame)
+    return round(math.degrees(math.atan2(b, a))) % 360
+
+
+def upright(frame: Any, aspect: Any = 1) -> Frame:
+    """Return a decoded frame as RGB with square pixels, turned and mirrored as its display matrix asks.
+
+    ``aspect`` is the width of a stored pixel over its height. As players do, the width is changed.
+    """
+    pixels: Frame
+    if aspect == 1 and frame.format.name == "yuv420p" and frame.width % 16 == 0:
+        # The same values with the planes apart in memory, as resizing wants them: it saves a copy of each frame.
+        # Other widths lose their last columns in swscale's conversion to planes.
+        green, blue, red = (
+            np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+            for plane in frame.reformat(format="gbrp").planes
+        )
+        pixels = np.stack([red, green, blue]).transpose(1, 2, 0)
+    else:
+        pixels = frame.to_ndarray(format="rgb24", width=max(1, round(frame.width * aspect)))
+    a, b, c, d = display_matrix(frame)
+    turn = math.degrees(math.atan2(b, a))
+    if abs(turn - 90 * round(turn / 90)) > 1:  # FFmpeg's `rotate` filter: same size, black corners
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).rotate(-turn, Image.Resampling.BILINEAR))
+    if abs(a) < abs(b):
+        pixels, a, d = pixels.transpose(1, 0, 2), c, b
+    return pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+
+
+def _probe(timeline: Timeline, header: Header, count: int, playback: Playback) -> Probe:
+    duration = timeline.duration
     return Probe(
-        duration=round(duration, 6),
+        duration=None if duration is None else round(duration, 6),
         frames=count,
-        fps=round(count / duration, 6) if duration > 0 else 0.0,
-        height=shape[0],
-        width=shape[1],
+        fps=round(count / duration, 6) if duration else None,
+        height=playback.shape[0],
+        width=playback.shape[1],
         codec=header.codec,
-        rotation=header.rotation,
+        rotation=playback.rotation,
         has_audio=header.has_audio,
-        decoder=decoder,
+        decoder="pyav",
+        hdr=playback.transfer in HDR,
     )

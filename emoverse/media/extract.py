@@ -14,23 +14,25 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TextIO
 
 from emoverse.errors import UserError
+from emoverse.media.action_units import NOT_MEASURED
 from emoverse.media.frames import ShardWriter, Slot, shard_name
 from emoverse.media.probe import Probe
-from emoverse.media.transform import uses_torch
 from emoverse.media.workers import Done, Lost, Pool, Task, process
 
 JOURNAL: Final = "journal.jsonl"
-ALONE: Final = ("pyav", "decord")
 LOST: Final = {"timeout": "clip-timeout", "crash": "clip-crashed-decoder"}
+PATIENCE: Final = 10.0  # times the limit, for a clip that is read once more, alone
+Reader = Callable[[Task], Done | Lost]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One line of the journal: ``slots`` are (kind, number, frame index, where it lies)."""
+    """One line of the journal: ``slots`` are (kind, number, frame index, slot in a shard)."""
 
     clip_id: str
     probe: Probe | None
@@ -48,29 +50,33 @@ def extract(
     fingerprint: str,
     workers: int | None = None,
     label: str = "",
-    read: Callable[[Task], Done] = process,
+    read: Reader = process,
+    patience: float = PATIENCE,
 ) -> int:
     """Write shards and the journal below ``folder``; return how many clips an earlier run had finished already.
 
     ``fingerprint`` stands for all the result depends on: content of the clips, parameters, code. The result is the
     same for any number of workers and any number of interruptions. ``read`` reads one clip in a worker process; it is
-    pickled, so it must be a function of a module.
+    pickled, so it must be a function of a module. A clip that timed out, or whose process died, is read once more,
+    alone and with ``patience`` times the limit, before it counts as broken, and again when a run is resumed.
+    Raises UserError when the machine cannot read a clip for want of memory.
     """
-    writer, finished = _resume(tasks, folder, fingerprint)
+    second = partial(_read_alone, read=read, patience=patience)
+    writer, finished = _resume(tasks, folder, fingerprint, second)
     todo = tasks[finished:]
     if not todo:
         writer.close()
         return finished
-    params = todo[0].params
-    preload = ("torchvision.transforms.v2.functional",) if uses_torch(params) else ()
-    limit = max(task.limit for task in todo)
-    pool: Pool[Task, Done] = Pool(read, timeout=limit, workers=workers, preload=preload)
+    pool: Pool[Task, Done] = Pool(read, timeout=max(task.limit for task in todo), workers=workers)
     with (
         (folder / JOURNAL).open("a", encoding="utf-8", newline="\n") as journal,
         progress(label, len(tasks), finished) as step,
     ):
         for task, answer in zip(todo, pool.map(todo), strict=True):
-            done = _second_try(task, answer, read) if isinstance(answer, Lost) else answer
+            done = answer
+            if isinstance(done, Lost):
+                pool.drain()
+                done = second(task, done)
             blobs = [(member(task, f.kind, f.number), f.blob) for f in done.frames]
             slots = writer.add(blobs) if blobs else []
             journal.write(line_of(_record_of(task, done, slots, writer.end)))
@@ -88,29 +94,34 @@ def records(folder: Path) -> Iterator[Record]:
             yield _record(json.loads(line))
 
 
-def _second_try(task: Task, lost: Lost, read: Callable[[Task], Done]) -> Done:
-    """Ask each decoder alone, in a process of its own, about a clip that took its process down or did not come back.
+def _read_alone(task: Task, lost: Lost | None, *, read: Reader, patience: float) -> Done:
+    """Read a clip once more, in a fresh process and without hurry; ``lost`` is what came of the first try.
 
-    Who measured action units inside that process may be the cause, and is not asked again. A clip that took its time
-    once gets one more try only: the others wait meanwhile.
+    A measurer that worked inside the lost process may be the cause, and is left out.
     """
     unsafe = task.units is None and task.measurer is not None and not task.measurer.own_process
-    task = replace(task, measurer=None if unsafe else task.measurer)
-    said = [lost.detail]
-    for decoder in ALONE if lost.kind == "crash" else ALONE[:1]:
-        again: Pool[Task, Done] = Pool(read, timeout=task.limit, workers=1)
-        answer = next(again.map([replace(task, decoders=(decoder,))]))
-        if isinstance(answer, Lost):
-            said.append(f"{decoder} alone: {answer.detail}")
-        elif answer.failure:
-            said.append(answer.failure[1])
-        else:
-            return replace(answer, note=f"not measured: {lost.detail}") if unsafe else answer
-    return Done(failure=(LOST[lost.kind], "; ".join(said)))
+    calm = replace(task, patience=patience, measurer=None if unsafe else task.measurer)
+    pool: Pool[Task, Done] = Pool(read, timeout=calm.limit, workers=1)
+    answer = next(pool.map([calm]))
+    first = lost.detail if lost else "an earlier run gave it up"
+    if isinstance(answer, Done):
+        return replace(answer, note=f"{NOT_MEASURED}: {first}") if unsafe else answer
+    if answer.kind in ("memory", "killed"):
+        raise UserError(
+            f"the machine cannot decode it: {first}; alone: {answer.detail}",
+            place=task.clip,
+            remedy="free some memory (or raise the container's limit) and run again, or leave the clip out",
+        )
+    return Done(failure=(LOST[answer.kind], f"{first}; alone: {answer.detail}"))
 
 
-def _resume(tasks: Sequence[Task], folder: Path, fingerprint: str) -> tuple[ShardWriter, int]:
-    """Return a writer that goes on after the last finished clip, and the number of finished clips."""
+def _resume(
+    tasks: Sequence[Task], folder: Path, fingerprint: str, second: Callable[[Task, None], Done]
+) -> tuple[ShardWriter, int]:
+    """Return a writer that goes on after the last finished clip, and the number of finished clips.
+
+    A clip that was given up is tried again; when it can be read now, the run goes on from there.
+    """
     head = _head(fingerprint)
     path = folder / JOURNAL
     finished, clips, size = 0, 0, len(head.encode())
@@ -124,6 +135,8 @@ def _resume(tasks: Sequence[Task], folder: Path, fingerprint: str) -> tuple[Shar
                 except ValueError:
                     break  # the line being written when the process was killed
                 if not line.endswith(b"\n") or record.clip_id != task.clip_id:
+                    break
+                if record.failure and record.failure[0] in LOST.values() and second(task, None).failure is None:
                     break
                 finished, size = finished + 1, size + len(line)
                 if record.slots:
@@ -221,20 +234,10 @@ def progress(label: str, total: int, finished: int = 0, *, unit: str = "clips") 
 
 
 def _bar(label: str, total: int, finished: int, unit: str) -> Iterator[Callable[[], None]]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from tqdm import tqdm
 
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn(unit))
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=total, completed=finished)
-        yield lambda: bar.advance(task)
+    with tqdm(desc=label, total=total, initial=finished, unit=f" {unit}", dynamic_ncols=True) as bar:
+        yield lambda: bar.update() and None
 
 
 def _lines(label: str, total: int, finished: int, unit: str) -> Iterator[Callable[[], None]]:

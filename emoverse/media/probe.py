@@ -1,35 +1,38 @@
-"""Find a clip's file and read its properties without decoding all of it."""
+"""Find a clip's file, and read its properties without decoding it."""
 
 from __future__ import annotations
 
-import math
+import errno
 import os
 import re
-import struct
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 from emoverse.errors import UserError
+from emoverse.media.containers import check_whole, is_mp4
 
 REASONS: Final = {
-    "clip-missing": "no file lies where the annotation points",
+    "clip-missing": "no file where the annotation points",
     "clip-outside-root": "the path or a link leads out of the corpus folder",
     "clip-empty": "the file has no bytes, or no frames",
     "clip-truncated": "the file ends before its own header says",
-    "clip-unreadable": "no decoder could read it",
-    "no-video-stream": "it holds sound only",
-    "clip-timeout": "the decoder did not answer in time and was stopped",
-    "clip-crashed-decoder": "the decoder took its process down",
+    "clip-damaged": "pictures are missing or not whole",
+    "clip-unreadable": "FFmpeg cannot read it",
+    "no-video-stream": "it holds sound, a cover or a still picture only",
+    "clip-timeout": "decoding took too long, also alone and with ten times the time",
+    "clip-crashed-decoder": "the decoder's process died, also when it ran alone",
     "clip-unannotated": "no annotation row mentions the file",
 }
 
 
 class ClipError(UserError):
-    """Report one clip that cannot be used: ``reason`` is a key of REASONS, ``problem`` the decoder's own words."""
+    """Report one clip that cannot be used: ``reason`` is a key of REASONS, ``detail`` mostly FFmpeg's message."""
 
     def __init__(self, reason: str, detail: str, *, clip: str = "") -> None:
         assert reason in REASONS, reason
@@ -38,145 +41,130 @@ class ClipError(UserError):
 
 
 def tidy(text: str) -> str:
-    """Return a decoder's message without clock, addresses and stack, so that two runs write the same bytes."""
+    """Return a message of FFmpeg on one line and without addresses, so that two runs write the same bytes."""
     lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
-    kept = []
-    for line in lines:
-        if line.startswith(("Stack trace", "[bt]")):
-            break
-        line = re.sub(r"\[\d\d:\d\d:\d\d\] ", "", line)
-        line = re.sub(r" ?@ ?0x[0-9a-fA-F]+", "", line)
-        line = re.sub(r"\(-?\d+ vs\. ", "(", line)  # decord prints an uninitialised number here
-        kept.append(re.sub(r"/\S*/(src/)", r"\1", line))
-    return " ".join(kept)[:500] or "no message"
+    return re.sub(r" ?@ ?0x[0-9a-fA-F]+", "", " ".join(lines))[:500] or "no message"
+
+
+# What the system refuses, whatever the file is like.
+MACHINE_ERRNOS: Final = frozenset(
+    {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.ESTALE}
+)
+
+
+def raise_if_machine(error: BaseException, *, decoding: bool = False) -> None:
+    """Raise MemoryError or OSError when FFmpeg's error is the machine's fault; a decoder's own codes mean the data."""
+    code = getattr(error, "errno", None)
+    if isinstance(error, MemoryError) or code == errno.ENOMEM:
+        raise MemoryError(str(error)) from error
+    if not decoding and code in MACHINE_ERRNOS:
+        raise OSError(code, os.strerror(code), getattr(error, "filename", None)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Facts of one clip. ``width`` and ``height`` are pixels as shown, after ``rotation`` (degrees, 0 90 180 270).
+    """Facts of one clip. ``width`` and ``height`` are pixels as shown: square, after ``rotation`` (degrees clockwise).
 
-    ``frames`` is counted from the packets, not taken from the header; ``fps`` is frames over ``duration`` (seconds), so
-    it is the mean rate where the rate varies. ``decoder`` is the one that read the frames.
+    ``duration`` (seconds) is the video stream's, from the first frame's start to the last one's end; ``frames`` was
+    counted; ``fps`` is frames over duration, so it is the mean rate where the rate varies. Both are None where the file
+    has no times. ``decoder`` is the library that read the frames. ``hdr`` frames look pale: they are not tone-mapped.
     """
 
-    duration: float
+    duration: float | None
     frames: int
-    fps: float
+    fps: float | None
     width: int
     height: int
     codec: str
     rotation: int
     has_audio: bool
     decoder: str = ""
+    hdr: bool = False
 
 
 @dataclass(frozen=True)
 class Header:
-    """The part of a probe that needs no packet: ``frames`` is what the container claims, 0 when it does not say."""
+    """The part of a probe that needs no packet: ``duration`` is the video stream's own, where it has one."""
 
     duration: float | None
-    frames: int
     codec: str
     has_audio: bool
-    rotation: int = 0
+    container: str = ""
+
+
+# Containers of one file each: a playlist would make FFmpeg open whatever it names.
+CONTAINERS: Final = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,flv,asf,ogg,gif,ivf,h264,hevc,obu,vc1,mjpeg,"
+    "mxf,dv,rm,nut,wtv,yuv4mpegpipe,swf,nsv,apng,mp3,aac,wav,flac"
+)
+STILLS: Final = "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif_pipe"
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Any, Header]]:
-    """Open a clip with PyAV; yield the container and what it says of itself.
+def open_clip(path: Path, *, quick: bool = False) -> Iterator[tuple[Any, Any, Header]]:
+    """Open a clip with PyAV; yield the container, its best video stream, and the header's facts.
 
-    Raises ClipError for an empty, truncated, unreadable or audio-only file.
+    ``quick`` has FFmpeg believe an MP4 file's header where it would otherwise decode frames to learn more.
+    Raises ClipError for an empty, truncated or unreadable file, and for one without a video.
     """
     import av
 
-    size = path.stat().st_size
-    if size == 0:
+    if path.stat().st_size == 0:
         raise ClipError("clip-empty", "the file has 0 bytes", clip=path.name)
-    rotation = check_boxes(path, size)
-    # FFmpeg decodes frames to learn what an MP4 file's header says already: a tenth of the time a clip takes.
-    asked: dict[str, Any] = {} if rotation is None else {"stream_options": [{"skip_frame": "all"}] * 16}
+    if fault := check_whole(path):
+        raise ClipError(fault.reason, fault.detail, clip=path.name)
+    # A tenth of the time that a clip takes goes into frames that only tell what the header says already.
+    probing: dict[str, Any] = {"stream_options": [{"skip_frame": "all"}] * 16} if quick and is_mp4(path) else {}
+    options = {"format_whitelist": f"{CONTAINERS},{STILLS}"}
     try:
-        container = av.open(str(path), metadata_errors="ignore", **asked)
+        container = av.open(str(path), metadata_errors="ignore", options=options, **probing)
     except (av.error.FFmpegError, ValueError) as error:
-        raise ClipError("clip-unreadable", pyav_text(error), clip=path.name) from error
+        raise_if_machine(error)
+        raise ClipError("clip-unreadable", av_message(error), clip=path.name) from error
     with container:
-        if not container.streams.video:
+        stream = container.streams.best("video")
+        if stream is None:
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
             raise ClipError("no-video-stream", f"its streams: {kinds}", clip=path.name)
-        yield container, replace(describe(container), rotation=rotation or 0)
+        if container.format.name in STILLS.split(","):
+            raise ClipError("no-video-stream", f"a still picture ({container.format.name})", clip=path.name)
+        if stream.disposition & COVERS:
+            raise ClipError("no-video-stream", "its only picture is a cover", clip=path.name)
+        if stream.codec_context is None:
+            raise ClipError("clip-unreadable", "FFmpeg has no decoder for its codec", clip=path.name)
+        yield container, stream, describe(container, stream)
+
+
+COVERS: Final = 0x400 | 0x800 | 0x100000  # AV_DISPOSITION_ATTACHED_PIC, _TIMED_THUMBNAILS, _STILL_IMAGE of FFmpeg
+
+
+@contextmanager
+def with_kind(header: Header) -> Iterator[None]:
+    """Add container and codec to a ClipError's message."""
+    try:
+        yield
+    except ClipError as error:
+        raise ClipError(error.reason, f"{error.detail} ({header.container}, {header.codec})") from error
 
 
 def read_header(path: Path) -> Header:
-    """Open a clip and describe it; raise ClipError as ``opened`` does."""
-    with opened(path) as (_, header):
+    """Open a clip and describe it; raise ClipError as ``open_clip`` does."""
+    with open_clip(path, quick=True) as (_, _, header):
         return header
 
 
-def describe(container: Any) -> Header:
-    """Return the header facts of an open PyAV container that has a video stream."""
-    stream = container.streams.video[0]
-    duration: float | None
-    if stream.duration is not None and stream.time_base is not None:
-        duration = float(stream.duration * stream.time_base)
-    else:
-        duration = container.duration / 1e6 if container.duration is not None else None
+def describe(container: Any, stream: Any) -> Header:
+    """Return the header facts of an open PyAV container."""
+    known = stream.duration is not None and stream.time_base is not None
     # The context is named after the decoder (libdav1d); the canonical name is the codec's (av1).
-    codec = stream.codec_context.codec.canonical_name if stream.codec_context is not None else "unknown"
-    return Header(duration, int(stream.frames or 0), codec, bool(container.streams.audio))
+    codec = stream.codec_context.codec.canonical_name
+    duration = float(stream.duration * stream.time_base) if known else None
+    return Header(duration, codec, bool(container.streams.audio), container.format.name.split(",")[0])
 
 
-def pyav_text(error: BaseException) -> str:
-    """Return PyAV's message without the path, which may be absolute."""
-    text = getattr(error, "strerror", None) or str(error)
-    return f"pyav: {text}"
-
-
-def check_boxes(path: Path, size: int) -> int | None:
-    """Walk the boxes of an MP4 file; return the degrees (clockwise) a player turns its picture, None for other files.
-
-    Raises ClipError when the file ends inside a box, as a half-finished download does: a decoder would read it up to
-    the cut, and every frame index would then mean another moment.
-    """
-    rotation = 0
-    with path.open("rb") as handle:
-        if handle.read(12)[4:8] not in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
-            return None
-        start = 0
-        while start + 8 <= size:
-            length, kind = _box(handle, start, size)
-            if length < 8:
-                raise ClipError("clip-unreadable", f"a broken box at byte {start}", clip=path.name)
-            if start + length > size:
-                detail = f"box {kind!r} at byte {start} has {length:,} bytes, the file lacks {start + length - size:,}"
-                raise ClipError("clip-truncated", detail, clip=path.name)
-            if kind == "moov":
-                handle.seek(start)
-                rotation = _rotation(handle.read(length))
-            start += length
-    return rotation
-
-
-def _box(handle: BinaryIO, start: int, size: int) -> tuple[int, str]:
-    handle.seek(start)
-    head = handle.read(16)
-    length, kind = int(struct.unpack(">I", head[:4])[0]), head[4:8].decode("latin-1")
-    if length == 1 and len(head) == 16:  # a 64-bit length follows the name
-        return int(struct.unpack(">Q", head[8:])[0]), kind
-    return (size - start if length == 0 else length), kind  # 0: the box reaches to the end of the file
-
-
-def _rotation(moov: bytes) -> int:
-    """Return the turn in the first track header (ISO 14496-12, 8.3.2) that has a picture size."""
-    at = moov.find(b"tkhd")
-    while at >= 0:
-        body = at + 8 + (32 if moov[at + 4 : at + 5] == b"\x01" else 20) + 16
-        if body + 44 > len(moov):
-            return 0
-        a, b, *_, width, height = struct.unpack(">9iII", moov[body : body + 44])
-        if width and height:
-            return round(math.degrees(math.atan2(b, a)) / 90) * 90 % 360
-        at = moov.find(b"tkhd", at + 4)
-    return 0
+def av_message(error: BaseException) -> str:
+    """Return FFmpeg's message without the path, which may be absolute."""
+    return f"FFmpeg: {getattr(error, 'strerror', None) or error}"
 
 
 VIDEO: Final = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".wmv"})
@@ -213,10 +201,19 @@ class ClipFiles:
             detail = "a link leads out of the corpus; DVC's cache.type must be copy, reflink or hardlink"
             raise ClipError("clip-outside-root", detail, clip=clip)
         if not path.exists():
-            raise ClipError("clip-missing", f"no file {clip!r}", clip=clip)
+            raise ClipError("clip-missing", self.missing_detail(clip), clip=clip)
         if not path.is_file():
             raise ClipError("clip-unreadable", "not a regular file", clip=clip)
         return path
+
+    def missing_detail(self, clip: str) -> str:
+        """Say that a clip is missing, and name the folder that is, or a video by that name of another format."""
+        folder = PurePosixPath(clip).parent.as_posix()
+        if same := self._by_stem.get(_stem(nfc(clip))):
+            return f"no file {clip!r}, but {', '.join(map(repr, same))}: rename it if it is an MP4, else convert it"
+        if folder not in (".", *self._folders):
+            return f"no file {clip!r}: there is no folder {folder!r}"
+        return f"no file {clip!r}"
 
     def leaving(self) -> list[str]:
         """Return links that lead out of the root: folders, and all files but clips, of which each is its row's fault.
@@ -229,4 +226,19 @@ class ClipFiles:
 
     def beside(self, mentioned: Set[str]) -> list[str]:
         """Return the video files (NFC, sorted) that are not among the ``mentioned`` clips (NFC)."""
-        return sorted(n for n in self._files if PurePosixPath(n).suffix.lower() in VIDEO and n not in mentioned)
+        return [name for name in self._videos if name not in mentioned]
+
+    @cached_property
+    def _videos(self) -> list[str]:
+        return sorted(name for name in self._files if PurePosixPath(name).suffix.lower() in VIDEO)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        names: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self._videos:
+            names[_stem(name)].append(name)
+        return dict(names)
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0].lower()

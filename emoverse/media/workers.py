@@ -1,4 +1,8 @@
-"""Decode clips in worker processes that may crash or hang without taking the run with them."""
+"""Decode clips in worker processes that may crash or hang without taking the run with them.
+
+The pool is home-made because a process must be able to die at any instant: pebble's processes share a pipe and its
+locks, so one that dies while it holds them blocks the others; concurrent.futures ends at the first death.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,11 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar
 
-import av  # noqa: F401
-import decord  # noqa: F401
+import av  # noqa: F401  (the fork server imports it once for all workers)
 
 from emoverse.config import MediaParams
-from emoverse.media.action_units import ActionUnits, Measurer, read_action_units
+from emoverse.errors import UserError
+from emoverse.media.action_units import NOT_MEASURED, ActionUnits, Measurer, read_action_units
 from emoverse.media.decode import Frame, read_frames, still, uniform
 from emoverse.media.probe import ClipError, Probe, tidy
 from emoverse.media.transform import encode, picture
@@ -31,9 +35,13 @@ START_LIMIT: Final = 120.0  # seconds a process may take to import its libraries
 
 @dataclass(frozen=True)
 class Lost:
-    """An item whose process did not answer: ``timeout`` (stopped by us) or ``crash`` (it died by itself)."""
+    """An item without a result, which may be the machine's fault.
 
-    kind: Literal["timeout", "crash"]
+    ``timeout``: stopped by us; ``crash``: its process died by itself; ``killed``: somebody, mostly the kernel for want
+    of memory, killed its process; ``memory``: its process got no memory.
+    """
+
+    kind: Literal["timeout", "crash", "killed", "memory"]
     detail: str
 
 
@@ -49,50 +57,55 @@ class _Worker:
 
 @dataclass
 class Pool(Generic[Item, Result]):
-    """Processes that call ``function(item)``; the function and its items are pickled, so it lives in a module.
+    """Processes that call ``function(item)``; the function and its items are pickled, so it belongs to a module.
 
     ``timeout`` is in seconds for one item. ``workers`` None means one for each core this process may use.
     """
 
-    function: Callable[[Item], Result]
+    function: Callable[[Item], Result | Lost]
     timeout: float
     workers: int | None = None
-    preload: tuple[str, ...] = ()  # modules that the fork server should import once for all workers
     _idle: list[_Worker] = field(default_factory=list)
     _busy: list[_Worker] = field(default_factory=list)
+    _done: dict[int, Result | Lost] = field(default_factory=dict)
 
     def map(self, items: Iterable[Item]) -> Iterator[Result | Lost]:
         """Yield one result for each item, in the order of the items, whatever the number of workers.
 
-        Raises RuntimeError when the function itself raises: what may go wrong with an item belongs into its result.
-        At most ``4 * workers + 16`` results wait for an earlier one, so memory stays flat.
+        At most ``4 * workers + 16`` results wait for an earlier one, so memory stays flat. Raises UserError for a
+        library that a worker cannot import, the OSError that a worker met, and RuntimeError for any other exception:
+        what may be wrong with an item belongs into its result.
         """
         workers = self.workers or len(os.sched_getaffinity(0))
         window = 4 * workers + 16
         todo = enumerate(items)
-        done: dict[int, Result | Lost] = {}
-        asked = given = 0
+        started = yielded = 0
         exhausted = False
         try:
             while True:
-                while not exhausted and len(self._busy) < workers and asked - given < window:
+                while not exhausted and len(self._busy) < workers and started - yielded < window:
                     entry = next(todo, None)
                     if entry is None:
                         exhausted = True
                         break
-                    self._give(*entry)
-                    asked += 1
-                while given in done:
-                    yield done.pop(given)
-                    given += 1
-                if exhausted and given == asked:
+                    self._assign(*entry)
+                    started += 1
+                while yielded in self._done:
+                    yield self._done.pop(yielded)
+                    yielded += 1
+                if exhausted and yielded == started:
                     return
-                if asked - given >= window or exhausted or len(self._busy) >= workers:
-                    self._collect(done)
+                if started - yielded >= window or exhausted or len(self._busy) >= workers:
+                    self._collect()
         finally:
             self._stop()
 
-    def _give(self, index: int, item: Item) -> None:
+    def drain(self) -> None:
+        """Wait until all workers are idle; ``map`` gives them work again when its next result is asked for."""
+        while self._busy:
+            self._collect()
+
+    def _assign(self, index: int, item: Item) -> None:
         worker = self._idle.pop() if self._idle else self._start()
         worker.index, worker.served = index, worker.served + 1
         # The clock starts with the item, not with the import of decoders in a fresh process.
@@ -105,15 +118,15 @@ class Pool(Generic[Item, Result]):
         # A fork server forks clean single-threaded processes: no locks of pyarrow's threads are copied, no pipe of a
         # sister process is held open, and a replacement is there in milliseconds.
         context = mp.get_context("forkserver")
-        context.set_forkserver_preload([self.function.__module__, *self.preload])
+        context.set_forkserver_preload([self.function.__module__])
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, self.function, self.timeout), daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours)
 
-    def _collect(self, done: dict[int, Result | Lost]) -> None:
-        """Wait until something happens to a busy worker, and book it."""
+    def _collect(self) -> None:
+        """Wait until something happens to a busy worker, and keep its result."""
         pause = max(0.0, min(worker.deadline for worker in self._busy) - time.monotonic())
         ready = set(wait([worker.pipe for worker in self._busy], timeout=min(pause, 3600.0)))
         now = time.monotonic()
@@ -131,10 +144,10 @@ class Pool(Generic[Item, Result]):
                 assert isinstance(answer, Lost)
                 raise RuntimeError(f"a worker process for {self.function.__module__} did not start: {answer.detail}")
             assert worker.index is not None
-            done[worker.index] = answer
+            self._done[worker.index] = answer
             self._busy.remove(worker)
             if isinstance(answer, Lost) or worker.served >= LIFETIME:
-                _end(worker)
+                _kill(worker)
             else:
                 self._idle.append(worker)
 
@@ -143,14 +156,15 @@ class Pool(Generic[Item, Result]):
             kind, value = worker.pipe.recv()
         except (EOFError, OSError):
             worker.process.join(5)
-            return Lost("crash", _cause(worker.process.exitcode))
-        if kind == "raised":
-            raise RuntimeError(f"in a worker process:\n{value}")
+            code = worker.process.exitcode
+            return Lost("killed" if code == -signal.SIGKILL else "crash", _cause(code))
+        if kind == "failed":
+            raise value
         return _READY if kind == "ready" else value
 
     def _stop(self) -> None:
         for worker in [*self._idle, *self._busy]:
-            _end(worker)
+            _kill(worker)
         self._idle.clear()
         self._busy.clear()
 
@@ -158,8 +172,8 @@ class Pool(Generic[Item, Result]):
 _READY: Final = object()
 
 
-def _end(worker: _Worker) -> None:
-    worker.process.kill()  # a decoder that hangs in C code does not hear anything softer
+def _kill(worker: _Worker) -> None:
+    worker.process.kill()  # a decoder that hangs in C code ignores anything softer
     worker.process.join()
     worker.pipe.close()
 
@@ -184,10 +198,18 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], timeout: float) -> 
             return
         # Ends this process when the parent is gone and cannot: SIGALRM's default is to terminate, in C code too.
         signal.setitimer(signal.ITIMER_REAL, 2 * timeout + 5)
+        answer: tuple[str, Any]
         try:
             answer = ("done", function(item))
+        except MemoryError:
+            answer = ("done", Lost("memory", "the process got no memory"))
+        except ImportError as error:
+            problem = f"a library cannot be imported: {error}"
+            answer = ("failed", UserError(problem, place="worker process", remedy="run `make setup`"))
+        except OSError as error:
+            answer = ("failed", error)
         except Exception:
-            answer = ("raised", traceback.format_exc())
+            answer = ("failed", RuntimeError(f"in a worker process:\n{traceback.format_exc()}"))
         signal.setitimer(signal.ITIMER_REAL, 0)
         try:
             pipe.send(answer)
@@ -196,14 +218,13 @@ def _serve(pipe: Connection, function: Callable[[Any], Any], timeout: float) -> 
 
 
 Kind = Literal["uniform", "peak"]
-PYAV_ONLY: Final = ("pyav",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One clip to read: ``clip`` is its path for messages, ``path`` where it lies, ``units`` its OpenFace table.
+    """One clip to read: ``clip`` is its path for messages, ``path`` the file, ``units`` its OpenFace table.
 
-    ``measurer`` measures the action units of a clip without a table; ``without_torch`` is ``transform.picture``'s.
+    ``measurer`` measures the action units of a clip without a table. ``patience`` multiplies all limits of time.
     """
 
     clip_id: str
@@ -211,15 +232,18 @@ class Task:
     path: Path
     units: Path | None
     params: MediaParams
-    decoders: tuple[str, ...] = ("decord", "pyav")
     measurer: Measurer | None = None
-    without_torch: bool = False
+    patience: float = 1.0
 
     @property
     def limit(self) -> float:
         """Return the seconds the clip may take."""
-        measures = self.units is None and self.measurer is not None
-        return self.params.timeout + (self.measurer.limit(self.params.timeout) if measures and self.measurer else 0.0)
+        return self.patience * self.params.timeout + self.measuring_limit
+
+    @property
+    def measuring_limit(self) -> float:
+        """Return the seconds that measuring its action units may take, 0 for a clip with a table."""
+        return self.patience * self.measurer.limit(self.params.timeout) if self.measurer and not self.units else 0.0
 
 
 @dataclass(frozen=True)
@@ -234,7 +258,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Done:
-    """What one clip gave: frames and facts, or ``failure`` as (reason, detail)."""
+    """The result of one clip: frames and facts, or ``failure`` as (reason, detail)."""
 
     probe: Probe | None = None
     frames: list[Stored] = field(default_factory=list)
@@ -243,50 +267,56 @@ class Done:
     failure: tuple[str, str] | None = None
 
 
-def process(task: Task) -> Done:
-    """Read one clip; whatever is wrong with it comes back as a failure, never as an exception."""
-    peak, note = _peak(task)
+def process(task: Task) -> Done | Lost:
+    """Read one clip; what is wrong with the clip comes back as a failure, what is wrong with the machine is raised."""
+    try:
+        table, note = _action_units(task)
+    except TimeoutError as error:
+        return Lost("timeout", str(error))
     blobs: dict[int, bytes] = {}
 
-    wanted = peak[0] if peak else None
-
     def choose(count: int) -> list[int]:
-        return [*uniform(count, task.params.frames), still(count, wanted)]
+        # The middle frame too: only the probe will show whether the table is the clip's.
+        peak = table.peak_frame(count) if table is not None else None
+        return [*uniform(count, task.params.frames), still(count, None), still(count, peak)]
 
     def keep(index: int, frame: Frame) -> None:
-        blobs[index] = encode(picture(frame, task.params, without_torch=task.without_torch), task.params)
+        blobs[index] = encode(picture(frame, task.params), task.params)
 
     try:
-        probe = read_frames(task.path, choose, keep, decoders=task.decoders, name=task.clip)
+        probe = read_frames(task.path, choose, keep, name=task.clip)
     except ClipError as error:
         return Done(failure=(error.reason, error.detail))
-    except Exception as error:  # a file no one has thought of may cost itself, not the corpus
+    except (ValueError, ArithmeticError, IndexError) as error:  # a file no one has thought of costs itself only
         return Done(failure=("clip-unreadable", tidy(f"{type(error).__name__}: {error}")))
-    if peak is not None and peak[0] >= probe.frames:
-        note = f"its peak is frame {peak[0]}, the clip has {probe.frames}"
-        peak = None
-    *spread, single = choose(probe.frames)
+    peak = None
+    if table is not None and not (note := table.mismatch(probe)):
+        peak = (table.peak_frame(probe.frames), [float(value) for value in table.peak[1]])
+    spread, single = uniform(probe.frames, task.params.frames), still(probe.frames, peak and peak[0])
     frames = [Stored("uniform", number, index, blobs[index]) for number, index in enumerate(spread)]
-    return Done(probe, [*frames, Stored("peak", 0, single, blobs[single])], peak, note)
+    frames.append(Stored("peak", 0, single, blobs[single]))
+    return Done(probe, frames, peak, note)
 
 
-def _peak(task: Task) -> tuple[tuple[int, list[float]] | None, str]:
-    """Return the peak of the clip's OpenFace table, and what was wrong with the table."""
+def _action_units(task: Task) -> tuple[ActionUnits | None, str]:
+    """Return the clip's action units from its table or the measurer, and what is wrong with them.
+
+    Raises TimeoutError when measuring took too long and may be tried again with more patience.
+    """
     if task.units is None and task.measurer is None:
         return None, ""
     try:
-        table = _units(task)
-    except Exception as error:  # another's program or library; whatever it does costs the action units only
-        return None, tidy(f"{task.units.name if task.units else 'not measured'}: {error}")
-    if table is None:
-        return None, "no frame with a tracked face"
-    frame, intensities = table.peak
-    return (frame, [float(value) for value in intensities]), ""
-
-
-def _units(task: Task) -> ActionUnits | None:
-    """Return the clip's table, or what is measured where it has none."""
-    if task.units is not None:
-        return read_action_units(task.units)
-    assert task.measurer is not None
-    return task.measurer.measure(task.path, task.measurer.limit(task.params.timeout))
+        if task.units is not None:
+            table = read_action_units(task.units)
+        else:
+            assert task.measurer is not None
+            table = task.measurer.measure(task.path, task.measuring_limit)
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:  # a program or library of others; whatever it does costs the action units only
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        if isinstance(error, TimeoutError) and task.patience == 1:
+            raise
+        return None, tidy(f"{task.units.name if task.units else NOT_MEASURED}: {error}")
+    return table, "" if table is not None else "no frame with a tracked face"

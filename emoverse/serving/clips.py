@@ -1,30 +1,26 @@
 """Decode an untrusted clip as the training clips were decoded, in a process with limits of time and memory.
 
-Only the containers listed here are opened (a playlist would make ffmpeg open the files it names), and a clip that is
-too large or too long is refused before a frame is decoded.
+A clip that is too large is refused before it is opened, and one that says it is too long before a frame is decoded.
+``media.probe`` opens no playlist, which would make FFmpeg open the files it names.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Final
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 
 from emoverse.config import MediaParams
 from emoverse.errors import UserError
 from emoverse.media.extract import LOST
-from emoverse.media.probe import ClipError, check_boxes, pyav_text, read_header, tidy
+from emoverse.media.probe import ClipError, read_header, tidy
 from emoverse.media.transform import decode
-from emoverse.media.workers import PYAV_ONLY, Done, Lost, Pool, Task, process
-
-CONTAINERS: Final = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,ivf,h264,hevc,m4v"
+from emoverse.media.workers import Done, Lost, Pool, Task, process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +38,7 @@ class ClipFrames:
 
     frames: NDArray[np.uint8]
     still: NDArray[np.uint8]
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ def read_clip(path: Path, params: MediaParams, limits: Limits | None = None) -> 
     """
     limits = limits or Limits()
     _check_file(path, limits)
-    task = Task(clip_id=path.name, clip=path.name, path=path.absolute(), units=None, params=params, without_torch=True)
+    task = Task(clip_id=path.name, clip=path.name, path=path.absolute(), units=None, params=params)
     done = _decode_in_process(DecodeJob(task, limits))
     if done.failure is not None:
         reason, detail = done.failure
@@ -81,14 +77,14 @@ def _check_file(path: Path, limits: Limits) -> None:
 
 
 def _decode_in_process(job: DecodeJob) -> Done:
-    """Decode a clip in a process of its own, and again with PyAV alone if that process died."""
+    """Decode a clip in a process of its own, and once more if that process died."""
     first = _run(job)
     if isinstance(first, Done):
         return first
-    second = _run(replace(job, task=replace(job.task, decoders=PYAV_ONLY)))
+    second = _run(job)
     if isinstance(second, Done):
         return second
-    return Done(failure=(LOST[second.kind], f"{first.detail}; with pyav alone: {second.detail}"))
+    return Done(failure=(LOST.get(second.kind, "clip-crashed-decoder"), f"{first.detail}; again: {second.detail}"))
 
 
 def _run(job: DecodeJob) -> Done | Lost:
@@ -102,28 +98,26 @@ def start_forkserver() -> None:
     forkserver.ensure_running()
 
 
-def decode_job(job: DecodeJob) -> Done:
+def decode_job(job: DecodeJob) -> Done | Lost:
     """Check a clip's container and duration, then decode it. Runs in the worker process."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (job.limits.memory, hard))
     path = job.task.path
     try:
-        if size := path.stat().st_size:
-            check_boxes(path, size)
-            _require_known_container(path)
         duration = read_header(path).duration
     except ClipError as error:
         return Done(failure=(error.reason, error.detail))
     except Exception as error:  # untrusted bytes may raise anything
         return Done(failure=("clip-unreadable", tidy(f"{type(error).__name__}: {error}")))
-    if duration is not None and duration > job.limits.seconds:
-        detail = f"plays {duration:.1f} s, the limit is {job.limits.seconds:g} s"
-        return Done(failure=("clip-too-long", detail))
-    return process(job.task)
+    if too_long := _too_long(duration, job.limits):
+        return too_long
+    done = process(job.task)
+    # Some containers do not say in the header how long their pictures last.
+    duration = done.probe.duration if isinstance(done, Done) and done.probe else None
+    return _too_long(duration, job.limits) or done
 
 
-def _require_known_container(path: Path) -> None:
-    try:
-        av.open(str(path), metadata_errors="ignore", options={"format_whitelist": CONTAINERS}).close()
-    except (av.error.FFmpegError, ValueError) as error:
-        raise ClipError("clip-unreadable", pyav_text(error)) from error
+def _too_long(seconds: float | None, limits: Limits) -> Done | None:
+    if seconds is None or seconds <= limits.seconds:
+        return None
+    return Done(failure=("clip-too-long", f"plays {seconds:.1f} s, the limit is {limits.seconds:g} s"))

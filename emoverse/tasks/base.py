@@ -125,6 +125,7 @@ class Skipped:
 
 
 NO_EMOTION: Final = Skipped("no-emotion-label", "give the corpus's emotion labels (MOSEI: CMU_MOSEI_Labels.csd)")
+LABEL_NOT_TAKEN: Final = Skipped("label-not-taken", "the task does not take this label of the corpus", tolerated=True)
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ class Task:
         shows: Whose text and labels the prompt or the answer reveals.
         needs_reason: Whether a question needs ``Context.reason``.
         free_text: Whether the right answer is free text, which ``parse`` may not read and which a judge can mark.
+        takes: The emotion labels that it takes; None takes those of every corpus.
         modality_dropout: Whether modality drop-out copies its rows; its prompt must quote the transcript.
     """
 
@@ -198,7 +200,15 @@ class Task:
     shows: ClassVar[Literal["utterance", "dialogue"]] = "utterance"
     needs_reason: ClassVar[bool] = False
     free_text: ClassVar[bool] = False
+    takes: ClassVar[tuple[str, ...] | None] = None
     modality_dropout: ClassVar[bool] = False
+
+    def ask(self, context: Context) -> Question | Skipped:
+        """Return the question, or why there is none: also for a label that the task does not take."""
+        emotion = context.utterance.emotion
+        if self.takes is not None and emotion is not None and emotion not in self.takes:
+            return LABEL_NOT_TAKEN
+        return self.question(context)
 
     def question(self, context: Context) -> Question | Skipped:
         """Make the question about ``context.utterance``, or say why there is none."""

@@ -26,6 +26,7 @@ class _EmotionReason(Task):
     title = "emotion and its reason"
     headline = "emotion_agreement"
     rank = 3
+    takes = EMOTIONS
     needs_reason = True
     free_text = True
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from emoverse.corpora.base import EMOTIONS
 from emoverse.tasks.base import NO_EMOTION, Context, Gold, Numbers, Question, Scorer, Skipped, Task, f1, ratio
 from emoverse.tasks.replies import final_text, normalise
 
@@ -29,6 +30,7 @@ class _FacialExpression(Task):
     title = "facial expression"
     headline = "f1"
     rank = 2
+    takes = EMOTIONS
     media = "peak"
 
     def question(self, context: Context) -> Question | Skipped:
@@ -106,6 +108,8 @@ def phrases(units: Mapping[str, float], emotion: str) -> tuple[str, ...]:
     ``units`` maps ``"AU01"`` to its intensity, 0..5. A neutral face gives the one phrase for a still face.
     """
     data = tables()
+    if emotion not in data["emotions"]:  # a corpus's own label
+        return ()
     if not data["emotions"][emotion]:
         return (data["still"],)
     active = (unit for unit in sorted(data["emotions"][emotion]) if units.get(unit, 0.0) >= data["threshold"])

@@ -6,32 +6,37 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from emoverse.corpora.base import EMOTIONS
+from emoverse.corpora import get_corpus
 from emoverse.tasks.base import NO_EMOTION, Context, Gold, Question, Scorer, Skipped
 from emoverse.tasks.labels import LabelScorer, LabelTask
+from emoverse.tasks.replies import label_for
 
-# MELD's list in the order of the authors' published prompt; MOSEI's labels as in their figure and scorer.
-_MELD: Final = ("Anger.", "Sadness.", "Surprise.", "Disgust.", "Joy.", "Neutral.", "Fear.")
-_MOSEI: Final = ("Anger.", "Sadness.", "Surprise.", "Disgust.", "Happy.", "Neutral.", "Fear.")
-_ANSWERS: Final = {name: f"{name.capitalize()}." for name in EMOTIONS}
 _INSTRUCTION: Final = "<emotion> Please determine which emotion label in the video represents: "
 
 
 def labels(corpus: str) -> tuple[str, ...]:
-    """Return the answers of a corpus, in the prompt's order; every corpus but MOSEI uses MELD's labels."""
-    return _MOSEI if corpus == "mosei" else _MELD
+    """Return the answers of a corpus, in the prompt's order."""
+    return tuple(answer(emotion, corpus) for emotion in get_corpus(corpus).emotions)
 
 
+@lru_cache(maxsize=256)
 def answer(emotion: str, corpus: str) -> str:
     """Turn an emotion of the utterance table into the corpus's answer."""
-    return "Happy." if corpus == "mosei" and emotion == "joy" else _ANSWERS[emotion]
+    return f"{get_corpus(corpus).answer_labels.get(emotion, emotion).capitalize()}."
 
 
 def prompt(text: str, corpus: str) -> str:
     """Return the authors' prompt; the transcript goes in verbatim, in single quotes (MELD) or double ones (MOSEI)."""
-    if corpus == "mosei":
-        return f'The person says: "{text}" {_INSTRUCTION}anger, sad, surprise, disgust, happy, neutral or fear.'
-    return f"The person says: '{text}' {_INSTRUCTION}anger, sadness, surprise, disgust, joy, neutral or fear."
+    quote, listed = _prompt_parts(corpus)
+    return f"The person says: {quote}{text}{quote} {_INSTRUCTION}{listed}."
+
+
+@lru_cache(maxsize=64)
+def _prompt_parts(corpus: str) -> tuple[str, str]:
+    """Return the quotation mark around the transcript, and the list of labels."""
+    declared = get_corpus(corpus)
+    *others, last = [declared.prompt_labels.get(emotion, emotion) for emotion in declared.emotions]
+    return declared.quote, f"{', '.join(others)} or {last}"
 
 
 @lru_cache(maxsize=64)
@@ -57,8 +62,8 @@ class _EmotionRecognition(LabelTask):
         return Question(text, right, _gold(right, utterance.corpus))
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
-        """Return the answer and the corpus's list of answers."""
-        return dict(_gold(answer, corpus))
+        """Return the answer, spelt as the corpus spells it, and the corpus's list of answers."""
+        return dict(_gold(label_for(answer, labels(corpus)), corpus))
 
     def scorer(self, golds: Sequence[Gold]) -> Scorer:
         """Return the scorer of a confusion matrix."""

@@ -7,6 +7,7 @@ synonym of more than one label, such as "upset", is left out on purpose: such a 
 from __future__ import annotations
 
 import json
+import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,6 +126,20 @@ def read_label(reply: str, labels: tuple[str, ...], *, echoes: bool = True) -> R
         if reading.label is not None or binding:
             return reading
     return _read(text, forms, echoes)
+
+
+def number_of(text: object) -> float | None:
+    """Return the finite number that a reply or label is, None for other text."""
+    try:
+        value = float(str(text).strip())
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def label_for(answer: str, labels: tuple[str, ...]) -> str:
+    """Return the label that another project's right answer means ("happy" is "Joy."), else the answer unchanged."""
+    return _forms(labels).get(answer.strip().lower(), answer)
 
 
 def is_loop(reply: str) -> bool:

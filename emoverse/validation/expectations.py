@@ -192,6 +192,14 @@ ANNOTATIONS: Final = (
 )
 
 
+def _annotation_checks(emotions: Sequence[str]) -> tuple[Check, ...]:
+    """Return the expectations of the annotations of a corpus with these labels."""
+    if tuple(emotions) == EMOTIONS:
+        return ANNOTATIONS
+    own = check(SET, "emotion", "bad-label", f"An emotion is one of {', '.join(emotions)}.", value_set=list(emotions))
+    return tuple(own if known.settings.get("column") == "emotion" else known for known in ANNOTATIONS)
+
+
 def probe_checks(params: ValidationParams) -> tuple[Check, ...]:
     """Return the expectations of the probe table, with the thresholds of params.yaml."""
     low, high, gap = params.min_duration, params.max_duration, params.max_duration_gap
@@ -221,8 +229,11 @@ def probe_checks(params: ValidationParams) -> tuple[Check, ...]:
     )
 
 
-def check_annotations(utterances: Iterable[Utterance]) -> list[Finding]:
-    """Check the annotation columns of utterances; a finding's rows are positions in their order."""
+def check_annotations(utterances: Iterable[Utterance], emotions: Sequence[str] = EMOTIONS) -> list[Finding]:
+    """Check the annotation columns of utterances; a finding's rows are positions in their order.
+
+    ``emotions`` are the labels of the corpus.
+    """
     rows = []
     for u in utterances:
         label = u.emotion or u.polarity or (None if u.sentiment is None else "sentiment")
@@ -245,7 +256,7 @@ def check_annotations(utterances: Iterable[Utterance]) -> list[Finding]:
     table = _typed(
         pd.DataFrame(rows, columns=[*columns, "intensity", "smallest_intensity"]), text=[*columns[:5], "label"]
     )
-    return run_suite("annotations", ANNOTATIONS, table)
+    return run_suite("annotations", _annotation_checks(emotions), table)
 
 
 def check_probes(probes: Iterable[tuple[Probe, float | None]], params: ValidationParams) -> list[Finding]:

@@ -49,7 +49,7 @@ def _gaps(good: Sequence[Utterance], scratch: Path) -> list[float | None]:
 def _gap(u: Utterance, record: Record) -> float | None:
     assert record.probe is not None
     assert record.clip_id == u.utterance_id
-    if u.start is None or u.end is None:
+    if u.start is None or u.end is None or record.probe.duration is None:
         return None
     return round(abs(record.probe.duration - (u.end - u.start)), 6)
 
@@ -124,7 +124,7 @@ def summarise(
 
 
 def _splits(ledger: Ledger, probes: Sequence[tuple[str, Probe]]) -> dict[str, Any]:
-    seconds = {name: probe.duration for name, probe in probes}
+    seconds = {name: probe.duration or 0.0 for name, probe in probes}
     found: dict[str, Any] = {}
     for split in SPLITS:
         rows = [u for u in ledger.good if u.split == split]
@@ -139,7 +139,7 @@ def _splits(ledger: Ledger, probes: Sequence[tuple[str, Probe]]) -> dict[str, An
 
 
 def _clips(probes: Sequence[Probe]) -> dict[str, Any]:
-    durations = np.array([probe.duration for probe in probes]) if probes else np.zeros(1)
+    durations = np.array([probe.duration for probe in probes if probe.duration is not None] or [0.0])
     at = {"min": 0, "p05": 5, "median": 50, "p95": 95, "max": 100}
     counts, edges = np.histogram(durations, bins=20)
     return {
@@ -147,10 +147,11 @@ def _clips(probes: Sequence[Probe]) -> dict[str, Any]:
         "duration": {name: round(float(np.percentile(durations, q)), 3) for name, q in at.items()},
         "duration_histogram": {"counts": counts.tolist(), "edges": [round(float(e), 3) for e in edges]},
         "sizes": dict(Counter(f"{p.width}x{p.height}" for p in probes).most_common(8)),
-        "fps": dict(Counter(f"{p.fps:.1f}" for p in probes).most_common(8)),
+        "fps": dict(Counter("unknown" if p.fps is None else f"{p.fps:.1f}" for p in probes).most_common(8)),
         "codecs": dict(sorted(Counter(p.codec for p in probes).items())),
         "decoders": dict(sorted(Counter(p.decoder for p in probes).items())),
         "rotated": sum(p.rotation != 0 for p in probes),
+        "hdr": sum(p.hdr for p in probes),
         "with_audio": sum(p.has_audio for p in probes),
     }
 

@@ -6,8 +6,9 @@ import errno
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from emoverse.artifacts.digests import digest_of_value
 from emoverse.artifacts.manifest import Draft, Source, open_raw, publish, write_json
@@ -15,11 +16,13 @@ from emoverse.artifacts.source_digest import modules_digest
 from emoverse.config import MediaParams, ValidationParams, plain
 from emoverse.corpora import get_corpus
 from emoverse.errors import UserError
-from emoverse.media.action_units import measurer
-from emoverse.media.extract import JOURNAL, extract
+from emoverse.media.action_units import NOT_MEASURED, measurer
+from emoverse.media.extract import JOURNAL, extract, records
 from emoverse.media.frames import FOLDER, SHARDS
 from emoverse.validation.plan import Ledger, Plan, make_plan
 from emoverse.validation.results import judge_clips, write_page, write_tables
+
+DECODING_LIBRARIES: Final = ("av", "numpy", "pillow")  # they decide the stored frames
 
 
 class TooManyQuarantined(UserError):  # noqa: N818  (a count)
@@ -84,6 +87,8 @@ def conclude(
     """Judge the clips that lie read in ``scratch`` and fill the draft; raise UserError when too many rows failed."""
     ledger, notes = plan.ledger, plan.reading.notes
     findings = plan.findings + judge_clips(ledger, scratch, params)
+    if measured:
+        require_some_measured(scratch)
     summary = write_tables(draft.path, plan, scratch, findings)
     summary |= {"media": plain(media), "validation": plain(params)}
     write_json(draft.path / "summary.json", summary)
@@ -97,10 +102,21 @@ def conclude(
     shutil.rmtree(_failed(out), ignore_errors=True)  # what an earlier run complained of no longer holds
 
 
+def require_some_measured(scratch: Path) -> None:
+    """Raise UserError when the backend could not measure the action units of a single clip."""
+    tried = [record for record in records(scratch) if record.probe and (record.peak or record.note)]
+    failed = [record.note for record in tried if record.note.startswith(NOT_MEASURED)]
+    if failed and len(failed) == len(tried):
+        problem = f"no action units were measured on any of {len(failed)} clips; the first: {failed[0]}"
+        raise UserError(problem, place="--action-units", remedy="make the program work on one clip, then run again")
+
+
 def fingerprint_of(plan: Plan, source: Source, media: MediaParams, measured: Mapping[str, Any]) -> str:
-    """Return what stands for all that the frames depend on, so that no run goes on with another's."""
+    """Return a digest of all that the frames depend on, so that no run goes on with frames of other origin."""
     ids = [task.clip_id for task in plan.tasks]
-    return digest_of_value([source.digest, plain(media), modules_digest(["emoverse.media.extract"]), ids, measured])
+    code = modules_digest(["emoverse.media.extract"])
+    versions = {name: version(name) for name in DECODING_LIBRARIES}
+    return digest_of_value([source.digest, plain(media), code, ids, measured, versions])
 
 
 def scratch_of(out: Path) -> Path:

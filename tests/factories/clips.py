@@ -12,6 +12,9 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+WHOLE_RATES = frozenset(
+    {"mpeg2video", "mpeg1video", "libtheora", "wmv2", "libxvid"}
+)  # encoders that know whole rates only
 TICKS = 12_288  # time base of the video stream, divisible by the usual frame rates
 
 
@@ -25,6 +28,21 @@ def picture(index: int, width: int, height: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(image)
 
 
+def numbered(number: int, width: int = 128, height: int = 64) -> NDArray[np.uint8]:
+    """Draw a picture whose eight vertical stripes spell a number in binary."""
+    bits = [number >> bit & 1 for bit in range(7, -1, -1)]
+    row = np.repeat(np.where(bits, 215, 40), width // 8)
+    return np.broadcast_to(row[None, :, None], (height, width, 3)).astype(np.uint8)
+
+
+def number_in(image: NDArray[np.uint8]) -> int:
+    """Read the number back from a picture of any size."""
+    height, width = image.shape[:2]
+    row = image[height // 4 : 3 * height // 4].astype(float).mean((0, 2))
+    stripes = [row[int((bit + 0.35) * width / 8) : int((bit + 0.65) * width / 8)].mean() for bit in range(8)]
+    return sum(int(value > 128) << 7 - bit for bit, value in enumerate(stripes))
+
+
 def write_clip(
     path: Path,
     frames: int = 24,
@@ -35,35 +53,51 @@ def write_clip(
     times: Sequence[int] | None = None,
     key_every: int = 12,
     rotation: int = 0,
+    matrix: tuple[int, int, int, int] | None = None,
+    aspect: tuple[int, int] | None = None,
     sound: bool = False,
+    seconds_of_sound: float | None = None,
     faststart: bool = False,
     options: Mapping[str, str] | None = None,
+    pixels: str = "yuv420p",
 ) -> Path:
     """Write a clip; ``times`` are ticks of each frame, ``rotation`` degrees for the player to turn it clockwise.
 
-    ``options`` are the encoder's.
+    ``matrix`` is a, b, c, d of the display matrix, ``aspect`` width and height of a pixel, ``options`` the encoder's.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     options_of_file = {"movflags": "faststart"} if faststart else {}
     with _priority_kept(), av.open(str(path), "w", options=options_of_file) as container:
         stream = container.add_stream(codec, rate=fps)
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, TICKS)
+        stream.width, stream.height, stream.pix_fmt = *size, pixels
+        base = Fraction(1, fps if codec in WHOLE_RATES else TICKS)
+        stream.codec_context.time_base = base
         stream.codec_context.gop_size = key_every
         stream.codec_context.thread_count = 1
         stream.options = dict(options or {})
         if rotation:
             stream.set_display_rotation(-rotation)
+        if matrix:
+            a, b, c, d = (value << 16 for value in matrix)
+            stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
         audio = container.add_stream("aac", rate=16_000, layout="mono") if sound else None
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
-            frame.pts = times[index] if times else index * TICKS // fps
-            frame.time_base = Fraction(1, TICKS)
+            frame.pts = times[index] if times else index * base.denominator // fps
+            frame.time_base = base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if audio is not None:
-            _hum(container, audio, seconds=frames / fps)
+            _hum(container, audio, seconds=seconds_of_sound or frames / fps)
     return path
+
+
+def played(path: Path) -> list[NDArray[np.uint8]]:
+    """Return all frames of a clip, decoded from the first packet to the last by FFmpeg's libraries, as RGB."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(container.streams.best("video"))]
 
 
 @contextmanager
@@ -119,8 +153,8 @@ def remux_from(source: Path, path: Path, ticks: int) -> Path:
     return path
 
 
-def make_decord_abort(path: Path) -> Path:
-    """Give a clip a negative count of samples, on which decord 0.6.0 aborts its whole process."""
+def write_negative_count(path: Path) -> Path:
+    """Write a clip with a negative count of samples, on which some decoders abort their whole process."""
     write_clip(path, sound=True, faststart=True)
     blob = bytearray(path.read_bytes())
     blob[blob.index(b"stts") + 12] = 0x80  # the sign of the first entry's sample count, ISO 14496-12, 8.6.1.2
@@ -148,8 +182,14 @@ def write_endless(path: Path, frames: int = 10_000) -> Path:
     return path
 
 
-def write_openface(path: Path, intensities: Sequence[float], *, confidence: float = 0.98, spaces: bool = True) -> Path:
-    """Write an OpenFace 2 table (``-aus``) whose AU12 follows ``intensities``, one value a frame; others are 0.1."""
+def write_openface(
+    path: Path, intensities: Sequence[float], *, frames: int = 0, confidence: float = 0.98, spaces: bool = True
+) -> Path:
+    """Write an OpenFace 2 table (``-aus``) whose AU12 follows ``intensities``, one value a frame; others are 0.1.
+
+    Up to ``frames`` frames, 24 a second, AU12 is 0 after these values.
+    """
+    intensities = [*intensities, *[0.0] * (frames - len(intensities))]
     from emoverse.media.action_units import UNITS
 
     gap = ", " if spaces else ","

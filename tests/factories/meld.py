@@ -45,7 +45,7 @@ def make_meld(
                 stem = f"{FOLDERS[split]}/dia{dialogue}_utt{utterance}"
                 shutil.copy(template, root / f"{stem}.mp4")
                 if openface:
-                    write_openface(root / "OpenFace" / f"{stem}.csv", openface)
+                    write_openface(root / "OpenFace" / f"{stem}.csv", openface, frames=24)
     template.unlink()
     return root
 

@@ -1,8 +1,10 @@
 """Decoders that abort or hang, runs that are killed: one clip is lost at most, and nothing is done twice."""
 
+import errno
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -15,10 +17,10 @@ import pytest
 from emoverse.artifacts.manifest import open_source, publish
 from emoverse.config import MediaParams, load_params
 from emoverse.errors import UserError
-from emoverse.media.extract import JOURNAL, extract, records
-from emoverse.media.workers import Done, Task, process
+from emoverse.media.extract import JOURNAL, Record, extract, records
+from emoverse.media.workers import Done, Lost, Task, process
 from emoverse.validation.validate import validate
-from tests.factories.clips import cut, write_clip, write_endless
+from tests.factories.clips import cut, write_clip
 from tests.factories.meld import clip, make_meld
 
 REPO = Path(__file__).resolve().parents[2]
@@ -30,41 +32,82 @@ def task(path: Path, **changes: object) -> Task:
     return Task(**settings)  # type: ignore[arg-type]
 
 
-def read_or_abort(task: Task) -> Done:
-    """Read a clip as validation does, but abort the process as a broken decoder would: decord on b, both on c."""
-    if (task.clip_id == "b" and "decord" in task.decoders) or task.clip_id == "c":
+def read_or_fail(task: Task) -> Done | Lost:
+    """Read a clip as validation does, but fail first as a decoder or a machine would; the clip's name says how."""
+    kind, _, rest = task.clip_id.partition("-")
+    hurried = task.patience == 1
+    if kind == "abort" and (hurried or rest == "always"):
         os.abort()
+    if kind == "hang" and (hurried or rest == "always"):
+        time.sleep(600)
+    if kind == "kill" and (hurried or rest == "always"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "memory" and (hurried or rest == "always"):
+        raise MemoryError
+    if kind == "import":
+        import a_library_that_is_missing  # noqa: F401
+    if kind == "disk":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp")
     return process(task)
 
 
-def test_a_clip_on_which_a_decoder_aborts_costs_itself_only(tmp_path: Path) -> None:
-    tasks = [task(write_clip(tmp_path / f"{name}.mp4")) for name in "abcd"]
-    extract(tasks, tmp_path / "out", fingerprint="x", workers=2, read=read_or_abort)
-    a, b, c, d = records(tmp_path / "out")
-    assert [record.clip_id for record in (a, b, c, d)] == ["a", "b", "c", "d"]
-    assert a.probe is not None
-    assert d.probe is not None
-    # Each decoder gets a try of its own, in another process: PyAV may read what made decord abort.
-    assert b.probe is not None
-    assert b.probe.decoder == "pyav"
-    assert c.failure is not None
-    assert c.failure[0] == "clip-crashed-decoder"
-    assert c.failure[1].count("the process was killed by SIGABRT") == 3
+def extract_all(folder: Path, names: list[str], **changes: object) -> dict[str, Record]:
+    media = MediaParams(frames=4, size=32, timeout=3.0)
+    tasks = [task(write_clip(folder / f"{name}.mp4"), params=media) for name in names]
+    extract(tasks, folder / "out", fingerprint="x", workers=2, read=read_or_fail, patience=5.0, **changes)  # type: ignore[arg-type]
+    found = list(records(folder / "out"))
+    assert [record.clip_id for record in found] == names
+    return {record.clip_id: record for record in found}
 
 
-def test_a_clip_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
-    media = MediaParams(frames=4, size=32, timeout=1.0)
-    slow = task(write_endless(tmp_path / "b.mp4"), params=media)
-    tasks = [
-        task(write_clip(tmp_path / "a.mp4"), params=media),
-        slow,
-        task(write_clip(tmp_path / "c.mp4"), params=media),
-    ]
-    extract(tasks, tmp_path / "out", fingerprint="x", workers=2)
-    found = {record.clip_id: record for record in records(tmp_path / "out")}
-    assert found["b"].failure == ("clip-timeout", "no answer within 1 s; pyav alone: no answer within 1 s")
-    assert found["a"].probe is not None
-    assert found["c"].probe is not None
+def test_a_clip_on_which_a_decoder_aborts_or_hangs_costs_itself_only(tmp_path: Path) -> None:
+    found = extract_all(tmp_path, ["a", "abort-always", "b", "hang-always", "c"])
+    assert all(found[name].probe is not None for name in "abc")
+    assert found["abort-always"].failure == (
+        "clip-crashed-decoder",
+        "the process was killed by SIGABRT; alone: the process was killed by SIGABRT",
+    )
+    assert found["hang-always"].failure == (
+        "clip-timeout",
+        "no answer within 3 s; alone: no answer within 15 s",
+    )
+
+
+def test_a_clip_that_a_quiet_machine_reads_is_never_set_aside_by_a_busy_one(tmp_path: Path) -> None:
+    found = extract_all(tmp_path, ["a", "abort-once", "hang-once", "kill-once", "memory-once", "b"])
+    assert all(record.failure is None for record in found.values())
+    assert all(len(record.slots) == 5 for record in found.values())
+
+
+@pytest.mark.parametrize("kind", ["kill-always", "memory-always"])
+def test_want_of_memory_stops_the_step_and_names_the_clip(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(UserError, match="the machine cannot decode it") as caught:
+        extract_all(tmp_path, ["a", kind, "b"])
+    assert caught.value.place == f"{kind}.mp4"
+    assert "free some memory" in str(caught.value)
+
+
+def test_a_library_that_is_missing_stops_the_step_and_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be imported: No module named 'a_library_that_is_missing'"):
+        extract_all(tmp_path, ["a", "import", "b"])
+
+
+def test_a_full_disk_under_a_worker_stops_the_step(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as caught:
+        extract_all(tmp_path, ["a", "disk", "b"])
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_resumed_run_tries_again_what_was_given_up(tmp_path: Path) -> None:
+    names = ["a", "abort-always", "b", "hang-always", "c"]
+    extract_all(tmp_path, names)
+    media = MediaParams(frames=4, size=32, timeout=20.0)
+    tasks = [task(tmp_path / f"{name}.mp4", params=media) for name in names]
+    # The cause is gone: the usual reader reads them. What came before them need not be read again.
+    assert extract(tasks, tmp_path / "out", fingerprint="x", workers=1) == 1
+    assert all(record.failure is None for record in records(tmp_path / "out"))
+    extract(tasks, tmp_path / "calm", fingerprint="x", workers=2)
+    assert (tmp_path / "calm" / "00000.tar").read_bytes() == (tmp_path / "out" / "00000.tar").read_bytes()
 
 
 def test_mutilated_clips_never_stop_the_run_and_frames_stay_in_range(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from emoverse.serving.clips import Limits, read_clip
 from emoverse.serving.dialogues import predict_dialogue, read_dialogue
 from emoverse.serving.predictor import MAX_CHARACTERS, load_predictor
 from tests.factories.answering import EXPORT, exported_house
-from tests.factories.clips import cut, make_decord_abort, write_clip, write_endless, write_sound_only
+from tests.factories.clips import cut, write_clip, write_endless, write_negative_count, write_sound_only
 
 MEDIA = MediaParams(frames=2, size=32, timeout=20.0)
 
@@ -82,18 +82,18 @@ def test_after_unfit_clips_a_good_one_is_answered_av1_too(predictor, tmp_path):
     assert predictor.predict_clip(write_clip(tmp_path / "y.mkv", codec="libsvtav1"), "hello").answers
 
 
-def test_a_clip_on_which_a_decoder_aborts_is_read_by_the_other_or_refused(tmp_path):
-    bad = make_decord_abort(tmp_path / "x.mp4")
+def test_a_clip_with_a_negative_count_of_samples_is_read_or_refused(tmp_path):
+    bad = write_negative_count(tmp_path / "x.mp4")
     try:
         said = str(len(read_clip(bad, MEDIA).frames))
     except UserError as error:
         said = str(error)
-    assert said == "2" or "clip-crashed-decoder" in said or "clip-unreadable" in said
+    assert said == "2" or "clip-" in said
 
 
 def test_a_decoder_that_does_not_come_back_is_stopped(tmp_path):
     endless = write_endless(tmp_path / "x.mp4")
-    with pytest.raises(UserError, match=r"clip-timeout: no answer within 0\.5 s; with pyav alone"):
+    with pytest.raises(UserError, match=r"clip-timeout: no answer within 0\.5 s; again"):
         read_clip(endless, MediaParams(frames=2, size=32, timeout=0.5), Limits(seconds=1e6))
 
 

@@ -166,10 +166,10 @@ def test_labels_of_two_corpora_are_not_mixed(tmp_path):
         ("messages", [{"role": "user"}], "messages: not a list"),
         ("videos", 5, "videos: neither a path"),
         ("images", [{"path": 3}], "images: neither a path"),
-        ("query", ["What?"], "query: ['What?'] is no text"),
+        ("query", ["What?"], "query: ['What?'] is not a string"),
         ("gold", "Joy.", "gold: not an object"),
-        ("gold", {"answers": "Neutral."}, "gold.answers: 'Neutral.' is not what"),
-        ("gold", {"answers": [1]}, "gold.answers: [1] is not what"),
+        ("gold", {"answers": "Neutral."}, "gold.answers: 'Neutral.' has not the type"),
+        ("gold", {"answers": [1]}, "gold.answers: [1] has not the type"),
         ("gold", {"group": {"dialogue": 1}}, "gold.group"),
         ("labels", 3, "labels: no right answer"),
         ("response", 3, "response: no reply"),
@@ -186,7 +186,9 @@ def test_a_row_of_another_shape_is_listed_and_stops_nothing_else(tmp_path, key, 
 
 def test_clues_that_are_no_list_are_listed(tmp_path):
     found = [{"response": "Joy.", "gold": {"answer": "She feels joy.", "clues": None}}]
-    assert problems(tmp_path, found, task="eri")[0] == "p.jsonl:1: gold.clues: None is not what the task keeps there"
+    assert (
+        problems(tmp_path, found, task="eri")[0] == "p.jsonl:1: gold.clues: None has not the type that the task expects"
+    )
 
 
 def test_one_path_instead_of_a_list_of_paths_names_the_clip(tmp_path):

@@ -278,3 +278,15 @@ def test_great_expectations_looks_at_every_row_and_the_page_says_so(inputs: list
     )
     assert {one["checked"] for one in found} == {written}
     assert "A row shows exactly one video or one image." in (out / "page.html").read_text()
+
+
+def test_a_file_of_reasons_is_an_input_of_the_dataset(tmp_path: Path) -> None:
+    made = corpus("meld")
+    folder, path = validated(tmp_path / "meld", made), tmp_path / "reasons.jsonl"
+    params = replace(_mixture(PARAMS, {"mer": 1.0, "eri": 1.0}, ("meld",)), reasons=f"file:{path}")
+    digests = []
+    for text in ("Because of the bread.", "Because of the shop."):
+        path.write_text("".join(json.dumps({"utterance_id": one.utterance_id, "text": text}) + "\n" for one in made))
+        build_amt([folder], tmp_path / "amt", params)
+        digests.append(read_manifest(tmp_path / "amt")["inputs"]["reasons"])
+    assert digests[0] != digests[1]

@@ -259,3 +259,21 @@ def test_nothing_that_a_later_cache_key_reads_changes_with_the_commit(params: Pa
         specs.append(yaml.safe_load((tmp_path / "p.yaml").read_text("utf-8")))
         assert revision in specs[-1]["pipelineInfo"].pop("description")
     assert specs[0] == specs[1]
+
+
+def drivers(spec: dict[str, Any], dag: dict[str, Any]) -> int:
+    """Return how many driver pods the longest chain of a group's tasks starts one after another."""
+    longest: dict[str, int] = {}
+    waiting = dict(dag["tasks"])
+    while waiting:
+        for name in [n for n, t in waiting.items() if not set(t.get("dependentTasks", [])) & waiting.keys()]:
+            task = waiting.pop(name)
+            component = spec["components"][task["componentRef"]["name"]]
+            own = 1 + ("parameterIterator" in task) + (drivers(spec, component["dag"]) if "dag" in component else 0)
+            longest[name] = own + max((longest[n] for n in task.get("dependentTasks", [])), default=0)
+    return max(longest.values())
+
+
+def test_the_levels_of_drivers_are_what_the_docs_say(compiled: dict[str, Any]) -> None:
+    levels = 1 + drivers(compiled, compiled["root"]["dag"])  # the root has one, too
+    assert f"are {levels} drivers one after another" in (REPO / "docs/kubeflow.md").read_text("utf-8")

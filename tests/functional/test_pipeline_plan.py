@@ -35,8 +35,7 @@ for dep in lock["deps"]:
     path = pathlib.Path(dep)
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
     parts += [file.read_text() for file in files if file.is_file()]
-import yaml
-params = yaml.safe_load(pathlib.Path("params.yaml").read_text())
+params = json.loads(pathlib.Path("params.yaml").read_text())
 made_with = json.loads(pathlib.Path("data/fingerprints.json").read_text())
 for key in lock["params"]:
     parts.append(json.dumps(params[key] if isinstance(key, str) else [made_with[one] for one in list(key.values())[0]]))
@@ -61,7 +60,7 @@ class Workspace:
         for name, stage in tree["stages"].items():
             body = stage.get("do", stage)
             title = f"{name}@${{key}}" if "do" in stage else name
-            body["cmd"] = f"{sys.executable} step.py {title} {' '.join(map(str, body['outs']))}"
+            body["cmd"] = f"{sys.executable} -I -S step.py {title} {' '.join(map(str, body['outs']))}"
             keys = ("meld", "ecf", "mosei") if "do" in stage else ("",)
             for key in keys:
                 text = json.dumps({"deps": body.get("deps", []), "params": body.get("params", [])})
@@ -87,7 +86,7 @@ class Workspace:
         path = self.root / "params.yaml"
         params = yaml.safe_load(path.read_text("utf-8"))
         edit(params)
-        path.write_text(yaml.safe_dump(params, sort_keys=False), "utf-8")
+        path.write_text(json.dumps(params), "utf-8")  # JSON is YAML, and quicker to read
 
     def plan(self) -> dict[str, str]:
         now = {"params.yaml": yaml.safe_load((self.root / "params.yaml").read_text("utf-8")),
@@ -132,7 +131,7 @@ def raw(corpus: str) -> Callable[[Workspace], Any]:
 # change -> the step that runs first, and why
 CHANGES: dict[str, tuple[Callable[[Workspace], Any], str, str]] = {
     "nothing": (lambda w: None, "", ""),
-    "epochs": (parameter("stage1", "epochs", 9.0), "stage1", "stage1.epochs 8.0 -> 9.0"),
+    "epochs": (parameter("stage1", "epochs", 9), "stage1", "stage1.epochs 8 -> 9"),
     "learning rate": (parameter("stage2", "learning_rate", 0.5), "stage2", "stage2.learning_rate"),
     "what the stages share": (parameter("train", "gpus", 2), "stage1", "train.gpus"),
     "frame size": (parameter("media", "size", 96), "validate@meld", "media.size 64 -> 96"),

@@ -75,7 +75,7 @@ def test_an_unusable_openface_table_costs_the_peak_not_the_clip(tmp_path: Path) 
     raw = make_meld(tmp_path / "MELD", openface=[0.0, 5.0])
     tables = sorted((raw / "OpenFace").rglob("*.csv"))
     tables[0].write_text("nonsense\n")
-    tables[1].write_text(tables[1].read_text().replace("2, 0, 0.042", "99, 0, 4.125"))  # beyond the clip's end
+    tables[1].write_text(tables[1].read_text().replace("2, 0, 0.042", "99, 0, 0.042"))  # beyond the clip's end
     summary = run(raw, tmp_path / "out")
     assert summary["rows"]["out"] == 10
     assert summary["action_units"]["clips"] == 8
@@ -104,7 +104,7 @@ def test_each_fault_is_quarantined_with_its_reason(tmp_path: Path) -> None:
     assert found["meld/train/dia0_utt1"]["source"].startswith("train_sent_emo.csv:3")
     for row_id, row in found.items():
         assert row["clip"] == f"train/train_splits/{row_id.rpartition('/')[2].removesuffix('.mp4')}.mp4"
-    assert "pyav" in found["meld/train/dia1_utt0"]["detail"]
+    assert "FFmpeg" in found["meld/train/dia1_utt0"]["detail"]
     assert summary["rows"]["in"] == 18
     assert summary["rows"]["out"] == 13
     assert sum(summary["rows"]["dropped"].values()) == 5

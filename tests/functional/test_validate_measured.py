@@ -29,9 +29,9 @@ with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "asked.txt"),
 units = {list(UNITS)!r}
 with open(os.path.join(folder, os.path.splitext(os.path.basename(clip))[0] + ".csv"), "w") as table:
     table.write(", ".join(["frame", "face_id", "timestamp", "confidence", "success", *units]) + "\\n")
-    for frame in range(1, 6):
+    for frame in range(1, 25):
         values = ["%.2f" % (4.0 if frame == 4 and unit == "AU12_r" else 0.2) for unit in units]
-        table.write(", ".join([str(frame), "0", "0.0", "0.98", "1", *values]) + "\\n")
+        table.write(", ".join([str(frame), "0", "%.3f" % ((frame - 1) / 24), "0.98", "1", *values]) + "\\n")
 """
 
 
@@ -53,7 +53,7 @@ def run(raw: Path, out: Path, who: str | None, *, workers: int = 2, timeout: flo
 def test_clips_without_a_table_are_measured_by_the_program(tmp_path: Path) -> None:
     raw, binary = make_meld(tmp_path / "MELD"), program(tmp_path)
     stem = f"{FOLDERS['train']}/dia0_utt0"
-    write_openface(raw / "OpenFace" / f"{stem}.csv", [0.0, 5.0])
+    write_openface(raw / "OpenFace" / f"{stem}.csv", [0.0, 5.0], frames=24)
     summary = run(raw, tmp_path / "out", f"openface:{binary}")
     assert summary["action_units"]["clips"] == 10
     faces = {face.utterance_id: face for face in read_action_units(tmp_path / "out/action_units.parquet")}
@@ -89,8 +89,8 @@ def test_nobody_measuring_leaves_the_output_as_it_was_and_measuring_does_not_dep
     ("extra", "says"),
     [
         ("print('no model at ' + folder); sys.exit(3)", "OpenFace ended with code 3: no model at"),
-        ("sys.exit(0)", "OpenFace wrote 0 tables"),
-        ("os.system('sleep 300')", "OpenFace was not done within 2 s"),
+        ("print('no face model'); sys.exit(0)", "OpenFace wrote 0 tables instead of 1: no face model"),
+        ("os.system('sleep 300')", "OpenFace was not done within 20 s"),
     ],
 )
 def test_a_program_that_fails_or_hangs_costs_the_action_units_not_the_clip(
@@ -119,5 +119,5 @@ def test_who_cannot_measure_is_told_before_anything_is_read(tmp_path: Path, caps
         assert says in said
         assert len(said.splitlines()) == 1
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="no program that can be run"):
+    with pytest.raises(UserError, match="not an executable file"):
         run(raw, tmp_path / "out", f"openface:{raw}")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,25 @@ def test_broken_settings_are_named(tmp_path: Path) -> None:
         (tmp_path / "s.json").write_text(raw)
         with pytest.raises(UserError, match=says):
             provider(f"endpoint:{tmp_path / 's.json'}", [])
+
+
+def test_an_answer_is_cached_for_its_address(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    texts = []
+    for name in ("one", "other", "other"):
+        url = serve(lambda n, body, path, name=name: (200, {}, completion(name))).url  # type: ignore[misc]
+        answered = reasons(url, tmp_path).of(utterance(), [], None)
+        assert answered is not None
+        texts.append(answered.text)
+    assert texts == ["one", "other", "other"]
+    assert len(list((tmp_path / "cache").rglob("*.json"))) == 3
+
+
+def test_answers_that_threads_write_at_once_are_all_whole(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
+    server = serve(lambda n, body, path: (200, {}, completion("Yes.")))
+    made = [reasons(server.url, tmp_path, requests_per_minute=1e9) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda i: made[i % 4].of(utterance(text=str(i // 8)), [], None), range(120)))
+    assert {answer.text for answer in answers if answer} == {"Yes."}
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert len(kept) == 15
+    assert all(json.loads(path.read_text())["text"] == "Yes." for path in kept)

@@ -48,7 +48,10 @@ def test_clips_are_called_as_the_authors_call_them() -> None:
     assert media_path(meld, still=False) == "MELD/output_repeated_splits_test/dia0_utt0.mp4"
     ecf = utterance(corpus="ecf", split="test", clip="test/dia1375utt1.mp4")
     assert media_path(ecf, still=False) == "ECF2/subtask2_test/dia1375utt1.mp4"
-    assert media_path(utterance(corpus="mosei", clip="Raw/128258/9.mp4"), still=True) == "128258/9.png"
+    assert (
+        media_path(utterance(corpus="mosei", dialogue_id="128258", position=9, clip="Raw/128258/9.mp4"), still=True)
+        == "128258/9.png"
+    )
 
 
 def test_a_tally_finds_empty_outside_and_contradicting_answers() -> None:

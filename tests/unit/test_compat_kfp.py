@@ -2,10 +2,16 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+import yaml
 from google.protobuf import json_format, struct_pb2
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from kfp import compiler, dsl
+from kfp.components import load_component_from_file
 from kfp.dsl.constants import WORKSPACE_MOUNT_PATH
 
 from emoverse.artifacts.digests import canonical
@@ -45,8 +51,37 @@ def test_the_header_of_a_compiled_file_prints_defaults_that_we_can_sort(tmp_path
         step(values=values)
 
     compiler.Compiler().compile(one, str(tmp_path / "p.yaml"))
-    text = compat.sort_header_defaults((tmp_path / "p.yaml").read_text("utf-8"))
+    documents = [json_format.MessageToDict(one.pipeline_spec)]
+    text = compat.with_printable_header((tmp_path / "p.yaml").read_text("utf-8"), documents)
     assert "#    values: dict [Default: {'a': {'c': [3], 'd': 2.5}, 'b': 1}]" in text
+
+
+ODD = ["\u2028", "\u2029", "\x85", "\x7f", "\x80", "\x91", "\x9f", "\ufeff", "\x07", "\x00", "\n", "\r\n", "\t", "'",
+       '"', "\\n", "]", "#", "---\n", "\ncomponents:", "{{$.inputs}}", "ü", "你", "\U0001f9d1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [str, dict, list])
+@given(text=st.lists(st.one_of(st.sampled_from(ODD), st.text(st.characters(exclude_categories=["Cs"]))), max_size=6))
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+def test_every_text_survives_in_the_compiled_file(kind: type, text: list[str]) -> None:
+    value: Any = "a" + "".join(text) + "b"
+    value = {"k": value} if kind is dict else [value] if kind is list else value
+
+    @dsl.component(base_image="python")
+    def step(value: kind) -> None: ...
+
+    @dsl.pipeline(name="odd")
+    def one(value: kind = value) -> None:
+        step(value=value)
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "p.yaml")
+        compiler.Compiler().compile(one, str(path))
+        documents = [json_format.MessageToDict(one.pipeline_spec)]
+        path.write_text(compat.with_printable_header(path.read_text("utf-8"), documents), "utf-8")
+        (written,) = yaml.safe_load_all(path.read_text("utf-8"))
+        assert written["root"]["inputDefinitions"]["parameters"]["value"]["defaultValue"] == value
+        assert load_component_from_file(str(path)).pipeline_spec == one.pipeline_spec
 
 
 def test_an_error_of_the_local_runner_loses_its_colours() -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from emoverse.config import MediaParams
-from emoverse.media.transform import centred_square, decode, encode, picture, shape_of
+from emoverse.media.transform import centred_square, decode, encode, picture, resize, shape_of
 from tests.factories.clips import picture as drawn
 
 
@@ -23,8 +23,20 @@ def test_rgb_at_448_is_internvl2s_own_transform(width: int, height: int) -> None
     theirs = Image.fromarray(frame).convert("RGB").resize((448, 448)).resize((448, 448), Image.Resampling.BICUBIC)
     ours = picture(frame, media(size=448, crop="squash", colour="rgb"))
     gap = np.abs(np.asarray(ours).astype(int) - np.asarray(theirs))
-    assert gap.max() <= 1
-    assert (gap > 0).mean() < 0.02
+    assert (gap <= 1).mean() > 0.99
+    assert gap.max() <= 12, "only where PIL cuts off at 0 and 255 between its two passes"
+    assert abs((np.asarray(ours).astype(int) - np.asarray(theirs)).mean()) < 0.05, "no drift to bright or dark"
+
+
+@pytest.mark.parametrize(("width", "height"), [(161, 97), (1278, 718), (100, 900), (2560, 1440), (448, 448)])
+def test_swscale_resizes_as_pil_does_whatever_the_size(width: int, height: int) -> None:
+    rng = np.random.default_rng(width)
+    frame = np.clip(drawn(3, width, height) + rng.integers(-30, 30, (height, width, 3)), 0, 255).astype(np.uint8)
+    theirs = np.asarray(Image.fromarray(frame).resize((448, 448), Image.Resampling.BICUBIC)).astype(int)
+    resized = resize(frame, 448)
+    assert (np.abs(resized.astype(int) - theirs) <= 1).mean() > 0.99
+    planar = np.ascontiguousarray(frame.transpose(2, 0, 1)).transpose(1, 2, 0)  # as the decoder's frames are
+    np.testing.assert_array_equal(resize(planar, 448), resized)
 
 
 def test_small_rgb_pictures_are_internvl2s_transform_exactly() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from emoverse.artifacts.digests import digest_of_pairs, files_below, sha256_and_md5
 from emoverse.artifacts.manifest import Source, publish, raw_source, write_json

@@ -1,0 +1,88 @@
+"""A real Kubeflow cluster to accept the pipeline on, named by environment variables (`make test-cluster`)."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipelines.kubeflow_api import KubeflowApi
+from pipelines.watch import Follower, Run, StepState
+
+REPO = Path(__file__).resolve().parents[2]
+HOST, PROFILE, REMOTE, WORKSPACE, KUBECTL = (
+    os.environ.get(f"EMOVERSE_CLUSTER_{name}", "") for name in ("HOST", "PROFILE", "REMOTE", "WORKSPACE", "KUBECTL")
+)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The cluster, through the same commands that a user types."""
+
+    api: KubeflowApi
+
+    def emoverse(self, *words: str, timeout: int = 7200) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "emoverse.cli", *words]
+        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=timeout, check=False)
+
+    def submit(self, *words: str, wait: bool = True, profile: str = PROFILE) -> tuple[Run, str]:
+        """Submit and return the run and what was printed; fail unless it succeeded."""
+        options = ["--host", HOST, "--cluster", profile, *(["--remote", REMOTE] if REMOTE else [])]
+        done = self.emoverse("submit", *options, *words, *(["--wait"] if wait else []))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return self.run_of(done.stdout), done.stdout
+
+    def run_of(self, printed: str) -> Run:
+        (run_id,) = re.findall(r"runs/details/([\w-]+)", printed)[:1]
+        return Run(run_id, self.api.run_url(run_id))
+
+    def steps(self, run: Run) -> dict[str, StepState]:
+        return {step.name: step for step in Follower(self.api, run).look()[1]}
+
+    def until(self, run: Run, step: str, state: str, timeout: float = 3600) -> StepState:
+        """Wait until a step of a run is in a state."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            found = self.steps(run).get(step)
+            if found and found.state == state:
+                return found
+            time.sleep(5)
+        raise AssertionError(f"{step} was not {state} after {timeout} s")
+
+    def log(self, run: Run, step: str) -> str:
+        return self.api.log(run.id, self.steps(run)[step].pod)
+
+    def computed(self, step: str, run: Run) -> list[Run]:
+        """Return the runs up to this one in which a step was computed, not cached; newest first."""
+        ids = [one["run_id"] for one in self.api.runs()]
+        runs = [Run(one, self.api.run_url(one)) for one in ids[ids.index(run.id) :]]
+        return [one for one in runs if (state := self.steps(one).get(step)) and state.state == "succeeded"]
+
+    def kubectl(self, *words: str) -> str:
+        done = subprocess.run([*KUBECTL.split(), *words], capture_output=True, text=True, check=True)
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    if not HOST or not PROFILE:
+        pytest.skip("needs a cluster: make test-cluster HOST=http://... PROFILE=FILE REMOTE=NAME")
+    return Cluster(KubeflowApi(HOST))
+
+
+@pytest.fixture(scope="session")
+def digests() -> dict[str, str]:
+    """Return the digests that `dvc repro` gave in this tree, by output."""
+    found = {}
+    corpora = [f"validated/{name}" for name in ("meld", "ecf", "mosei")]
+    for name in (*corpora, "amt", "base", "stage1", "stage2", "scores", "onnx"):
+        manifest = REPO / "data" / name / "manifest.json"
+        if not manifest.is_file():
+            pytest.skip(f"run `dvc repro` first: there is no {manifest}")
+        found[name] = json.loads(manifest.read_text("utf-8"))["outputs"]["digest"]
+    return found

@@ -1,0 +1,127 @@
+"""Acceptance on a real server: the sample, its cache, variants, lost pods, failures; digests equal to `dvc repro`'s."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from emoverse.config import load_params
+from pipelines.options import default_arguments
+from pipelines.watch import Run
+from tests.cluster.conftest import HOST, KUBECTL, PROFILE, REMOTE, REPO, WORKSPACE, Cluster
+
+pytestmark = pytest.mark.slow
+STEPS = {
+    *(f"{step} {name}" for step in ("fetch", "validate") for name in ("meld", "ecf", "mosei")),
+    "build-amt", "base-model", "budget", "train stage1", "train stage2", "evaluate", "export", "report",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def first(cluster: Cluster) -> tuple[Run, str]:
+    """Submit the sample as it is."""
+    return cluster.submit("--name", "acceptance")
+
+
+def states(cluster: Cluster, run: Run) -> dict[str, str]:
+    return {name: step.state for name, step in cluster.steps(run).items()}
+
+
+def test_the_sample_succeeds_and_each_step_is_printed_by_its_name(cluster: Cluster, first: tuple[Run, str]) -> None:
+    run, printed = first
+    assert states(cluster, run).keys() == STEPS
+    assert set(states(cluster, run).values()) <= {"succeeded", "cached"}
+    assert all(step in printed for step in STEPS)
+
+
+def test_the_digests_are_those_of_dvc_repro(cluster: Cluster, first: tuple[Run, str], digests: dict[str, str]) -> None:
+    logs = [log for run in cluster.computed("report", first[0]) if "made from" in (log := cluster.log(run, "report"))]
+    assert logs, "the server keeps no log of the report that the run shows"
+    made_from = {line.split()[-1] for line in logs[0].partition("made from")[2].splitlines() if line}
+    assert {name: digest for name, digest in digests.items() if digest not in made_from} == {}
+
+
+def test_submitted_again_everything_is_cached_and_the_plan_says_so(cluster: Cluster, first: tuple[Run, str]) -> None:
+    remote = ["--remote", REMOTE] if REMOTE else []
+    planned = cluster.emoverse("plan", "--host", HOST, "--cluster", PROFILE, *remote, "--json")
+    assert planned.returncode == 0, planned.stderr
+    plan = json.loads(planned.stdout[planned.stdout.index("[") :])
+    assert {step["name"] for step in plan if step["reason"]} == set()
+    run, _ = cluster.submit("--name", "again")
+    assert set(states(cluster, run).values()) == {"cached"}
+
+
+def test_a_changed_parameter_runs_what_the_plan_says(cluster: Cluster, first: tuple[Run, str]) -> None:
+    remote = ["--remote", REMOTE] if REMOTE else []
+    change = ["--set", "export.compared=3"]
+    planned = cluster.emoverse("plan", "--host", HOST, "--cluster", PROFILE, *remote, "--json", *change)
+    plan = json.loads(planned.stdout[planned.stdout.index("[") :])
+    run, _ = cluster.submit(*change)
+    ran = {name for name, state in states(cluster, run).items() if state == "succeeded"}
+    assert ran == {step["name"] for step in plan if step["reason"]} == {"export", "report"}
+
+
+def test_two_shards_and_two_seeds_succeed(cluster: Cluster, first: tuple[Run, str]) -> None:
+    run, _ = cluster.submit("--shards", "2", "--seeds", "1", "2", "--name", "sweep")
+    found = states(cluster, run)
+    assert {"compare-seeds", "evaluate seed 1", "evaluate seed 2", "validate-part meld 2/2"} <= found.keys()
+    assert set(found.values()) <= {"succeeded", "cached"}
+
+
+def test_a_workspace_keeps_the_raw_corpora(cluster: Cluster, first: tuple[Run, str]) -> None:
+    if not WORKSPACE:
+        pytest.skip("needs a profile with a workspace: WORKSPACE=FILE")
+    run, _ = cluster.submit("--name", "workspace", profile=WORKSPACE)
+    assert set(states(cluster, run).values()) <= {"succeeded", "cached"}
+
+
+def test_a_deleted_pod_is_retried_and_training_goes_on(cluster: Cluster, first: tuple[Run, str]) -> None:
+    if not KUBECTL:
+        pytest.skip('needs kubectl: KUBECTL="kubectl -n NAMESPACE"')
+    run, _ = cluster.submit("--set", "stage2.seed=4711", "--name", "deleted", wait=False)
+    step = cluster.until(run, "train stage2", "running")
+    cluster.kubectl("delete", "pod", step.pod, "--wait=false")
+    watched = cluster.emoverse("watch", run.id, "--host", HOST, "--retries", "2")
+    assert watched.returncode == 0, watched.stdout + watched.stderr
+    assert "retry 1 of 2: train stage2" in watched.stdout
+
+
+def test_a_terminated_run_is_retried(cluster: Cluster, first: tuple[Run, str]) -> None:
+    run, _ = cluster.submit("--set", "stage2.seed=4712", "--name", "terminated", wait=False)
+    cluster.until(run, "train stage2", "running")
+    cluster.api.terminate(run.id)
+    watched = cluster.emoverse("watch", run.id, "--host", HOST)
+    assert watched.returncode == 2
+    assert cluster.emoverse("retry", run.id, "--host", HOST).returncode == 0
+    assert cluster.emoverse("watch", run.id, "--host", HOST).returncode == 0
+
+
+def test_the_message_of_a_failing_step_reaches_the_terminal(cluster: Cluster, first: tuple[Run, str]) -> None:
+    remote = ["--remote", REMOTE] if REMOTE else []
+    change = ["--set", "stage2.max_length=16", "--wait"]
+    done = cluster.emoverse("submit", "--host", HOST, "--cluster", PROFILE, *remote, *change)
+    assert done.returncode == 2
+    assert "budget: emoverse: " in done.stderr
+    assert "stage2.max_length" in done.stderr
+
+
+def test_the_committed_file_runs_by_kubeflows_own_client(cluster: Cluster, tmp_path: Path) -> None:
+    profile = yaml.safe_load(Path(PROFILE).read_text("utf-8"))
+    done = cluster.emoverse("compile", "--cluster", PROFILE, "--out", str(tmp_path / "emoverse.yaml"))
+    assert done.returncode == 0, done.stderr
+    assert profile["images"]
+    settings = [one for run in cluster.api.runs() for one in run["runtime_config"]["parameters"].get("corpora", [])]
+    remotes = {one["corpus"]: one["remote"] for one in reversed(settings)}
+    corpora = default_arguments(load_params(REPO / "params.yaml"), REPO).corpora
+    given = json.dumps([{**one, "remote": remotes[one["corpus"]]} for one in corpora])
+    kfp = [str(Path(sys.executable).with_name("kfp")), "--endpoint", HOST, "run", "create", "-e", "acceptance"]
+    made = subprocess.run(
+        [*kfp, "-f", str(tmp_path / "emoverse.yaml"), f"corpora={given}"], capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stderr
+    run = Run(cluster.api.runs(count=1)[0]["run_id"], "")
+    watched = cluster.emoverse("watch", run.id, "--host", HOST)
+    assert watched.returncode == 0, watched.stdout + watched.stderr
