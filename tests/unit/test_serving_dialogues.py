@@ -25,7 +25,8 @@ def test_a_dialogue_is_read_in_its_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [
     "{", "[]", {}, {"utterances": []}, {"utterances": [{**LINE, "emotion": "hapy"}]},
-    {"utterances": [{**LINE, "x": 1}]}, {"utterances": [{**LINE, "text": 7}]}, {"utterances": [LINE] * (MAX_UTTERANCES + 1)}, {"utterances": "LINE"},
+    {"utterances": [{**LINE, "x": 1}]},
+    {"utterances": [{**LINE, "text": 7}]}, {"utterances": [LINE] * (MAX_UTTERANCES + 1)}, {"utterances": "LINE"},
 ])  # fmt: skip
 def test_a_mistake_is_named_with_the_file(tmp_path: Path, content: Any) -> None:
     path = write(tmp_path, content)
