@@ -110,6 +110,7 @@ class BaseModelParams:
     face_epochs: int = Field(default=5, ge=1)
     sentences: int = Field(default=4000, ge=1)
     epochs: int = Field(default=3, ge=1)
+    threads: int = Field(default=1, ge=1)  # of the CPU, which decide the last bits of the weights
 
 
 @_frozen
