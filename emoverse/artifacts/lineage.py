@@ -7,9 +7,10 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
+from pathspec import GitIgnoreSpec
 
 from emoverse.artifacts.digests import MANIFEST
 from emoverse.artifacts.manifest import read_manifest
@@ -17,6 +18,7 @@ from emoverse.artifacts.source_digest import code_digest
 from emoverse.errors import UserError
 from emoverse.registry import STEPS
 
+DVC_IGNORE: Final = ".dvcignore"
 SHORT = 12  # characters of a digest a person compares
 # Variables that tell a step which git commit submitted its run, and the image it runs in.
 REVISION, IMAGE_NAME = "EMOVERSE_REVISION", "EMOVERSE_IMAGE"
@@ -169,15 +171,31 @@ def _sentence(node: Node, tracked: Mapping[str, str]) -> str:
 
 
 def dvc_files(root: Path) -> dict[str, str]:
-    """Map each MD5 that a ``.dvc`` file below ``root`` names to that file's path, relative to ``root``."""
-    found: dict[str, str] = {}
-    for folder, names, files in os.walk(root):
-        names[:] = sorted(n for n in names if not n.startswith("."))
-        for name in sorted(files):
-            if name.endswith(".dvc"):
-                path = Path(folder, name)
-                found[dvc_md5_in(path)] = path.relative_to(root).as_posix()
-    return found
+    """Map each MD5 that a ``.dvc`` file below ``root`` names to that file's path, relative to ``root``.
+
+    Hidden folders and what a ``.dvcignore`` excludes are skipped, as DVC does.
+    """
+    files_by_md5: dict[str, str] = {}
+    ignored: dict[Path, GitIgnoreSpec] = {}
+    for name, folders, files in os.walk(root):
+        folder = Path(name)
+        if DVC_IGNORE in files:
+            lines = (folder / DVC_IGNORE).read_text("utf-8", "replace").splitlines()
+            ignored[folder] = GitIgnoreSpec.from_lines(lines)
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and not _is_ignored(folder / n, ignored, "/"))
+        for path in (folder / name for name in sorted(files) if name.endswith(".dvc")):
+            if not _is_ignored(path, ignored):
+                files_by_md5[dvc_md5_in(path)] = path.relative_to(root).as_posix()
+    return files_by_md5
+
+
+def _is_ignored(path: Path, ignored: Mapping[Path, GitIgnoreSpec], suffix: str = "") -> bool:
+    """Return whether a ``.dvcignore`` of a folder above excludes a file, or a folder (``suffix`` is then a slash)."""
+    return any(
+        spec.match_file(path.relative_to(folder).as_posix() + suffix)
+        for folder, spec in ignored.items()
+        if path.is_relative_to(folder)
+    )
 
 
 def dvc_md5_in(path: Path) -> str:

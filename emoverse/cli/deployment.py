@@ -46,6 +46,8 @@ def _add_model_options(parser: argparse.ArgumentParser, *, seconds: int, megabyt
     parser.add_argument(
         "--model", type=Path, default=Path("data/onnx"), metavar="DIR", help="output of export (default data/onnx)"
     )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
+                        help="where it runs (default auto: CUDA where available)")  # fmt: skip
     parser.add_argument("--max-seconds", type=positive_number, default=float(seconds), metavar="S",
                         help=f"longest clip (default {seconds})")  # fmt: skip
     parser.add_argument("--max-megabytes", type=whole_number(), default=megabytes, metavar="MB",
@@ -74,7 +76,7 @@ def run_predict(args: argparse.Namespace) -> None:
         raise UserError("a dialogue is asked for emotions and cause pairs only", place=option, remedy=remedy)
     with contextlib.redirect_stdout(sys.stderr):  # the line with the device; standard output is for the answers
         limits = Limits(size=args.max_megabytes << 20, seconds=args.max_seconds)
-        predictor = load_predictor(args.model, limits, args.precision)
+        predictor = load_predictor(args.model, limits, args.precision, args.device)
     if is_dialogue:
         from emoverse.serving.dialogues import predict_dialogue
 
@@ -138,7 +140,8 @@ def run_demo(args: argparse.Namespace) -> None:
 
     previous = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        predictor = load_predictor(args.model, Limits(size=args.max_megabytes << 20, seconds=args.max_seconds))
+        limits = Limits(size=args.max_megabytes << 20, seconds=args.max_seconds)
+        predictor = load_predictor(args.model, limits, device=args.device)
         examples = find_examples(parameters_from(args), args.validated) if args.params.is_file() else []
         if not examples:
             print("no corpus found: the page shows no examples", flush=True)

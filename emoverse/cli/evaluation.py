@@ -34,8 +34,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 def add_score_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
-    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.jsonl", help="rows with response and labels")
-    parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri, ecpe or ecpe_semeval")
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="replies, in any of the formats")
+    parser.add_argument("--task", required=True, metavar="TASK", help="name of the task, for example mer")
+    _add_format(parser)
     parser.add_argument("--gold", type=Path, metavar="FILE", help="the test set; refuse missing, extra or changed rows")
     parser.add_argument(
         "--corpus", default="", metavar="NAME", help="corpus whose labels are used, if the rows do not name one"
@@ -46,6 +47,11 @@ def add_score_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=whole_number(0), default=0, help="seed of the resamples (default 0)")
     parser.add_argument("--judge", type=Path, metavar="FILE", help="eri: settings of an endpoint that scores reasons")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    projects = "ms-swift, lmms-eval, vlmevalkit, mmsa, affectgpt, emotion-llama, table"
+    parser.add_argument("--format", default="auto", metavar="NAME", help=f"{projects} (default: recognised)")
 
 
 def run_score(args: argparse.Namespace) -> None:
@@ -63,6 +69,7 @@ def run_score(args: argparse.Namespace) -> None:
         bootstrap=args.bootstrap,
         seed=args.seed,
         judge=args.judge,
+        format=args.format,
     )
     print(json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False) if args.json else as_table(found))
     _warn(found["warnings"])
@@ -77,7 +84,8 @@ def add_compare_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("one", type=Path, metavar="A", help="predictions of one model")
     parser.add_argument("other", type=Path, metavar="B", help="predictions of the other")
-    parser.add_argument("--task", required=True, metavar="TASK", help="msa, mer, fer, eri, ecpe or ecpe_semeval")
+    parser.add_argument("--task", required=True, metavar="TASK", help="name of the task, for example mer")
+    _add_format(parser)
     parser.add_argument("--gold", type=Path, metavar="FILE", help="the test set both must answer")
     parser.add_argument(
         "--bootstrap", type=whole_number(), default=1000, metavar="N", help="resamples for the interval (default 1000)"
@@ -90,7 +98,8 @@ def run_compare(args: argparse.Namespace) -> None:
     """Print the difference and its interval."""
     from emoverse.evaluation.score_file import compare_files
 
-    found = compare_files(args.one, args.other, args.task, gold=args.gold, bootstrap=args.bootstrap, seed=args.seed)
+    options = {"gold": args.gold, "bootstrap": args.bootstrap, "seed": args.seed, "format": args.format}
+    found = compare_files(args.one, args.other, args.task, **options)
     _warn(found["warnings"])
     if args.json:
         print(json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False))

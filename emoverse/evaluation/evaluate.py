@@ -54,7 +54,14 @@ def evaluate(
         libraries=("numpy", "tokenizers", *LIBRARIES[params.engine]),
     ) as draft:
         started = time.perf_counter()
-        engine = open_engine(params.engine, model, frames, batch_size=params.batch_size)
+        engine = open_engine(
+            params.engine,
+            model,
+            frames,
+            batch_size=params.batch_size,
+            device=params.device,
+            threads=params.threads,
+        )
         draft.run["load_seconds"] = time.perf_counter() - started
         measured: list[Measured] = []
         for test in sets:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from emoverse.errors import RowErrors
 
 Key = tuple[str, ...]
+_SUFFIXES: Final = frozenset(("mp4", "avi", "mkv", "mov", "webm", "png", "jpg", "jpeg", "wav"))
 _REMEDY: Final = "give every row its id (channel), or its clip and question, as the model was given them"
 
 
@@ -25,6 +26,8 @@ class Prediction:
         gold: What scoring needs.
         group: The dialogue or video; records of one group are not independent.
         own: The gold that the row itself carried.
+        corpus: Whose labels the gold has.
+        labelled: Whether the row has a right answer of its own.
     """
 
     place: str
@@ -35,6 +38,8 @@ class Prediction:
     gold: dict[str, Any]
     group: str
     own: dict[str, Any] = field(default_factory=dict)
+    corpus: str = ""
+    labelled: bool = True
 
     @property
     def label(self) -> str:
@@ -75,7 +80,7 @@ def against_gold(rows: Sequence[Prediction], records: Sequence[Prediction]) -> t
 
 def _changed(row: Prediction, record: Prediction) -> list[str]:
     """List how a row's own gold differs from the record's: its answer, and the other keys that it carries."""
-    if row.gold["answer"] != record.gold["answer"]:
+    if row.labelled and row.gold["answer"] != record.gold["answer"]:
         own, right = repr(row.gold["answer"]), repr(record.gold["answer"])
         return [f"{row.label}: the answer is {right} ({record.place}), the file says {own}"]
     return [
@@ -106,18 +111,46 @@ def paired(first: Sequence[Prediction], second: Sequence[Prediction]) -> tuple[l
 def _tables(
     first: Sequence[Prediction], second: Sequence[Prediction]
 ) -> tuple[Mapping[Key, Prediction], Mapping[Key, Prediction]]:
-    """Key both files the same way: by our ids if all rows have one, else by clip and question."""
-    ids = all(row.channel for row in (*first, *second))
-    return _keyed(first, ids), _keyed(second, ids)
+    """Key both files the same way: by our ids if all rows have one, else by clip and question, or by clip alone."""
+    if all(row.channel for row in (*first, *second)):
+        return _keyed(first, lambda row: (row.channel,)), _keyed(second, lambda row: (row.channel,))
+    if all(row.shown[0] for row in (*first, *second)) and not all(row.shown[1] for row in (*first, *second)):
+        return _keyed(first, _clip_key(second)), _keyed(second, _clip_key(second))
+    return _keyed(first, lambda row: row.shown), _keyed(second, lambda row: row.shown)
 
 
-def _keyed(rows: Sequence[Prediction], ids: bool) -> Mapping[Key, Prediction]:
+def _clip_key(records: Sequence[Prediction]) -> Callable[[Prediction], Key]:
+    """Return what finds the record that shows a row's clip, whatever part of the clip's path a file gives.
+
+    The key is the record's place, or the clip itself if no record, or more than one, has its name.
+    """
+    places: dict[str, set[str]] = {}
+    for record in records:
+        for name in names_of(record.shown[0]):
+            places.setdefault(name, set()).add(record.place)
+
+    def key(row: Prediction) -> Key:
+        found = (places.get(name, set()) for name in reversed(names_of(row.shown[0])))
+        return next(((next(iter(place)),) for place in found if len(place) == 1), row.shown)
+
+    return key
+
+
+def names_of(clip: str) -> Sequence[str]:
+    """Return the names that files give a clip: ``a/dia0_utt1.mp4`` -> ``dia0_utt1``, ``a_dia0_utt1``."""
+    *folders, last = clip.replace("$_$", "/").split("/")
+    stem, _, suffix = last.rpartition(".")
+    stem = stem if suffix in _SUFFIXES else last
+    return (stem, f"{folders[-1]}_{stem}") if folders else (stem,)
+
+
+def _keyed(rows: Sequence[Prediction], key_of: Callable[[Prediction], Key]) -> Mapping[Key, Prediction]:
     table: dict[Key, Prediction] = {}
     problems = []
     for row in rows:
-        key = (row.channel,) if ids else row.shown
+        key = key_of(row)
         if key in table:
-            problems.append(f"{row.label}: cannot be told from {table[key].place}")
+            problems.append(f"{row.label}: has the same key as {table[key].place}")
         table[key] = row
     if problems:
         raise RowErrors(problems, remedy=_REMEDY)

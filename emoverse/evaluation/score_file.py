@@ -16,7 +16,6 @@ from emoverse.evaluation.judge import judge as ask_judge
 from emoverse.evaluation.matching import Prediction, paired
 from emoverse.evaluation.predictions import read_predictions
 from emoverse.evaluation.scoring import Scores, baseline_headlines, main_names, score, stable, warnings_of
-from emoverse.tasks import task as task_named
 from emoverse.tasks.base import FLAWS
 
 
@@ -29,6 +28,7 @@ def score_file(
     bootstrap: int = 1000,
     seed: int = 0,
     judge: Path | None = None,
+    format: str = "auto",
 ) -> dict[str, Any]:
     """Return every score of a predictions file as one JSON-like object.
 
@@ -37,7 +37,7 @@ def score_file(
     ``judge`` is a settings file of an endpoint that marks reasons; its result is under ``judge``. Raises
     UserError for a file that cannot be scored.
     """
-    rows = read_predictions(path, task, gold=gold, corpus=corpus)
+    rows = read_predictions(path, task, gold=gold, corpus=corpus, format=format)
     golds = [row.gold for row in rows]
     scores = _scored(rows, task, bootstrap, seed)
     baselines = {name: stable(value) for name, value in baseline_headlines(task, golds).items()}
@@ -56,20 +56,27 @@ def score_file(
         "baselines": baselines,
         **{name: stable(value) for name, value in scores.values.items() if name != "unparsable"},
         "intervals": {name: [stable(end) for end in scores.interval(name)] for name in main_names(scores)},
-        "published": published_beside(corpus or task_named(task).default_corpus([]), task, scores.values, scores.n),
+        "published": published_beside(rows[0].corpus, task, scores.values, scores.n),
         **judged,
     }
 
 
 def compare_files(
-    one: Path, other: Path, task: str, *, gold: Path | None = None, bootstrap: int = 1000, seed: int = 0
+    one: Path,
+    other: Path,
+    task: str,
+    *,
+    gold: Path | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    format: str = "auto",
 ) -> dict[str, Any]:
     """Compare two predictors of the same records by a paired bootstrap of the headline score.
 
     ``difference`` is ``other`` minus ``one``, ``interval`` its 95 % interval, ``not_better`` the share of resamples in
     which ``other`` is not better. Raises RowErrors when the files answer different records.
     """
-    first, second = (read_predictions(path, task, gold=gold, name=str(path)) for path in (one, other))
+    first, second = (read_predictions(path, task, gold=gold, name=str(path), format=format) for path in (one, other))
     matched, problems = paired(first, second)
     if problems:
         raise RowErrors(problems, remedy="compare predictions of the same test set")
@@ -133,7 +140,8 @@ _PUBLISHED = Path(__file__).with_name("published.json")
 def published_beside(corpus: str, task: str, scores: Mapping[str, float], records: int) -> list[dict[str, Any]]:
     """Return the published figures of a test set, each with ours, whether the two are comparable, and why.
 
-    They are comparable only if they answer the same question about as many records.
+    They are comparable only if they answer the same question about as many records, and if it is certain what the
+    published one measures.
     """
     figures: list[dict[str, Any]] = []
     for figure in json.loads(_PUBLISHED.read_text("utf-8")):
@@ -143,7 +151,7 @@ def published_beside(corpus: str, task: str, scores: Mapping[str, float], record
         other = "" if whole else f"Ours are {records} other records, theirs {figure['records']}. "
         kept = {key: figure[key] for key in ("metric", "value", "who", "source")}
         ours = round(scores[figure["metric"]], 6)
-        comparable = whole and not figure.get("other_question", False)
+        comparable = whole and not figure.get("other_question") and not figure.get("doubtful")
         verdict = {"test": f"{corpus}-{task}", "comparable": comparable, "reason": other + figure["note"]}
         figures.append({**kept, "ours": ours, **verdict})
     return figures

@@ -7,11 +7,14 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import torch
 
 from emoverse.artifacts.manifest import open_source, publish, require_same_model, write_json
 from emoverse.config import ExportParams, plain
 from emoverse.errors import UserError, did_you_mean
+from emoverse.export.memory import require_memory
 from emoverse.export.model_card import model_card
 from emoverse.export.parity import (
     compare,
@@ -31,6 +34,8 @@ from emoverse.inference.torch_engine import TorchBackend, load_model
 from emoverse.media.frames import FrameStore
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import Settings, settings_of_model
+
+FRAMES: Final = 8  # of a synthetic row at most
 
 
 def export(
@@ -75,13 +80,15 @@ def export(
     generation = generation_settings(sources.get("scores"))
     folder = model_folder(model)
     settings = settings_of_model(folder)
+    questions = _questions(settings, amt, validated, params.compared)
+    limit = generation["max_new_tokens"]
+    require_memory(folder, params, _longest_prompt(folder, settings, questions, media) + limit)
     with publish(out, step="export", params=plain(params), inputs=sources) as draft:
         decoder = write_all(folder, draft.path, params)
         entries = {"encoder": settings.as_json(), "decoder": decoder, "precision": list(params.precision)}
         write_json(draft.path / SETTINGS, {**entries, "media": media, "generation": generation})
         shutil.copyfile(folder / "tokenizer.json", draft.path / "tokenizer.json")
-        questions = _questions(settings, amt, validated, params.compared)
-        parity = _check_parity(draft.path, folder, questions, params, generation["max_new_tokens"])
+        parity = _check_parity(draft.path, folder, questions, params, limit)
         write_json(draft.path / "parity.json", parity)
         answers = {str(row["channel"]): item.answers for item in questions.sets for row in item.rows if item.answers}
         write_json(draft.path / "prompts.json", prompt_templates(questions.rows, answers))
@@ -107,15 +114,26 @@ def _questions(settings: Settings, amt: Path | None, validated: Sequence[Path], 
     return _Questions(sample_rows(sets), sets, FrameStore(list(validated)))
 
 
+def _longest_prompt(model: Path, settings: Settings, questions: _Questions, media: Mapping[str, Any] | None) -> int:
+    """Return the tokens of the longest prompt."""
+    rows = [*questions.rows, *(row for item in questions.sets for row in item.rows)]
+    frames = [int(media["frames"]) if media and row.get("videos") else FRAMES for row in rows]
+    return max(len(ids) for ids in Encoder(model, settings).prompt_ids(rows, frames))
+
+
 def _check_parity(
     out: Path, model: Path, questions: _Questions, params: ExportParams, max_new_tokens: int
 ) -> dict[str, Any]:
     """Return the parity report by precision; raise UserError when a precision is outside its tolerance."""
-    reference = Engine(TorchBackend(load_model(model)), Encoder(model, settings_of_model(model)), questions.frames)
+    torch.set_num_threads(params.threads)
+    encoder, batch = Encoder(model, settings_of_model(model)), params.batch_size
+    reference = Engine(TorchBackend(load_model(model)), encoder, questions.frames, batch_size=batch)
     expected = replies(reference, questions.sets, max_new_tokens)
     report: dict[str, Any] = {}
     for precision, folder in folders(out, params.precision).items():
-        candidate = onnx_engine(out, questions.frames, device="cpu", precision=precision)
+        candidate = onnx_engine(
+            out, questions.frames, batch_size=batch, device="cpu", precision=precision, threads=params.threads
+        )
         actual = replies(candidate, questions.sets, max_new_tokens)
         parity = compare(reference, candidate, questions.rows, questions.sets, (expected, actual))
         tolerance = params.tolerance[precision]

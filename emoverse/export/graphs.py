@@ -77,7 +77,7 @@ def write_graphs(model: Any, folder: Path, one_file: int = 1 << 30) -> dict[str,
     layers, hidden = int(text.num_hidden_layers), int(text.hidden_size)
     replace_branching_rotary(model)
     batch, new, past, frames = (torch.export.Dim(name, max=1 << 20) for name in ("batch", "new", "past", "frames"))
-    columns, clips = torch.export.Dim("columns", max=1 << 20), torch.zeros(2, 3, *vision.image_size)
+    columns, clips = torch.export.Dim("kept", max=1 << 20), torch.zeros(2, 3, *vision.image_size)
     _export(
         _Vision(model), (clips,), ("pixels",), ("features",), {"pixels": {0: frames}}, folder / "vision.onnx", one_file
     )

@@ -169,7 +169,19 @@ class RemoteStore:
             parent.mkdir(parents=True, exist_ok=True)
         jobs = int(self.config["jobs"]) if self.config.get("jobs") else None
         pairs = [(md5, target) for target, md5 in targets.items()]
-        self._call(lambda: self._objects.copy(pairs, jobs), missing="a file")
+
+        def copy() -> None:
+            try:
+                self._objects.copy(pairs, jobs)
+            except FileNotFoundError:
+                if not (missing := self.missing(listing)):
+                    raise
+                more = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
+                problem = f"does not have {missing[0]} (object {listing[missing[0]]}){more}"
+                remedy = "run `dvc push` where the corpus is complete"
+                raise UserError(problem, place=self.url, remedy=remedy) from None
+
+        self._call(copy)
 
     def corrupt_error(self, md5: str, what: str) -> UserError:
         """Return the error for an object whose content does not match its name."""

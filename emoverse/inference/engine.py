@@ -19,6 +19,7 @@ from emoverse.prompt.encode import Encoder, Ids, Row
 Mask = NDArray[np.bool_]
 Array = Any  # the backend's own: a torch tensor on its device, or a numpy array
 EngineName = Literal["torch", "onnx"]
+Device = Literal["auto", "cpu", "cuda"]
 CACHE_BYTES: Final = 1 << 28  # features of MELD's whole test set at 8 x 256 tokens a clip would take tens of gigabytes
 
 
@@ -328,8 +329,16 @@ def _characters(row: Row) -> int:
     return sum(len(message["content"]) for message in row["messages"])
 
 
-def open_engine(engine: EngineName, folder: Path, frames: Frames, *, batch_size: int) -> Engine:
-    """Return an engine over a step's output folder.
+def open_engine(
+    engine: EngineName,
+    folder: Path,
+    frames: Frames,
+    *,
+    batch_size: int,
+    device: Device = "auto",
+    threads: int | None = None,
+) -> Engine:
+    """Return an engine over a step's output folder; ``threads`` of the CPU decide the last bits of its results.
 
     Raises:
         UserError: the folder holds no model of the engine's kind, or the engine cannot run here.
@@ -337,10 +346,10 @@ def open_engine(engine: EngineName, folder: Path, frames: Frames, *, batch_size:
     if engine == "onnx":
         from emoverse.inference.onnx_engine import onnx_engine
 
-        return onnx_engine(folder, frames, batch_size=batch_size)
+        return onnx_engine(folder, frames, batch_size=batch_size, device=device, threads=threads)
     from emoverse.inference.torch_engine import torch_engine
 
-    return torch_engine(model_folder(folder), frames, batch_size=batch_size)
+    return torch_engine(model_folder(folder), frames, batch_size=batch_size, device=device, threads=threads)
 
 
 def model_folder(folder: Path) -> Path:

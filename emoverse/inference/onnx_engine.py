@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from emoverse.errors import UserError, did_you_mean
-from emoverse.inference.engine import Engine, Mask
+from emoverse.inference.engine import Device, Engine, Mask
 from emoverse.inference.test_sets import Frames
 from emoverse.prompt.encode import Encoder, Ids
 from emoverse.prompt.model_settings import Settings
@@ -22,10 +24,21 @@ from emoverse.prompt.model_settings import Settings
 GRAPHS: Final = ("vision.onnx", "embed.onnx", "decoder.onnx")
 SETTINGS: Final = "settings.json"
 Past = list[Any]  # OrtValues, on the device that runs the decoder
+_CUDA: Final = "CUDAExecutionProvider"
+_CPU: Final = "CPUExecutionProvider"
+_NO_CUDA: Final = (
+    "install onnxruntime-gpu and its CUDA libraries on a machine with a GPU, or set the device to auto or cpu"
+)
 
 
 def onnx_engine(
-    folder: Path, frames: Frames, *, batch_size: int = 32, device: str | None = None, precision: str | None = None
+    folder: Path,
+    frames: Frames,
+    *,
+    batch_size: int = 32,
+    device: Device = "auto",
+    precision: str | None = None,
+    threads: int | None = None,
 ) -> Engine:
     """Return an engine over the output folder of export.
 
@@ -33,11 +46,13 @@ def onnx_engine(
         folder: output of export.
         frames: frames by reference.
         batch_size: most rows run at once.
-        device: ``cpu`` keeps CUDA out; None takes CUDA where available.
+        device: ``auto`` takes CUDA where available.
         precision: one of the export's; None takes its first.
+        threads: CPU threads; None takes OMP_NUM_THREADS as torch does, or all cores.
 
     Raises:
-        UserError: the export has no such precision, or a graph or the settings are missing or broken.
+        UserError: the export has no such precision, a graph or the settings are missing or broken, or CUDA is required
+            and cannot be used.
     """
     for name in (*GRAPHS, SETTINGS):
         if not (folder / name).is_file():
@@ -47,7 +62,7 @@ def onnx_engine(
         settings_json = json.loads((folder / SETTINGS).read_text("utf-8"))
         settings = Settings.from_json(settings_json["encoder"])
         graphs = _graph_folder(folder, settings_json["precision"], precision)
-        backend = OnnxBackend(graphs, settings_json["decoder"], settings, device)
+        backend = OnnxBackend(graphs, settings_json["decoder"], settings, device, threads)
     except (ValueError, KeyError, TypeError) as error:
         problem = f"not the settings of this version ({type(error).__name__}: {error})"
         raise UserError(problem, place=str(folder / SETTINGS), remedy="export the model again") from error
@@ -65,13 +80,22 @@ def _graph_folder(folder: Path, precisions: Sequence[str], precision: str | None
     return folder / precision
 
 
-def providers(device: str | None = None) -> list[str]:
-    """Return the execution providers to use: CUDA where onnxruntime and the machine support it, then the CPU."""
-    cuda = "CUDAExecutionProvider"
-    if device != "cpu" and cuda in onnxruntime.get_available_providers() and _gpu_count():
+def providers(device: Device = "auto") -> list[str]:
+    """Return the execution providers to use: CUDA where onnxruntime and the machine support it, then the CPU.
+
+    Raises:
+        UserError: ``device`` is cuda, and there is no GPU or this onnxruntime is built without CUDA.
+    """
+    if device == "cpu":
+        return [_CPU]
+    missing = "this onnxruntime has no CUDA" if _CUDA not in onnxruntime.get_available_providers() else None
+    missing = missing or (None if _gpu_count() else "the driver reports no GPU")
+    if missing is None:
         onnxruntime.preload_dlls()  # CUDA's and cuDNN's libraries as torch's packages bring them
-        return [cuda, "CPUExecutionProvider"]
-    return ["CPUExecutionProvider"]
+        return [_CUDA, _CPU]
+    if device == "cuda":
+        raise UserError(missing, place="device cuda", remedy=_NO_CUDA)
+    return [_CPU]
 
 
 def _gpu_count() -> int:
@@ -86,23 +110,50 @@ def _gpu_count() -> int:
     return count.value
 
 
+def _session(path: Path, chosen: Sequence[str], threads: int) -> Any:
+    """Open a graph.
+
+    onnxruntime refuses weights beside a graph that leave its folder. Behind links, as in DVC's cache or Hugging Face's
+    blobs, they do, so they are given to it as a memory map.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # a provider that fails to load prints three screens; one line says so
+    options.intra_op_num_threads = threads
+    weights = path.with_name(f"{path.name}.data")
+    if not weights.is_file() or not (weights.is_symlink() or path.is_symlink()):
+        return onnxruntime.InferenceSession(path, options, providers=chosen)
+    with weights.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        options.add_external_initializers_from_files_in_memory([weights.name], [mapped], [len(mapped)])
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=chosen)
+
+
 class OnnxBackend:
     """Three graphs as an engine's backend; arrays are numpy's, the KV cache stays where the decoder runs."""
 
-    def __init__(self, folder: Path, decoder: dict[str, Any], settings: Settings, device: str | None = None) -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # a machine without CUDA is no error; one line names the device
-        # As torch does; onnxruntime by default starts a thread on every core.
-        threads = os.environ.get("OMP_NUM_THREADS", "")
-        options.intra_op_num_threads = int(threads) if threads.isdecimal() else 0
+    def __init__(
+        self,
+        folder: Path,
+        decoder: dict[str, Any],
+        settings: Settings,
+        device: Device = "auto",
+        threads: int | None = None,
+    ) -> None:
+        # onnxruntime by default starts a thread on every core
+        environment = os.environ.get("OMP_NUM_THREADS", "")
+        threads = threads or (int(environment) if environment.isdecimal() else 0)
         chosen = providers(device)
         try:
-            sessions = [onnxruntime.InferenceSession(folder / name, options, providers=chosen) for name in GRAPHS]
+            sessions = [_session(folder / name, chosen, threads) for name in GRAPHS]
         except Exception as error:  # onnxruntime's own exceptions share no base class
             problem = f"onnxruntime cannot open the graphs ({str(error).splitlines()[0]})"
             raise UserError(problem, place=str(folder), remedy="export the model again") from error
         self._vision, self._embed, self._decoder = sessions
-        cuda = "CUDAExecutionProvider" in self._decoder.get_providers()
+        cuda = _CUDA in self._decoder.get_providers()
+        if _CUDA in chosen and not cuda:
+            problem = "onnxruntime could not load its CUDA libraries"
+            if device == "cuda":
+                raise UserError(problem, place="device cuda", remedy=_NO_CUDA)
+            print(f"{problem}: it runs on the CPU", file=sys.stderr, flush=True)
         self.device, self._ort_device = ("CUDA", "cuda") if cuda else ("the CPU", "cpu")
         self._image_id = int(decoder["image_id"])
         self._empty = (int(decoder["key_value_heads"]), 0, int(decoder["head_size"]))

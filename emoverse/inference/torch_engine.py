@@ -13,7 +13,7 @@ from transformers import InternVLForConditionalGeneration
 from transformers.utils import logging
 
 from emoverse.errors import UserError
-from emoverse.inference.engine import Engine, Mask
+from emoverse.inference.engine import Device, Engine, Mask
 from emoverse.inference.test_sets import Frames
 from emoverse.prompt.encode import Encoder, Ids
 from emoverse.prompt.model_settings import settings_of_model
@@ -42,11 +42,22 @@ def load_model(folder: Path, device: str = "cpu") -> Any:
     return model
 
 
-def torch_engine(folder: Path, frames: Frames, *, batch_size: int = 32, device: str | None = None) -> Engine:
-    """Return an engine over a model folder; ``device`` None takes CUDA where available."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    backend = TorchBackend(load_model(folder, device))
-    print(f"torch on {device}, {str(backend.dtype).removeprefix('torch.')}", flush=True)
+def torch_engine(
+    folder: Path, frames: Frames, *, batch_size: int = 32, device: Device = "auto", threads: int | None = None
+) -> Engine:
+    """Return an engine over a model folder; ``device`` auto takes CUDA where available.
+
+    Raises:
+        UserError: there is no model, or ``device`` is cuda and torch finds no GPU.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        remedy = "run it on a machine with a GPU, or set the device to auto or cpu"
+        raise UserError("torch finds no GPU", place="device cuda", remedy=remedy)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    chosen = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    backend = TorchBackend(load_model(folder, chosen))
+    print(f"torch on {chosen}, {str(backend.dtype).removeprefix('torch.')}", flush=True)
     return Engine(backend, Encoder(folder, settings_of_model(folder)), frames, batch_size=batch_size)
 
 

@@ -6,9 +6,11 @@ import errno
 import os
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
@@ -199,10 +201,19 @@ class ClipFiles:
             detail = "a link leads out of the corpus; DVC's cache.type must be copy, reflink or hardlink"
             raise ClipError("clip-outside-root", detail, clip=clip)
         if not path.exists():
-            raise ClipError("clip-missing", f"no file {clip!r}", clip=clip)
+            raise ClipError("clip-missing", self.missing_detail(clip), clip=clip)
         if not path.is_file():
             raise ClipError("clip-unreadable", "not a regular file", clip=clip)
         return path
+
+    def missing_detail(self, clip: str) -> str:
+        """Say that a clip is missing, and name the folder that is, or a video by that name of another format."""
+        folder = PurePosixPath(clip).parent.as_posix()
+        if same := self._by_stem.get(_stem(nfc(clip))):
+            return f"no file {clip!r}, but {', '.join(map(repr, same))}: rename it if it is an MP4, else convert it"
+        if folder not in (".", *self._folders):
+            return f"no file {clip!r}: there is no folder {folder!r}"
+        return f"no file {clip!r}"
 
     def leaving(self) -> list[str]:
         """Return links that lead out of the root: folders, and all files but clips, of which each is its row's fault.
@@ -215,4 +226,19 @@ class ClipFiles:
 
     def beside(self, mentioned: Set[str]) -> list[str]:
         """Return the video files (NFC, sorted) that are not among the ``mentioned`` clips (NFC)."""
-        return sorted(n for n in self._files if PurePosixPath(n).suffix.lower() in VIDEO and n not in mentioned)
+        return [name for name in self._videos if name not in mentioned]
+
+    @cached_property
+    def _videos(self) -> list[str]:
+        return sorted(name for name in self._files if PurePosixPath(name).suffix.lower() in VIDEO)
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        names: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self._videos:
+            names[_stem(name)].append(name)
+        return dict(names)
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0].lower()

@@ -17,7 +17,7 @@ from emoverse.config import MediaParams, parse
 from emoverse.errors import UserError, did_you_mean
 from emoverse.evaluation.intervals import posterior
 from emoverse.export.parity import PLACEHOLDER
-from emoverse.inference.engine import Engine
+from emoverse.inference.engine import Device, Engine
 from emoverse.inference.onnx_engine import SETTINGS, onnx_engine
 from emoverse.prompt.encode import Row
 from emoverse.serving.clips import ClipFrames, Limits, read_clip, start_forkserver
@@ -264,14 +264,16 @@ def clean_transcript(text: str) -> str:
     return neutralise(text.strip()) or MUTED
 
 
-def load_predictor(folder: Path, limits: Limits | None = None, precision: str | None = None) -> Predictor:
+def load_predictor(
+    folder: Path, limits: Limits | None = None, precision: str | None = None, device: Device = "auto"
+) -> Predictor:
     """Open the folder of an export in one of its precisions, its first by default.
 
     Raises:
-        UserError: the folder is missing, unfinished or changed, or a graph cannot be opened.
+        UserError: the folder is missing, unfinished or changed, a graph cannot be opened, or the device is not there.
     """
     start_forkserver()  # the decoder's process imports its libraries while this one opens the graphs
     clips = ClipStore()
     exported = read_export(folder)
-    engine = onnx_engine(folder, clips, batch_size=BATCH_SIZE, precision=precision)
+    engine = onnx_engine(folder, clips, batch_size=BATCH_SIZE, precision=precision, device=device)
     return Predictor(exported, engine, clips, limits or Limits())

@@ -248,14 +248,14 @@ class _PairScorer(Scorer):
         named: defaultdict[Any, set[Pair]] = defaultdict(set)
         for i, (gold, group, reply) in enumerate(zip(self.golds, self._groups, replies, strict=True)):
             start, right, pairs = 3 * third * i, self._answers[i], parse_pairs(reply)
-            unparsable[i] = pairs is None
-            predicted = set(pairs or ())
             if gold["answer"]:
-                columns += _sets(start, right, predicted, predicted & right)
-                columns += _authors(start + third, str(gold["answer"]), final_text(reply) or "")
-            new = predicted - named[group]
+                columns += [start + column for column in _record_columns(gold["answer"], reply)]
+            if pairs is None:
+                unparsable[i], pairs = 1.0, ()
+            new = set(pairs) - named[group]
             named[group] |= new
-            columns += _sets(start + 2 * third, right, new, new & self._group_pairs[group])
+            start += 2 * third
+            columns += [start + column for column in _set_columns(right, new, new & self._group_pairs[group])]
         counts = np.bincount(np.array(columns, np.int64), minlength=3 * third * self.size).reshape(self.size, -1)
         return np.column_stack([counts, np.ones(self.size), unparsable])
 
@@ -279,29 +279,29 @@ class _PairScorer(Scorer):
         return scores
 
 
-def _authors(start: int, answer: str, reply: str) -> list[int]:
-    """Return where one record's string parts count in its hits, predicted and gold (3, 7), which begin at ``start``."""
-    gold, predicted = answer.split(";"), reply.split(";")
-    columns = [start + 2 * _WIDE + _column(_emotion(part)) for part in gold]
-    columns += [start + _WIDE + _column(_emotion(part)) for part in predicted]
-    return columns + [start + _column(_emotion(part)) for part in predicted if part in gold]
+@lru_cache(maxsize=1 << 16)
+def _record_columns(answer: str, reply: str) -> tuple[int, ...]:
+    """Return which of the first two formulas' columns, (2, 3, 7) flattened, one record adds to."""
+    right, predicted = set(parse_pairs(answer) or ()), set(parse_pairs(reply) or ())
+    gold, parts = answer.split(";"), (final_text(reply) or "").split(";")
+    rows = (parts, [part for part in parts if part in gold], gold)
+    emotions = [(row, _emotion(part)) for row, texts in zip((4, 3, 5), rows, strict=True) for part in texts]
+    authors = [row * _WIDE + _INDEX.get(emotion, len(EMOTIONS)) for row, emotion in emotions]
+    return (*_set_columns(right, predicted, predicted & right), *authors)
 
 
-def _sets(start: int, gold: set[Pair], predicted: set[Pair], hits: set[Pair]) -> list[int]:
-    """Return where one record's sets of pairs count in its (3, 7) hits, predicted and gold, beginning at ``start``."""
-    sets = enumerate((hits, predicted, gold))
-    return [start + row * _WIDE + _column(pair[1]) for row, pairs in sets for pair in pairs]
+def _set_columns(gold: set[Pair], predicted: set[Pair], hits: set[Pair]) -> list[int]:
+    """Return which columns, hits, predicted and gold by emotion (3, 7) flattened, one record's sets add to."""
+    other = len(EMOTIONS)
+    columns = [_INDEX.get(pair[1], other) for pair in hits]
+    columns += [_WIDE + _INDEX.get(pair[1], other) for pair in predicted]
+    return columns + [2 * _WIDE + _INDEX.get(pair[1], other) for pair in gold]
 
 
-@lru_cache(maxsize=1 << 14)
 def _emotion(part: str) -> str:
-    """Return the emotion of ``"3_joy,1"`` as the authors find it; empty where their code would raise IndexError."""
+    """Return the emotion of ``"3_joy,1"`` as the authors' code does; empty where it would raise IndexError."""
     pieces = part.split(",")[0].split("_")
     return pieces[1] if len(pieces) > 1 else ""
-
-
-def _column(emotion: str) -> int:
-    return _INDEX.get(emotion, len(EMOTIONS))
 
 
 TASK = _CausePairs()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
+from typing import Final
 
 from emoverse.config import MediaParams
 from emoverse.corpora import get_corpus
@@ -18,6 +19,9 @@ from emoverse.media.action_units import Measurer, table_of
 from emoverse.media.probe import ClipError, ClipFiles, nfc
 from emoverse.media.workers import Task
 from emoverse.validation.expectations import Finding, check_annotations
+
+_SHOWN: Final = 3
+_WHOLE_SPLIT: Final = 10  # rows; of a smaller split all clips may be missing one by one
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,9 @@ def make_plan(corpus: str, raw: Path, media: MediaParams, measuring: Measurer | 
     files = ClipFiles(raw)
     if links := files.leaving():
         remedy = "put what it points to into the corpus; DVC's cache.type must be copy, reflink or hardlink"
-        raise UserError("a link leads out of the corpus", place=", ".join(links), remedy=remedy)
+        count = "a link leads" if len(links) == 1 else f"{len(links)} links lead"
+        shown = ", ".join(links[:_SHOWN]) + (" ..." if len(links) > _SHOWN else "")
+        raise UserError(f"{count} out of the corpus", place=shown, remedy=remedy)
     reading = get_corpus(corpus).read(raw)
     if not reading.rows:
         raise UserError("no annotated rows", place=str(raw), remedy="put the corpus's annotation files there")
@@ -54,20 +60,38 @@ def _tasks(ledger: Ledger, files: ClipFiles, raw: Path, media: MediaParams, meas
     """Return a task for each good row whose clip is there, in order of utterance id; set the other rows aside."""
     tasks: list[Task] = []
     failures: dict[int, tuple[str, str, str]] = {}
+    missing: defaultdict[str, list[str]] = defaultdict(list)  # clips by split
     for position, u in enumerate(ledger.good):
         try:
             path = files.find(u.clip)
         except ClipError as error:
             failures[position] = ("clip", error.reason, error.detail)
+            if error.reason == "clip-missing":
+                missing[u.split].append(u.clip)
             continue
         units = table_of(raw, path.relative_to(raw).as_posix())
         task = Task(
             clip_id=u.utterance_id, clip=u.clip, path=path.absolute(), units=units, params=media, measurer=measuring
         )
         tasks.append(task)
+    _check_not_all_missing(missing, Counter(u.split for u in ledger.good), files)
     ledger.drop(failures)
     ledger.leave_out(files.beside(ledger.mentioned))
     return tasks
+
+
+def _check_not_all_missing(missing: Mapping[str, list[str]], rows: Mapping[str, int], files: ClipFiles) -> None:
+    """Raise UserError for a split without any clip: its clips are elsewhere, and its rows would all say so."""
+    problems = [
+        f"none of the {len(clips)} clips of split {split} exists: {files.missing_detail(clips[0])}"
+        for split, clips in sorted(missing.items())
+        if len(clips) == rows[split] and len(clips) >= _WHOLE_SPLIT
+    ]
+    if problems:
+        others = sorted({name.rpartition("/")[0] or "." for name in files.beside(set())})
+        there = f" (there are videos in {', '.join(others[:_SHOWN])})" if others else " (there is no video at all)"
+        remedy = "move the clips there; to go without a split, remove its rows from its annotation file"
+        raise UserError("; ".join(problems) + there, place=str(files.root), remedy=remedy)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from emoverse.cli.__init__ import main
+from emoverse.config import load_params
 from emoverse.corpora import ecf, meld, mosei
 from emoverse.errors import UserError
+from emoverse.validation.plan import make_plan
+from tests.conftest import REPO
 from tests.factories.corpora import (
     MELD_HEADER,
     csv_bytes,
@@ -219,3 +222,27 @@ def test_an_utterance_without_a_number_is_nobody_s_cause(tmp_path: Path) -> None
     listed = [ecf_conversation(1, conversation=rows, **{"emotion-cause_pairs": [["1_joy", "me"]]})]
     reading = ecf.read_split(write_ecf(tmp_path, listed) / "Subtask_2_train.json", "train")
     assert [one.reason for one in reading.quarantined] == ["bad-cause", "bad-number"]
+
+
+def test_a_split_without_any_clip_is_one_line_that_names_the_folder_and_where_videos_are(tmp_path: Path) -> None:
+    root = write_meld(tmp_path, [meld_row(Utterance_ID=str(number)) for number in range(1000)])
+    for name in ("dev/dev_splits_complete", "test/output_repeated_splits_test", "somewhere"):
+        (root / name).mkdir(parents=True)
+        (root / name / "dia0_utt0.mp4").touch()
+    with pytest.raises(UserError) as caught:
+        make_plan("meld", root, load_params(REPO / "params.yaml").media)
+    text = str(caught.value)
+    assert "none of the 1000 clips of split train exists" in text
+    assert "no folder 'train/train_splits'" in text
+    assert "somewhere" in text
+    assert len(text) < 500
+
+
+def test_many_links_out_of_a_corpus_are_the_first_few_and_a_count(tmp_path: Path) -> None:
+    root = write_meld(tmp_path / "corpus")
+    (tmp_path / "out.csv").touch()
+    for number in range(500):
+        (root / f"{number:03d}.csv").symlink_to("../out.csv")
+    with pytest.raises(UserError, match=r"500 links lead out of the corpus") as caught:
+        make_plan("meld", root, load_params(REPO / "params.yaml").media)
+    assert len(str(caught.value)) < 1000

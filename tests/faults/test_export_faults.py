@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +19,7 @@ from emoverse.export.export import export
 from emoverse.export.parity import compare, synthetic_rows
 from emoverse.inference.engine import Engine
 from emoverse.inference.onnx_engine import onnx_engine
-from emoverse.inference.torch_engine import TorchBackend, load_model
+from emoverse.inference.torch_engine import TorchBackend, load_model, torch_engine
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import settings_of_model
 from tests.factories.answering import EVALUATE, EXPORT, TOLERANCE, exported_house
@@ -122,3 +125,64 @@ def test_a_parity_report_is_json_and_gives_its_tolerance(house):
     report = json.loads(json.dumps(parity_of(house).as_json(TOLERANCE)))
     assert report["tolerance"] == plain(TOLERANCE)
     assert report["largest_absolute"] == float(f"{report['largest_absolute']:.1e}")
+
+
+def test_an_export_that_does_not_fit_into_memory_is_refused_before_it_writes(house, tmp_path):
+    with pytest.raises(UserError, match=r"export: fp32 needs about .* set export\.batch_size to \d+"):
+        export(house["model"], tmp_path / "onnx", replace(EXPORT, batch_size=1 << 24))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("one_file", [1, 1 << 30])
+def test_an_export_behind_links_answers_as_the_plain_folder_does(house, tmp_path, one_file):
+    plain_folder = tmp_path / "plain"
+    params = replace(EXPORT, one_file=one_file)
+    export(house["model"], plain_folder, params, amt=house["amt"], validated=[house["meld"], house["ecf"]])
+    assert (plain_folder / "decoder.onnx.data").exists() == (one_file == 1)
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for number, path in enumerate(sorted(plain_folder.iterdir())):  # as DVC's cache and Hugging Face's blobs
+        blob = tmp_path / "blobs" / f"{number:02}" / "content"
+        blob.parent.mkdir(parents=True)
+        shutil.copyfile(path, blob)
+        (linked / path.name).symlink_to(blob)
+    rows, frames = synthetic_rows(settings_of_model(house["model"] / "model"))
+    answers = ("Joy.", "Anger.")
+    expected, found = (onnx_engine(folder, frames).score_answers(rows, answers)[0] for folder in (plain_folder, linked))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_device_that_is_not_there_is_an_error_only_where_it_is_demanded(house, capsys):
+    engine = onnx_engine(house["onnx"], {}, device="auto")
+    if engine.backend.device == "CUDA":
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match=r"device cuda: .*set the device to auto or cpu"):
+        onnx_engine(house["onnx"], {}, device="cuda")
+    with pytest.raises(UserError, match="device cuda: torch finds no GPU"):
+        torch_engine(house["model"] / "model", {}, device="cuda")
+
+
+DRIVER = "int cuInit(unsigned f) {return 0;} int cuDeviceGetCount(int *n) {*n = 1; return 0;}"
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_provider_that_fails_to_load_is_one_line_or_an_error(house, tmp_path, device):
+    """A driver that reports a GPU and can do nothing else, as with libraries of another version."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    (tmp_path / "driver.c").write_text(DRIVER)
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "driver.c"], check=True)
+    script = "import sys; from pathlib import Path; from emoverse.inference.onnx_engine import onnx_engine\n"
+    script += "from emoverse.errors import UserError\n"
+    script += "try:\n    onnx_engine(Path(sys.argv[1]), {}, device=sys.argv[2])\n"
+    script += "except UserError as error:\n    print(error)\n"
+    process = subprocess.run([sys.executable, "-c", script, house["onnx"], device], capture_output=True, text=True,
+                             env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}, check=True)  # fmt: skip
+    said = [line for line in (process.stdout + process.stderr).splitlines() if line.strip()]
+    if device == "cuda":
+        assert said == [said[0]]
+        assert said[0].startswith("device cuda: onnxruntime could not load its CUDA libraries; ")
+    else:
+        assert said == ["onnxruntime on the CPU", "onnxruntime could not load its CUDA libraries: it runs on the CPU"]

@@ -97,7 +97,7 @@ def test_the_same_words_about_clips_nobody_named_are_no_repeats(tmp_path):
 
 def test_rows_that_nothing_tells_apart_are_not_held_against_a_gold_file(tmp_path, gold):
     rows = [{"labels": "Joy.", "response": "Joy."}] * 8
-    with pytest.raises(RowErrors, match=r"p\.jsonl:2: cannot be told from p\.jsonl:1"):
+    with pytest.raises(RowErrors, match=r"p\.jsonl:2: has the same key as p\.jsonl:1"):
         read_predictions(write_rows(tmp_path / "p.jsonl", rows), "mer", gold=gold)
 
 
@@ -166,10 +166,10 @@ def test_labels_of_two_corpora_are_not_mixed(tmp_path):
         ("messages", [{"role": "user"}], "messages: not a list"),
         ("videos", 5, "videos: neither a path"),
         ("images", [{"path": 3}], "images: neither a path"),
-        ("query", ["What?"], "query: ['What?'] is no text"),
+        ("query", ["What?"], "query: ['What?'] is not a string"),
         ("gold", "Joy.", "gold: not an object"),
-        ("gold", {"answers": "Neutral."}, "gold.answers: 'Neutral.' is not what"),
-        ("gold", {"answers": [1]}, "gold.answers: [1] is not what"),
+        ("gold", {"answers": "Neutral."}, "gold.answers: 'Neutral.' has not the type"),
+        ("gold", {"answers": [1]}, "gold.answers: [1] has not the type"),
         ("gold", {"group": {"dialogue": 1}}, "gold.group"),
         ("labels", 3, "labels: no right answer"),
         ("response", 3, "response: no reply"),
@@ -186,7 +186,9 @@ def test_a_row_of_another_shape_is_listed_and_stops_nothing_else(tmp_path, key, 
 
 def test_clues_that_are_no_list_are_listed(tmp_path):
     found = [{"response": "Joy.", "gold": {"answer": "She feels joy.", "clues": None}}]
-    assert problems(tmp_path, found, task="eri")[0] == "p.jsonl:1: gold.clues: None is not what the task keeps there"
+    assert (
+        problems(tmp_path, found, task="eri")[0] == "p.jsonl:1: gold.clues: None has not the type that the task expects"
+    )
 
 
 def test_one_path_instead_of_a_list_of_paths_names_the_clip(tmp_path):

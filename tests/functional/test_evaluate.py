@@ -123,5 +123,5 @@ def test_broken_and_repeated_test_rows_are_all_listed(house, tmp_path):
         evaluate(house["model"], amt, [house["meld"]], tmp_path / "out", PARAMS)
     assert caught.value.problems == [
         "meld-mer.jsonl:3: missing gold",
-        "meld-mer.jsonl:4: channel: 'mer/meld/test/dia0_utt1' is row 1 already",
+        "meld-mer.jsonl:4: channel: 'mer/meld/test/dia0_utt1' repeats line 1",
     ]

@@ -112,6 +112,10 @@ def test_a_published_figure_compares_only_on_as_many_records():
     assert whole["authors_f1"]["comparable"]
     assert not whole["official_weighted_f1"]["comparable"]
     assert not any(one["comparable"] for one in published_beside("ecf", "ecpe", mine, 20))
-    assert published_beside("meld", "mer", {"accuracy": 0.5}, 2610) == []
+    (doubtful,) = published_beside("meld", "mer", {"accuracy": 0.5}, 2610)
+    assert (doubtful["value"], doubtful["comparable"]) == (0.667, False)
+    (sentiment,) = published_beside("mosei", "msa", {"accuracy/pos_neg": 0.5}, 4659)
+    assert (sentiment["value"], sentiment["comparable"]) == (0.83, False)
+    assert published_beside("meld", "msa", {"accuracy": 0.5}, 2610) == []
     (leaderboard,) = published_beside("ecf", "ecpe_semeval", mine, 3101)
     assert leaderboard["comparable"]

@@ -157,6 +157,16 @@ def test_hidden_folders_are_not_searched_for_dvc_files(house: Path) -> None:
     assert list(dvc_files(house).values()) == ["data/raw/MELD.dvc"]
 
 
+def test_what_dvcignore_excludes_is_not_searched_for_dvc_files(house: Path) -> None:
+    (house / ".dvcignore").write_text("/old/\n*.bak.dvc\n!keep.bak.dvc\n", "utf-8")
+    (house / "data/.dvcignore").write_text("/copies\n", "utf-8")
+    for name in ("old/junk.dvc", "data/copies/junk.dvc", "data/x.bak.dvc"):
+        (house / name).parent.mkdir(exist_ok=True)
+        (house / name).write_text("outs: [", "utf-8")
+    (house / "data/keep.bak.dvc").write_text("outs:\n- md5: abc\n  path: keep\n", "utf-8")
+    assert sorted(dvc_files(house).values()) == ["data/keep.bak.dvc", "data/raw/MELD.dvc"]
+
+
 def test_the_revision_says_when_files_differ_from_the_commit(tmp_path: Path) -> None:
     assert revision(tmp_path) == ""
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]

@@ -51,6 +51,23 @@ def test_a_missing_clip_is_missing(tmp_path: Path) -> None:
     assert caught.value.reason == "clip-missing"
 
 
+@pytest.mark.parametrize(
+    ("there", "says"),
+    [
+        ("a/b.MP4", "no file 'a/b.mp4', but 'a/b.MP4': rename it if it is an MP4, else convert it"),
+        ("a/b.avi", "no file 'a/b.mp4', but 'a/b.avi'"),
+        ("a/B.webm", "no file 'a/b.mp4', but 'a/B.webm'"),
+        ("a/c.mp4", "no file 'a/b.mp4'"),
+        ("c/b.mp4", "no file 'a/b.mp4': there is no folder 'a'"),
+    ],
+)
+def test_a_missing_clip_is_named_with_the_folder_or_the_other_file_there(tmp_path: Path, there: str, says: str) -> None:
+    put(tmp_path / there)
+    with pytest.raises(ClipError) as caught:
+        ClipFiles(tmp_path).find("a/b.mp4")
+    assert caught.value.detail.startswith(says)
+
+
 def test_only_video_files_that_nobody_mentions_are_left_over(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.MP4", "c.avi", "notes.csv", "OpenFace/a.csv"):
         put(tmp_path / name)
