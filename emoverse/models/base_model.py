@@ -97,6 +97,8 @@ def publish_checkpoint(source: Path, out: Path, media: MediaParams) -> None:
     settings = {"media": plain(media)}
     with publish(out, step="base-model", params=settings, inputs={"weights": weights}) as draft:
         if conversion.architecture.layout == "native" and is_complete(source):
+            for tensor in conversion.checkpoint.entries:
+                conversion.checkpoint.read(tensor)  # raises for NaN and infinite values
             shutil.copytree(source, draft.path / "model", ignore=shutil.ignore_patterns(".*"))
         else:
             (draft.path / "model").mkdir()

