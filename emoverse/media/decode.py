@@ -28,7 +28,7 @@ Decoder = Literal["pyav", "decord"]
 WITHHOLDS: Final = frozenset({"h264", "hevc"})
 # Containers that carry what a decoder needs between the pictures, so that one can start receiving anywhere.
 JOINED: Final = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
-# Codecs that decord shows exactly where the packets prove every position; its seeking in HEVC is off by several pictures.
+# Codecs that decord shows exactly where the packets prove every position; in HEVC its seeking is off by some pictures.
 EXACT_WITH_DECORD: Final = frozenset({"h264", "mjpeg", "prores", "dnxhd"})
 HDR: Final = frozenset({16, 18})  # PQ (SMPTE 2084) and HLG (ARIB STD-B67), ITU-T H.273, table 3
 
