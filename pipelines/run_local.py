@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from kfp import local
 
 import emoverse
@@ -90,7 +93,7 @@ def session(root: Path, commit: str = "", *, containers: list[Path] | None = Non
         enable_caching=True,
         cache_root=str(root / "cache"),
     )
-    with _environment(commit, fault), local_runner_warnings_ignored():
+    with _environment(commit, fault), local_runner_warnings_ignored(), _children_end_with_this_process():
         try:
             yield
         except RuntimeError as error:
@@ -136,6 +139,32 @@ def _environment(commit: str, fault: Path) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def _children_end_with_this_process() -> Iterator[None]:
+    """End the steps' processes when this process is interrupted or terminated: they would continue without it."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # signal handlers are the main thread's
+        before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        children = psutil.Process().children(recursive=True)
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.terminate()
+        for child in psutil.wait_procs(children, timeout=10)[1]:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 USER = 10001  # of the Dockerfile

@@ -24,12 +24,12 @@ def baselines(root: Path, trained: Mapping[tuple[str, str], Counter[str]]) -> di
     ``root`` holds ``test/*.jsonl``; ``trained`` counts train answers by (corpus, task), for the majority class. A test
     file without train rows of its corpus uses its own majority, which no predictor could know, and says so.
     """
-    found: dict[str, Any] = {}
+    tables: dict[str, Any] = {}
     for path in sorted((root / "test").glob("*.jsonl")):
         corpus, _, name = path.stem.rpartition("-")
         answers = sum((trained.get((corpus, one), Counter()) for one in conditions(name)), Counter())
-        found[path.stem] = score_trivial(name, path, answers)
-    return found
+        tables[path.stem] = score_trivial(name, path, answers)
+    return tables
 
 
 def score_trivial(name: str, path: Path, trained: Counter[str]) -> dict[str, Any]:
@@ -46,11 +46,11 @@ def score_trivial(name: str, path: Path, trained: Counter[str]) -> dict[str, Any
     while batch := list(islice(left, _BATCH)):
         golds, weights = [orjson.loads(blob) for blob, _ in batch], np.array([count for _, count in batch], np.float64)
         scorer = one.scorer(golds)
-        for predictor, said in one.baselines(golds, seen).items():
-            totals[predictor] = totals.get(predictor, 0.0) + weights @ scorer.counts(said)
+        for predictor, answered in one.baselines(golds, seen).items():
+            totals[predictor] = totals.get(predictor, 0.0) + weights @ scorer.counts(answered)
             kept = replies.setdefault(predictor, set())
             if len(kept) < 2:
-                kept.update(said)
+                kept.update(answered)
     table = {}
     for predictor, total in totals.items():
         scores = {key: round(float(value), 6) for key, value in sorted(scorer.scores(total).items())}
@@ -66,9 +66,9 @@ def score_trivial(name: str, path: Path, trained: Counter[str]) -> dict[str, Any
 
 def _golds(path: Path) -> Counter[bytes]:
     """Count the different golds of a file, as JSON; which dialogue a record belongs to is no part of a baseline."""
-    found: Counter[bytes] = Counter()
+    golds: Counter[bytes] = Counter()
     with path.open("rb") as handle:
         for line in handle:
             gold = line[line.rindex(_GOLD) + len(_GOLD) :]
-            found[gold[: gold.rindex(_GROUP)] + b"}"] += 1
-    return found
+            golds[gold[: gold.rindex(_GROUP)] + b"}"] += 1
+    return golds

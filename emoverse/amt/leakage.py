@@ -129,9 +129,9 @@ def by_text(tests: Sequence[Side], others: Sequence[Side]) -> Iterable[Leak]:
             known[text].append(utterance)
     for other in others:
         for utterance, text in other.long_texts:
-            for found in known.get(text, ()):
-                if same_speaker(utterance, found):
-                    yield Leak(utterance.utterance_id, found.utterance_id, "text")
+            for test_utterance in known.get(text, ()):
+                if same_speaker(utterance, test_utterance):
+                    yield Leak(utterance.utterance_id, test_utterance.utterance_id, "text")
 
 
 def same_speaker(one: Utterance, two: Utterance) -> bool:

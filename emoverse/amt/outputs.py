@@ -187,6 +187,6 @@ def write_page(path: Path, audit: Mapping[str, Any], baselines: Mapping[str, Any
 
 
 def _common(file: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Return the commonest answers of a file; none of sentences, of which each is nearly its own."""
-    found = list(file["answers"].items())[:_COMMON]
-    return found if all(len(answer) <= _SHORT for answer, _ in found) else []
+    """Return the most frequent answers of a file; none of a file of sentences, which hardly repeat."""
+    common = list(file["answers"].items())[:_COMMON]
+    return common if all(len(answer) <= _SHORT for answer, _ in common) else []

@@ -98,7 +98,7 @@ class FileReasons:
             if line.strip():
                 self._add(line, f"{path}:{number}", path.stem, problems)
         if problems:
-            raise RowErrors(problems, remedy="mend or remove these lines")
+            raise RowErrors(problems, remedy="correct or remove these lines")
 
     def of(self, one: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None) -> Reason | None:
         """Return the annotated reason."""
@@ -117,14 +117,14 @@ class FileReasons:
         row = row if isinstance(row, dict) else {}
         name, text, clues = (row.get(key) for key in ("utterance_id", "text", "clues"))
         if not isinstance(name, str) or not isinstance(text, str) or not text.strip():
-            problems.append(f"{place}: utterance_id, text: both must be words")
+            problems.append(f"{place}: utterance_id, text: both must be non-empty strings")
         elif name in self._found:
             problems.append(f"{place}: utterance_id: {name!r} is on an earlier line too")
         elif clues is not None and not (isinstance(clues, list) and all(isinstance(clue, str) for clue in clues)):
-            problems.append(f"{place}: clues: not a list of words")
+            problems.append(f"{place}: clues: not a list of strings")
         else:
-            said_by = str(row.get("provider") or f"file:{stem}")
-            self._found[name] = Reason(text=text, provider=said_by, clues=tuple(clues or ()))
+            author = str(row.get("provider") or f"file:{stem}")
+            self._found[name] = Reason(text=text, provider=author, clues=tuple(clues or ()))
 
 
 def _speakers(one: Utterance, dialogue: Sequence[Utterance]) -> list[str]:
@@ -142,7 +142,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 _ASK: Final = (
-    "This is the peak frame of a clip in which a person says: {words!r}. The person feels {emotion}. "
+    "This is the peak frame of a clip in which a person says: {text!r}. The person feels {emotion}. "
     "Observed: {clues}. In two sentences, say what the person feels and which of these observations show it. "
     "Add nothing that was not observed."
 )
@@ -173,22 +173,22 @@ class EndpointReasons:
         return cls(settings, frames)
 
     def of(self, one: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None) -> Reason | None:
-        """Return the endpoint's words; raise UserError when it cannot be reached or refuses."""
+        """Return the endpoint's reply; raise UserError when it cannot be reached or refuses."""
         if one.emotion is None:
             return None
         clues = [phrase.lower() for phrase in phrases(units, one.emotion)] if units is not None else []
         if one.polarity is not None:
             clues.append(f"the words sound {one.polarity}")
         text = self._endpoint.ask(self._content(one, clues))
-        said_by = f"endpoint:{self._endpoint.settings.model}"
-        return Reason(text=text, provider=said_by, clues=tuple(clues)) if text else None
+        author = f"endpoint:{self._endpoint.settings.model}"
+        return Reason(text=text, provider=author, clues=tuple(clues)) if text else None
 
     def facts(self) -> dict[str, Any]:
         """Return model, answers, tokens and spend of all answers used, cached ones included: the same on every run."""
         return {"provider": "endpoint", **self._endpoint.facts()}
 
     def _content(self, one: Utterance, clues: Sequence[str]) -> Any:
-        text = _ASK.format(words=one.text, emotion=one.emotion, clues=", ".join(clues) or "nothing more")
+        text = _ASK.format(text=one.text, emotion=one.emotion, clues=", ".join(clues) or "nothing more")
         if self._frames is None:
             return text
         picture = {"type": "image_url", "image_url": {"url": _picture(self._frames[f"clip:{one.utterance_id}#peak"])}}

@@ -63,11 +63,11 @@ PROBES: Final = pa.schema(
 QUARANTINE: Final = pa.schema(
     [
         pa.field("row_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),  # file:row, or the file nobody annotates
+        pa.field("source", pa.string(), nullable=False),  # file:row, or a file without an annotation
         pa.field("clip", pa.string(), nullable=False),  # relative to the corpus root; empty where the row does not say
         pa.field("column", pa.string(), nullable=False),
         pa.field("reason", pa.string(), nullable=False),  # a stable code
-        pa.field("detail", pa.string(), nullable=False),  # what exactly, in the decoder's or expectation's words
+        pa.field("detail", pa.string(), nullable=False),  # what exactly, as the decoder or expectation reports it
         pa.field("known", pa.bool_(), nullable=False),  # listed in validation/known_media.json
     ]
 )

@@ -111,7 +111,7 @@ def read_conversations(conversations: list[Any], split: Split, name: str) -> Rea
             continue
         seen[dialogue] = i
         good += _conversation(item, i, split, problems)
-    return Reading(good, problems.found, dict(problems.notes))
+    return Reading(good, problems.bad_rows, dict(problems.notes))
 
 
 def _conversation(item: Mapping[str, Any], i: int, split: Split, problems: Problems) -> list[Utterance]:

@@ -61,13 +61,13 @@ def blocks(path: Path) -> Iterator[Block]:
 
 def read_mapping(path: Path) -> dict[tuple[str, int], tuple[Split, str]]:
     """Map (conversation, utterance) to its MELD (split, clip stem), where there is one."""
-    found: dict[tuple[str, int], tuple[Split, str]] = {}
+    clips: dict[tuple[str, int], tuple[Split, str]] = {}
     for block in blocks(path):
         for number, fields in block.rows.items():
             clip = _CLIP.match(fields[-1])
             if clip:
-                found[str(block.conversation), number] = (_MELD[clip[1]], clip[2])
-    return found
+                clips[str(block.conversation), number] = (_MELD[clip[1]], clip[2])
+    return clips
 
 
 def meld_clip(
@@ -91,10 +91,10 @@ def rebuild(conversations: list[Any], path: Path) -> list[dict[str, Any]]:
     """
     pairs = {block.conversation: block for block in blocks(path)}
     problems: list[str] = []
-    found: list[dict[str, Any]] = []
+    joined: list[dict[str, Any]] = []
     for item in conversations:
         if not _readable(item):
-            found.append(item)  # the reader of conversations says what is wrong with it, and where
+            joined.append(item)  # the reader of conversations reports what is wrong with it
             continue
         number = int(item["conversation_ID"])
         block = pairs.get(number)
@@ -104,10 +104,10 @@ def rebuild(conversations: list[Any], path: Path) -> list[dict[str, Any]]:
         emotions = {str(row.get("utterance_ID")): row.get("emotion") for row in item["conversation"]}
         rows = [_joined(row, number, block, path.name, problems) for row in item["conversation"]]
         listed = [[f"{target}_{emotions.get(str(target))}", str(cause)] for target, cause in block.pairs]
-        found.append({"conversation_ID": number, "conversation": rows, "emotion-cause_pairs": listed})
+        joined.append({"conversation_ID": number, "conversation": rows, "emotion-cause_pairs": listed})
     if problems:
         raise RowErrors(problems, remedy="give ECF 1.0's all_data_pair.txt of the same conversations")
-    return found
+    return joined
 
 
 def _readable(item: Any) -> bool:

@@ -38,13 +38,13 @@ class Problems:
     """The bad rows of one file, and counts worth reporting; ``name`` is its path relative to the corpus root."""
 
     name: str
-    found: list[Quarantined] = field(default_factory=list)
+    bad_rows: list[Quarantined] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
 
     def add(self, row_id: str, row: int | str, column: str, reason: str, detail: str, *, clip: str = "") -> None:
         """Set one row aside; ``clip`` is the expected path of its clip."""
         source, detail = f"{self.name}:{row}", detail if len(detail) <= LONGEST else f"{detail[:LONGEST]}…"
-        self.found.append(
+        self.bad_rows.append(
             Quarantined(row_id=row_id, source=source, column=column, reason=reason, detail=detail, clip=nfc(clip))
         )
 
@@ -57,18 +57,18 @@ class Problems:
 
 def faults_of(fault: BadRow, checks: Iterable[Callable[[], object]]) -> list[BadRow]:
     """Return the problem a row was refused for, then those that the other checks raise: all are listed at once."""
-    found = [fault]
+    faults = [fault]
     for check in checks:
         try:
             check()
         except BadRow as other:
-            if (other.column, other.detail) not in [(one.column, one.detail) for one in found]:
-                found.append(other)
-    return found
+            if (other.column, other.detail) not in [(one.column, one.detail) for one in faults]:
+                faults.append(other)
+    return faults
 
 
 class Row(NamedTuple):
-    """One CSV row: the line it begins on (the header is line 1) and its cells in the order that was asked for."""
+    """One CSV row: the line it begins on (the header is line 1) and its cells in the requested order."""
 
     line: int
     cells: tuple[str, ...]
@@ -89,14 +89,14 @@ def json_list(path: Path, kind: str, remedy: str) -> list[Any]:
     """
     raw = _read(path)
     try:
-        found = orjson.loads(raw.removeprefix(codecs.BOM_UTF8))
+        items = orjson.loads(raw.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
         _decode(path, raw)  # when it is not UTF-8, that is the fault to name
         place = f"{path}:{error.lineno}:{error.colno}"
         raise UserError(f"not JSON: {error.msg}", place=place, remedy=remedy) from None
-    if not isinstance(found, list):
+    if not isinstance(items, list):
         raise UserError(f"is not a list of {kind}", place=str(path), remedy=remedy)
-    return found
+    return items
 
 
 def _decode(path: Path, raw: bytes) -> str:
@@ -311,22 +311,22 @@ def seconds(word: str) -> float | None:
     """
     whole, rest = _whole(word[:-4]), _thousandths(word[-4:])
     if whole is None or rest is None:
-        found = _SHORT.match(word)
-        whole, rest = (_whole(found[1]), int(found[2])) if found else (None, None)
+        match = _SHORT.match(word)
+        whole, rest = (_whole(match[1]), int(match[2])) if match else (None, None)
     return None if whole is None or rest is None else (whole * 1000 + rest) / 1000
 
 
 # Both parts of a time recur in a corpus, so each is parsed once.
 @lru_cache(maxsize=1 << 13)
 def _whole(word: str) -> int | None:
-    found = _CLOCK.match(word)
-    return int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3]) if found else None
+    match = _CLOCK.match(word)
+    return int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3]) if match else None
 
 
 @lru_cache(maxsize=1 << 11)
 def _thousandths(word: str) -> int | None:
-    found = _REST.match(word)
-    return int(found[1]) if found else None
+    match = _REST.match(word)
+    return int(match[1]) if match else None
 
 
 @lru_cache(maxsize=1 << 12)

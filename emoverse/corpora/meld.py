@@ -68,7 +68,7 @@ def read_split(path: Path, split: Split, folder: str = "") -> Reading:
             good.append(utterance)
         except BadRow as error:
             problems.add_all(row_id, row.line, faults_of(error, _checks(row)), clip=clip)
-    return Reading(good, problems.found, dict(problems.notes))
+    return Reading(good, problems.bad_rows, dict(problems.notes))
 
 
 def _utterance(row: Row, split: Split, row_id: str, clip: str, problems: Problems) -> Utterance:

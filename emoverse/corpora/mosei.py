@@ -66,7 +66,7 @@ def clip_layout(root: Path) -> str:
 
 
 def read_labels(path: Path, labels: EmotionLabels | None, layout: str = "Raw/{video}/{clip}.mp4") -> Reading:
-    """Read label.csv; ``labels`` adds emotions and times where it is given."""
+    """Read label.csv; ``labels`` adds emotions and times."""
     problems = Problems(path.name)
     good: list[Utterance] = []
     seen: dict[str, int] = {}
@@ -81,7 +81,7 @@ def read_labels(path: Path, labels: EmotionLabels | None, layout: str = "Raw/{vi
             good.append(utterance)
         except BadRow as error:
             problems.add_all(row_id, row.line, faults_of(error, _checks(row)), clip=clip)
-    return Reading(good, problems.found, dict(sorted(problems.notes.items())))
+    return Reading(good, problems.bad_rows, dict(sorted(problems.notes.items())))
 
 
 def emotion_of(intensities: tuple[float, ...], notes: Counter[str]) -> str:
@@ -151,9 +151,9 @@ def _sentiment(label: str, annotation: str) -> tuple[float, Polarity]:
         raise BadRow("label", "bad-label", f"{label!r} is not a number from -3 to 3")
     expected = _POLARITY[(sentiment > 0) - (sentiment < 0)]
     if annotation != expected.capitalize():
-        words = [word.capitalize() for word in _POLARITY.values()]
+        known = [name.capitalize() for name in _POLARITY.values()]
         detail = f"{annotation!r} where label {label} means {expected.capitalize()!r}"
-        hint = "" if annotation in words else f"; {did_you_mean(annotation, words)}"
+        hint = "" if annotation in known else f"; {did_you_mean(annotation, known)}"
         raise BadRow("annotation", "bad-label", f"{detail}{hint}")
     return sentiment, expected
 
@@ -281,7 +281,7 @@ class EmotionLabels:
     def _read_times(self, video: str) -> dict[str, Times]:
         if not self._has_transcripts or not (path := self._transcripts / f"{video}.txt").is_file():
             return {}
-        found: dict[str, Times] = {}
+        by_clip: dict[str, Times] = {}
         unclear: set[str] = set()
         start = f"{video}___".encode()
         # Bytes: only the numbers are wanted, and some of CMU's transcripts are not UTF-8. The video id may itself hold
@@ -294,9 +294,9 @@ class EmotionLabels:
                 clip, times = fields[0].decode("ascii"), (float(fields[1]), float(fields[2]))
             except ValueError:
                 continue
-            if not all(map(math.isfinite, times)) or found.setdefault(clip, times) != times:
+            if not all(map(math.isfinite, times)) or by_clip.setdefault(clip, times) != times:
                 unclear.add(clip)  # times that are none, or two lines that differ: no guess
-        return {clip: times for clip, times in found.items() if clip not in unclear}
+        return {clip: times for clip, times in by_clip.items() if clip not in unclear}
 
 
 def _close(one: Times, two: Times) -> bool:

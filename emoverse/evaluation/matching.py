@@ -150,7 +150,7 @@ def _keyed(rows: Sequence[Prediction], key_of: Callable[[Prediction], Key]) -> M
     for row in rows:
         key = key_of(row)
         if key in table:
-            problems.append(f"{row.label}: cannot be told from {table[key].place}")
+            problems.append(f"{row.label}: has the same key as {table[key].place}")
         table[key] = row
     if problems:
         raise RowErrors(problems, remedy=_REMEDY)

@@ -13,8 +13,9 @@ import yaml
 
 from emoverse.config import MediaParams
 from emoverse.media.transform import picture
-from emoverse.synthetic.clips import Identity, Performance, render
-from emoverse.synthetic.expressions import COLUMN, EXPRESSIVE_UNITS, perform
+from emoverse.synthetic.clips import render
+from emoverse.synthetic.expressions import COLUMN, EXPRESSIVE_UNITS, Expression, animate
+from emoverse.synthetic.portrait import Identity
 
 FIRST_IDENTITY: Final = 1_000_000
 """The sample's identities have seeds below `synthetic.SAMPLE_IDENTITIES`; pretraining's start here."""
@@ -42,7 +43,7 @@ def draw_face(index: int, seed: int, n_frames: int, media: MediaParams) -> Face:
     """Draw clip number ``index``; five of six show a feeling, the others move action units at random."""
     rng = np.random.default_rng([seed, index])
     feeling = None if rng.random() < 1 / 6 else pick(FEELINGS, rng)
-    performance = perform(EMOTION_OF[feeling], rng) if feeling else _random(rng)
+    performance = animate(EMOTION_OF[feeling], rng) if feeling else _random(rng)
     identity = Identity.from_seed(FIRST_IDENTITY + int(rng.integers(100_000)))
     size = DRAWN + int(rng.integers(40))
     # a clip of about 1.25 s; without its first and last moment these are near the middles of equal segments
@@ -52,10 +53,10 @@ def draw_face(index: int, seed: int, n_frames: int, media: MediaParams) -> Face:
     return Face(frames, drawn.units[1:-1, columns], feeling)
 
 
-def _random(rng: np.random.Generator) -> Performance:
+def _random(rng: np.random.Generator) -> Expression:
     peaks = {unit: float(rng.uniform(0.8, 5.0)) for unit in EXPRESSIVE_UNITS if rng.random() < 0.25}
     talk, blinks = float(rng.uniform(0.2, 0.9)), ((float(rng.random()),) if rng.random() < 0.5 else ())
-    return Performance(peaks=peaks, onset=0.0, apex=0.3, offset=0.8, talk=talk, blinks=blinks)
+    return Expression(peaks=peaks, onset=0.0, apex=0.3, offset=0.8, talk=talk, blinks=blinks)
 
 
 def caption(units: Any) -> str:

@@ -8,8 +8,8 @@ from typing import Final
 import av
 import numpy as np
 
-from emoverse.synthetic.expressions import COLUMN, MAX_INTENSITY, OPENFACE_UNITS, Floats, Frames, Performance
-from emoverse.synthetic.portrait import Identity, Sketch, draw
+from emoverse.synthetic.expressions import COLUMN, MAX_INTENSITY, OPENFACE_UNITS, Expression, Floats, Frames
+from emoverse.synthetic.portrait import Canvas, Identity, draw
 
 FPS: Final = 12
 _CRF: Final = "25"
@@ -81,9 +81,6 @@ def write_units(path: Path, units: Floats, rng: np.random.Generator) -> None:
     path.write_bytes(("\n".join(lines) + "\n").encode())
 
 
-__all__ = ["Identity", "Performance", "Rendered", "render"]
-
-
 @dataclass(frozen=True)
 class Rendered:
     """Hold a clip's frames (T, H, W, 3) uint8 and its true unit intensities (T, 17), 0..5."""
@@ -94,7 +91,7 @@ class Rendered:
 
 def render(
     identity: Identity,
-    performance: Performance,
+    performance: Expression,
     size: int | tuple[int, int],
     fps: float,
     n_frames: int,
@@ -113,7 +110,7 @@ def render(
     poses = _drift(n_frames, rng)
     frames = np.empty((n_frames, height, width, 3), dtype=np.uint8)
     for i in range(n_frames):
-        sketch = Sketch((width, height), identity.background, poses[i])
+        sketch = Canvas((width, height), identity.background, poses[i])
         shares = {unit: float(units[i, k]) / MAX_INTENSITY for k, unit in enumerate(OPENFACE_UNITS)}
         draw(sketch, identity, shares, float(speech[i]))
         frames[i] = sketch.pixels()

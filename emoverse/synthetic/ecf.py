@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 
 from emoverse.synthetic.expressions import EMOTIONS
-from emoverse.synthetic.people import Conversation, Line, converse, stream
-from emoverse.synthetic.recording import damage, fault, shoot
+from emoverse.synthetic.people import Conversation, Line, make_conversations, seeded_rng
+from emoverse.synthetic.recording import plant_faults, planted_fault, write_line_clip
 
 LINES: Final = {"train": 70, "test": 26}
 FROM_MELD: Final = {"train": 5, "dev": 1, "test": 3}
@@ -43,12 +43,12 @@ def plan_ecf(meld: dict[str, list[Conversation]], seed: int, scale: float) -> di
         pool = [d for i, d in enumerate(meld[split]) if split != "test" or i % 3 != 1]
         repeated += pool[: max(1, round(count * scale))]
     lines = sum(len(dialogue.lines) for dialogue in repeated)
-    fresh = converse("ECF/train", round(LINES["train"] * scale) - lines, 1, seed)
+    fresh = make_conversations("ECF/train", round(LINES["train"] * scale) - lines, 1, seed)
     train = [_annotate(i, d, seed, relabel=1 < i <= len(repeated)) for i, d in enumerate([*repeated, *fresh], 1)]
-    order = stream(seed, "ECF", "order").permutation(len(train))
-    rng = stream(seed, "ECF", "numbers")
+    order = seeded_rng(seed, "ECF", "order").permutation(len(train))
+    rng = seeded_rng(seed, "ECF", "numbers")
     number, test = FIRST_TEST, []
-    for dialogue in converse("ECF/test", round(LINES["test"] * scale), 1, seed, guests=True):
+    for dialogue in make_conversations("ECF/test", round(LINES["test"] * scale), 1, seed, guests=True):
         test.append(_annotate(number, dialogue, seed, relabel=False))
         number += int(rng.integers(1, 4))
     return {"train": [train[int(i)] for i in order], "test": test}
@@ -60,15 +60,15 @@ def write_ecf(corpus: Path, plan: dict[str, list[Annotated]], seed: int) -> None
     for split, conversations in plan.items():
         for item in conversations:
             for index, line in enumerate(item.conversation.lines, 1):
-                shoot(line, corpus, f"{split}/{_clip(item, index)}", seed)
+                write_line_clip(line, corpus, f"{split}/{_clip(item, index)}", seed)
         records = [_record(item) for item in conversations]
         text = json.dumps(records, indent=4, ensure_ascii=False)
         (corpus / f"Subtask_2_{split}.json").write_bytes(text.encode())
-    damage(corpus)
+    plant_faults(corpus)
 
 
 def _annotate(number: int, conversation: Conversation, seed: int, relabel: bool) -> Annotated:
-    rng = stream(seed, "ECF", conversation.lines[0].key, "labels")
+    rng = seeded_rng(seed, "ECF", conversation.lines[0].key, "labels")
     emotions = [line.emotion for line in conversation.lines]
     for index in range(len(emotions)):
         if relabel and rng.random() < CONFLICT_SHARE:
@@ -114,7 +114,7 @@ def _record(item: Annotated) -> dict[str, Any]:
         for index, (line, emotion) in enumerate(zip(item.conversation.lines, item.emotions, strict=True), 1)
     ]
     pairs = [[f"{target}_{item.emotions[target - 1]}", str(cause)] for target, cause in item.pairs]
-    wrong = fault("ECF", "cause index out of range")
+    wrong = planted_fault("ECF", "cause index out of range")
     if str(item.number) == wrong.row:
         target = next(i for i, emotion in enumerate(item.emotions, 1) if emotion != "neutral")
         pairs.append([f"{target}_{item.emotions[target - 1]}", wrong.value])

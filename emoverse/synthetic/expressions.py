@@ -29,7 +29,7 @@ def _ease(position: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class Performance:
+class Expression:
     """Hold the units' peak intensities (0..5) and the clip's timing.
 
     `onset` < `apex` <= `offset` are shares of the clip's length: movement starts at onset, is full from apex
@@ -117,12 +117,12 @@ def draw_peaks(emotion: str, rng: np.random.Generator, low: bool | None = None) 
     return {unit: round(min(peak, MAX_INTENSITY), 3) for unit, peak in sorted(peaks.items())}
 
 
-def perform(emotion: str, rng: np.random.Generator, low: bool | None = None) -> Performance:
+def animate(emotion: str, rng: np.random.Generator, low: bool | None = None) -> Expression:
     """Draw a performance of an emotion: units, timing, speech and blinks. Raises KeyError if unknown."""
     peaks = draw_peaks(emotion, rng, low)
     onset = float(rng.uniform(0.0, 0.2))
     apex = onset + float(rng.uniform(0.2, 0.4))
-    return Performance(
+    return Expression(
         peaks=peaks,
         onset=onset,
         apex=apex,

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from emoverse.synthetic.people import Conversation, Line, converse, stream
-from emoverse.synthetic.recording import damage, fault, shoot
+from emoverse.synthetic.people import Conversation, Line, make_conversations, seeded_rng
+from emoverse.synthetic.recording import plant_faults, planted_fault, write_line_clip
 
 COLUMNS: Final = (
     "Sr No.", "Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "Season", "Episode",
@@ -26,7 +26,7 @@ _SENTIMENTS: Final = {1: "positive", 0: "neutral", -1: "negative"}
 def plan_meld(seed: int, scale: float) -> dict[str, list[Conversation]]:
     """Plan the dialogues of each split."""
     return {
-        split: converse(
+        split: make_conversations(
             f"MELD/{split}", round(count * scale), _AT_LEAST[split], seed, guests=split == "test", forced=_FORCED
         )
         for split, count in LINES.items()
@@ -43,16 +43,16 @@ def write_meld(corpus: Path, plan: dict[str, list[Conversation]], seed: int) -> 
     for split, dialogues in plan.items():
         for dialogue in dialogues:
             for line in dialogue.lines:
-                shoot(line, corpus, clip_name(split, dialogue.number, line.number), seed)
+                write_line_clip(line, corpus, clip_name(split, dialogue.number, line.number), seed)
         _write_csv(corpus / f"{split}_sent_emo.csv", _rows(split, dialogues, seed))
-    extra = fault("MELD", "unannotated clip").file
-    shoot(replace(plan["test"][1].lines[0], key=f"MELD/{extra}"), corpus, extra, seed)
-    damage(corpus)
+    extra = planted_fault("MELD", "unannotated clip").file
+    write_line_clip(replace(plan["test"][1].lines[0], key=f"MELD/{extra}"), corpus, extra, seed)
+    plant_faults(corpus)
 
 
 def _rows(split: str, dialogues: list[Conversation], seed: int) -> list[tuple[object, ...]]:
-    rng = stream(seed, "MELD", split, "rows")
-    duplicate, misspelt = fault("MELD", "duplicate id"), fault("MELD", "misspelt emotion")
+    rng = seeded_rng(seed, "MELD", split, "rows")
+    duplicate, misspelt = planted_fault("MELD", "duplicate id"), planted_fault("MELD", "misspelt emotion")
     rows: list[tuple[object, ...]] = []
     serial = 0
     for dialogue in dialogues:

@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 
 from emoverse.synthetic.expressions import EMOTIONS, LOW_SHARE
-from emoverse.synthetic.people import GUEST_VLOGGERS, SIZES, VIDEO_IDS, VLOGGERS, Line, deal, stream
-from emoverse.synthetic.phrases import REVIEWS, valence_of, word
-from emoverse.synthetic.recording import damage, fault, shoot
+from emoverse.synthetic.people import GUEST_VLOGGERS, SIZES, VIDEO_IDS, VLOGGERS, Line, cycle_shuffled, seeded_rng
+from emoverse.synthetic.phrases import REVIEWS, make_text, valence_of
+from emoverse.synthetic.recording import plant_faults, planted_fault, write_line_clip
 
 COLUMNS: Final = (
     "video_id", "clip_id", "text", "label", "annotation", "mode", "label_T", "label_A", "label_V",
@@ -41,7 +41,7 @@ def plan_mosei(seed: int, scale: float) -> list[Video]:
     """Plan the videos of all splits. Raises ValueError when there are too few video ids for `scale`."""
     videos: list[Video] = []
     for mode, count in SEGMENTS.items():
-        emotions = deal(DECK, stream(seed, "MOSEI", mode, "deck"))
+        emotions = cycle_shuffled(DECK, seeded_rng(seed, "MOSEI", mode, "deck"))
         first, total = len(videos), 0
         while total < round(count * scale) or len(videos) - first < _AT_LEAST[mode]:
             if len(videos) == len(VIDEO_IDS):
@@ -54,7 +54,7 @@ def plan_mosei(seed: int, scale: float) -> list[Video]:
 
 def _video(index: int, mode: str, guest: bool, emotions: Iterator[str], seed: int) -> Video:
     video_id = VIDEO_IDS[index]
-    rng = stream(seed, "MOSEI", video_id)
+    rng = seeded_rng(seed, "MOSEI", video_id)
     pool = GUEST_VLOGGERS if guest else VLOGGERS
     n = int(rng.integers(4, 10))
     clip_ids = [i for i in range(n + index % 2) if n + index % 2 == n or i != 2]
@@ -65,7 +65,7 @@ def _video(index: int, mode: str, guest: bool, emotions: Iterator[str], seed: in
         clip_id, emotion = clip_ids[int(position)], next(emotions)
         valence = int(rng.choice([-1, 0, 0, 1])) if emotion == "neutral" else valence_of(emotion, rng)
         key, low = f"MOSEI/{video_id}/{clip_id}", bool(rng.random() < LOW_SHARE)
-        text, frames = word(emotion, valence, topic, used, rng), int(rng.integers(12, 19))
+        text, frames = make_text(emotion, valence, topic, used, rng), int(rng.integers(12, 19))
         person = pool[index % len(pool)]
         line = Line(key, clip_id, video_id, person, emotion, valence, low, text, round(clock, 3), frames, size)
         lines.append(line)
@@ -102,17 +102,17 @@ def write_mosei(corpus: Path, videos: list[Video], seed: int) -> None:
     """Write label.csv, CMU's labels and transcripts, clips and action units, planted faults included."""
     for video in videos:
         for line in video.lines:
-            shoot(line, corpus, f"Raw/{video.video_id}/{line.number}.mp4", seed)
-    extra = fault("MOSEI", "unannotated clip").file
-    shoot(replace(videos[0].lines[0], key=f"MOSEI/{extra}"), corpus, extra, seed)
+            write_line_clip(line, corpus, f"Raw/{video.video_id}/{line.number}.mp4", seed)
+    extra = planted_fault("MOSEI", "unannotated clip").file
+    write_line_clip(replace(videos[0].lines[0], key=f"MOSEI/{extra}"), corpus, extra, seed)
     _write_labels(corpus / "label.csv", videos)
     _write_csd(corpus / "CMU_MOSEI_Labels.csd", videos)
     _write_transcripts(corpus / "Transcript" / "Segmented" / "Combined", videos)
-    damage(corpus)
+    plant_faults(corpus)
 
 
 def _write_labels(path: Path, videos: list[Video]) -> None:
-    wrong = fault("MOSEI", "sentiment out of range")
+    wrong = planted_fault("MOSEI", "sentiment out of range")
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)

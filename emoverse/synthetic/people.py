@@ -9,7 +9,7 @@ import numpy as np
 
 from emoverse.synthetic.clips import FPS
 from emoverse.synthetic.expressions import EMOTIONS, LOW_SHARE
-from emoverse.synthetic.phrases import TOPICS, valence_of, word
+from emoverse.synthetic.phrases import TOPICS, make_text, valence_of
 
 NAMES: Final = (
     "Anouk", "Bashir", "Corin", "Dilara", "Emeka", "Frida", "Goran", "Hanneke", "Idris", "Jolanda", "Kwame",
@@ -80,19 +80,19 @@ class Conversation:
     lines: tuple[Line, ...]
 
 
-def stream(seed: int, *names: object) -> np.random.Generator:
+def seeded_rng(seed: int, *names: object) -> np.random.Generator:
     """Return the random generator that belongs to a seed and a name."""
     return np.random.default_rng([seed, zlib.crc32("/".join(map(str, names)).encode())])
 
 
-def deal(deck: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
+def cycle_shuffled(deck: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
     """Yield the deck's cards without end, shuffled anew each time it is through."""
     while True:
         for index in rng.permutation(len(deck)):
             yield deck[int(index)]
 
 
-def converse(
+def make_conversations(
     name: str,
     n_lines: int,
     at_least: int,
@@ -105,20 +105,20 @@ def converse(
     With `guests` every third conversation is among identities that occur nowhere else. `forced` sets the emotion
     of the lines whose key (`{name}/dia{i}_utt{j}`) it names.
     """
-    emotions = deal(DIALOGUE_DECK, stream(seed, name, "deck"))
-    found: list[Conversation] = []
+    emotions = cycle_shuffled(DIALOGUE_DECK, seeded_rng(seed, name, "deck"))
+    made: list[Conversation] = []
     total = 0
-    while total < n_lines or len(found) < at_least:
-        conversation = _conversation(name, len(found), seed, guests and len(found) % 3 == 1, emotions, forced or {})
-        found.append(conversation)
+    while total < n_lines or len(made) < at_least:
+        conversation = _conversation(name, len(made), seed, guests and len(made) % 3 == 1, emotions, forced or {})
+        made.append(conversation)
         total += len(conversation.lines)
-    return found
+    return made
 
 
 def _conversation(
     name: str, number: int, seed: int, guests: bool, emotions: Iterator[str], forced: dict[str, str]
 ) -> Conversation:
-    rng = stream(seed, name, number)
+    rng = seeded_rng(seed, name, number)
     names, first = (GUESTS, FIRST_GUEST) if guests else (NAMES, 0)
     people = [int(i) for i in rng.choice(len(names), int(rng.integers(2, 4)), replace=False)]
     topic = TOPICS[int(rng.integers(len(TOPICS)))]
@@ -141,7 +141,7 @@ def _conversation(
             emotion=emotion,
             valence=valence,
             low=bool(rng.random() < LOW_SHARE),
-            text=word(emotion, valence, topic, used, rng),
+            text=make_text(emotion, valence, topic, used, rng),
             start=round(clock, 3),
             n_frames=int(rng.integers(12, 19)),
             size=size,

@@ -144,7 +144,7 @@ def valence_of(emotion: str, rng: np.random.Generator) -> int:
     return VALENCES[emotion]
 
 
-def word(emotion: str, valence: int, topic: tuple[str, str], used: set[str], rng: np.random.Generator) -> str:
+def make_text(emotion: str, valence: int, topic: tuple[str, str], used: set[str], rng: np.random.Generator) -> str:
     """Return an utterance about a topic (thing, place) without phrases in `used`, to which it adds its own."""
     draw = rng.random()
     if draw < OWN_SHARE:

@@ -39,7 +39,7 @@ def ellipse(x: float, y: float, rx: float, ry: float, n: int = 24) -> Points:
     return list(zip((x + rx * np.cos(angles)).tolist(), (y + ry * np.sin(angles)).tolist(), strict=True))
 
 
-class Sketch:
+class Canvas:
     """Hold one supersampled frame and the head's pose in it."""
 
     def __init__(self, size: tuple[int, int], background: Colour, pose: Floats) -> None:
@@ -152,7 +152,7 @@ _CAVITY: Final[Colour] = (62, 20, 24)
 _DARK: Final[Colour] = (30, 22, 20)
 
 
-def draw(sketch: Sketch, who: Identity, units: Units, speech: float) -> None:
+def draw(sketch: Canvas, who: Identity, units: Units, speech: float) -> None:
     """Draw the whole head; `speech` (0..1) opens the jaw on top of AU 26."""
     jaw = 0.22 * units[26] + 0.06 * speech * (1.0 - 0.6 * units[23])
     _head(sketch, who, jaw)
@@ -170,7 +170,7 @@ def _shade(who: Identity, share: float) -> Colour:
     return blend(who.skin, blend(who.skin, (70, 30, 20), 0.62), share)
 
 
-def _head(sketch: Sketch, who: Identity, jaw: float) -> None:
+def _head(sketch: Canvas, who: Identity, jaw: float) -> None:
     wide, low = who.face_width, 0.90 + 0.7 * jaw
     if who.hair_style != "bald":
         sketch.fill(ellipse(0.0, -0.18, wide + 0.12, 0.92), who.hair)
@@ -193,7 +193,7 @@ def _head(sketch: Sketch, who: Identity, jaw: float) -> None:
         sketch.fill(crown + arc(wide * 0.86, -wide * 0.86, top + 0.16, top - lift), who.hair)
 
 
-def _forehead(sketch: Sketch, who: Identity, units: Units) -> None:
+def _forehead(sketch: Canvas, who: Identity, units: Units) -> None:
     lines = max(units[1], units[2]) - 0.3 * units[4]
     if lines > 0.12:
         for row in range(2):
@@ -206,7 +206,7 @@ def _forehead(sketch: Sketch, who: Identity, units: Units) -> None:
             sketch.line([foot, head], _shade(who, 0.2 + 1.6 * units[4]), 0.04)
 
 
-def _eye(sketch: Sketch, who: Identity, units: Units, side: float) -> None:
+def _eye(sketch: Canvas, who: Identity, units: Units, side: float) -> None:
     x, half, size = side * who.eye_spacing, 0.175 * who.eye_size, who.eye_size
     opened = 1.0 - units[45]
     up = 0.095 * size * (1 + 1.25 * units[5]) * (1 - 0.55 * units[7]) * (1 - 0.25 * units[4]) * opened
@@ -234,7 +234,7 @@ def _eye(sketch: Sketch, who: Identity, units: Units, side: float) -> None:
             sketch.line([start, end], _shade(who, 1.4 * units[6]), 0.026)
 
 
-def _brow(sketch: Sketch, who: Identity, units: Units, side: float) -> None:
+def _brow(sketch: Canvas, who: Identity, units: Units, side: float) -> None:
     base = _EYE_Y - 0.225 + who.brow_height
     scale = who.eye_spacing / 0.34
     inner = (0.15 - 0.08 * units[4], base + 0.02 + who.brow_tilt - 0.20 * units[1] + 0.19 * units[4])
@@ -251,7 +251,7 @@ def _brow(sketch: Sketch, who: Identity, units: Units, side: float) -> None:
     sketch.line(points, colour, who.brow_thickness)
 
 
-def _nose(sketch: Sketch, who: Identity, units: Units) -> None:
+def _nose(sketch: Canvas, who: Identity, units: Units) -> None:
     tip = who.nose_length - 0.07 * units[9]
     wing = 0.115 + 0.05 * units[9]
     line = _shade(who, 0.7)
@@ -269,7 +269,7 @@ def _nose(sketch: Sketch, who: Identity, units: Units) -> None:
             sketch.line([start, (side * corner, who.mouth_height - 0.07)], _shade(who, 1.4 * fold), 0.034)
 
 
-def _mouth(sketch: Sketch, who: Identity, units: Units, jaw: float) -> None:
+def _mouth(sketch: Canvas, who: Identity, units: Units, jaw: float) -> None:
     half = who.mouth_width + 0.12 * units[12] + 0.15 * units[20] - 0.09 * units[23] - 0.05 * units[26]
     centre = who.mouth_height - 0.035 * units[9]
     corner = centre + who.mouth_curve + 0.01 - 0.17 * units[12] + 0.17 * units[15] + 0.03 * units[20]
@@ -299,7 +299,7 @@ def _mouth(sketch: Sketch, who: Identity, units: Units, jaw: float) -> None:
             sketch.line([start, end], _shade(who, 1.5 * units[15]), 0.034)
 
 
-def _glasses(sketch: Sketch, who: Identity) -> None:
+def _glasses(sketch: Canvas, who: Identity) -> None:
     for side in (-1.0, 1.0):
         rim = ellipse(side * who.eye_spacing, _EYE_Y + 0.01, 0.235, 0.19, 20)
         sketch.line([*rim, rim[0]], (44, 40, 44), 0.024)

@@ -66,7 +66,9 @@ def check_folder(folder: Path) -> list[dict[str, Any]]:
                 for row, value in zip(one.rows, one.values, strict=True)
             ]
     if problems:
-        raise RowErrors(problems, remedy="correct the authors' file if the rows are theirs; else it is a fault of ours")
+        raise RowErrors(
+            problems, remedy="correct the authors' file if the rows are theirs; else report an internal error"
+        )
     return [one.plain() for one in found]
 
 

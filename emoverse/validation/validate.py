@@ -144,7 +144,7 @@ def _too_many(draft: Draft, out: Path, raw: Path, ledger: Ledger, params: Valida
         f"{len(ledger.set_aside)} of {ledger.rows} rows ({ledger.share:.1%}) are quarantined, more than "
         f"validation.max_quarantined ({params.max_quarantined:.1%}) allows: {worst}"
     )
-    remedy = f"look at {failed / 'page.html'}; mend the corpus or raise the limit"
+    remedy = f"look at {failed / 'page.html'}; correct the corpus or raise the limit"
     return TooManyQuarantined(failed, problem, place=str(raw), remedy=remedy)
 
 

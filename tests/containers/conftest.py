@@ -1,5 +1,5 @@
 """The sample's main job run outside containers, to compare with."""
 
-from tests.e2e.conftest import repro
+from tests.factories.checkout import repro
 
 __all__ = ["repro"]

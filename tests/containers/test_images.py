@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from components.image import DATA, TRAIN
-from tests.e2e.conftest import REPO, Checkout
+from tests.factories.checkout import REPO, Checkout
 
 pytestmark = [
     pytest.mark.slow,

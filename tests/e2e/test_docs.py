@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import REPO, Checkout
+from tests.factories.checkout import REPO, Checkout
 
 pytestmark = pytest.mark.slow
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -9,8 +9,8 @@ import pytest
 
 from emoverse.artifacts.manifest import open_source
 from emoverse.report.scores import flat
-from tests.e2e.conftest import Checkout
 from tests.factories import canary
+from tests.factories.checkout import Checkout
 
 pytestmark = pytest.mark.slow
 OUTPUTS = ("validated/meld", "validated/ecf", "validated/mosei", "amt", "base", "stage1", "stage2", "scores", "onnx")

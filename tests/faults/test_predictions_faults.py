@@ -97,7 +97,7 @@ def test_the_same_words_about_clips_nobody_named_are_no_repeats(tmp_path):
 
 def test_rows_that_nothing_tells_apart_are_not_held_against_a_gold_file(tmp_path, gold):
     rows = [{"labels": "Joy.", "response": "Joy."}] * 8
-    with pytest.raises(RowErrors, match=r"p\.jsonl:2: cannot be told from p\.jsonl:1"):
+    with pytest.raises(RowErrors, match=r"p\.jsonl:2: has the same key as p\.jsonl:1"):
         read_predictions(write_rows(tmp_path / "p.jsonl", rows), "mer", gold=gold)
 
 

@@ -27,14 +27,14 @@ def test_mark_and_line_ends_change_nothing(tmp_path: Path) -> None:
             (2, ("2", "1")),
             (3, ("4", "3")),
         ]
-    assert not problems.found
+    assert not problems.bad_rows
 
 
 def test_an_open_quote_and_a_ragged_row_are_found(tmp_path: Path) -> None:
     path, problems = tmp_path / "a.csv", Problems("a.csv")
     path.write_bytes(b'a,b\n1,"2\n3",4\n5,"6\n7,8"\n8,9\n')
     assert [row.cells for row in rows_of(path, ("a", "b"), problems)] == [("8", "9")]
-    assert [(bad.source, bad.column, bad.reason) for bad in problems.found] == [
+    assert [(bad.source, bad.column, bad.reason) for bad in problems.bad_rows] == [
         ("a.csv:2", "", "line-break"),
         ("a.csv:4", "b", "line-break"),
     ]
@@ -43,7 +43,7 @@ def test_an_open_quote_and_a_ragged_row_are_found(tmp_path: Path) -> None:
         list(rows_of(path, ("a", "b"), problems))
     path.write_bytes(b"a,b\n1\n")
     assert not list(rows_of(path, ("a", "b"), problems))
-    assert problems.found[-1].reason == "ragged-row"
+    assert problems.bad_rows[-1].reason == "ragged-row"
 
 
 @pytest.mark.parametrize(("raw", "says"), [(b"", "no header"), (b"a,bb\n", "did you mean 'bb'"), (b"b,b,a\n", "twice")])
@@ -70,7 +70,7 @@ def test_every_row_of_any_csv_comes_out_whole_or_is_listed(cells: list[tuple[str
     finally:
         path.unlink()
     assert good == [pair for pair in cells if not any("\0" in cell or is_two_rows(cell) for cell in pair)]
-    assert len(good) + len(problems.found) == len(cells)
+    assert len(good) + len(problems.bad_rows) == len(cells)
 
 
 CP1252 = dict(zip("\x85\x91\x92\x93\x94\x95\x96\x97", "…‘’“”•–—", strict=True))

@@ -21,7 +21,7 @@ from emoverse.models.pretraining_data import (
 )
 from emoverse.synthetic import SAMPLE_IDENTITIES
 from emoverse.synthetic.expressions import EMOTIONS
-from emoverse.synthetic.phrases import TOPICS, valence_of, word
+from emoverse.synthetic.phrases import TOPICS, make_text, valence_of
 from emoverse.tasks import mer, msa
 
 MEDIA = MediaParams(frames=2, size=32, crop="center", colour="grey-equalised", timeout=20.0)
@@ -52,7 +52,7 @@ def transcripts(count: int = 1500) -> list[str]:
     for _ in range(count):
         emotion = EMOTIONS[int(rng.integers(len(EMOTIONS)))]
         topic = TOPICS[int(rng.integers(len(TOPICS)))]
-        found.append(word(emotion, valence_of(emotion, rng), topic, set(), rng))
+        found.append(make_text(emotion, valence_of(emotion, rng), topic, set(), rng))
     return found
 
 

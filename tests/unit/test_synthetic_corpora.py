@@ -15,7 +15,7 @@ from emoverse.synthetic.corpora import CORPORA, generate, store
 from emoverse.synthetic.meld import clip_name, clip_time, plan_meld
 from emoverse.synthetic.mosei import plan_mosei
 from emoverse.synthetic.people import FIRST_GUEST
-from emoverse.synthetic.recording import FAULTS, fault, play
+from emoverse.synthetic.recording import FAULTS, planted_fault, render_line
 
 SEED, SCALE = 5, 0.12
 
@@ -98,7 +98,7 @@ def test_mosei_labels_join_the_csd_by_time_and_not_by_clip_order(sample):
             for row, features in zip(rows, group["features"][:], strict=True):
                 label = labels.loc[(video_id, row[1])]
                 assert label["text"] == row[4]
-                if f"{video_id}/{row[1]}" != fault("MOSEI", "sentiment out of range").row:
+                if f"{video_id}/{row[1]}" != planted_fault("MOSEI", "sentiment out of range").row:
                     assert label["label"] == pytest.approx(features[0], abs=1e-3)
     assert shuffled
 
@@ -135,13 +135,13 @@ def test_a_media_fault_is_as_named(sample, planted):
 def test_meld_train_has_a_duplicate_id_and_a_misspelt_emotion(sample):
     rows = meld_rows(sample, "train")
     names = [f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}" for row in rows]
-    assert [name for name in set(names) if names.count(name) > 1] == [fault("MELD", "duplicate id").row]
-    wrong = fault("MELD", "misspelt emotion")
+    assert [name for name in set(names) if names.count(name) > 1] == [planted_fault("MELD", "duplicate id").row]
+    wrong = planted_fault("MELD", "misspelt emotion")
     assert [n for n, row in zip(names, rows, strict=True) if row["Emotion"] == wrong.value] == [wrong.row]
 
 
 def test_ecf_has_a_cause_that_does_not_exist(sample):
-    wrong = fault("ECF", "cause index out of range")
+    wrong = planted_fault("ECF", "cause index out of range")
     causes = {str(r["conversation_ID"]): [c for _, c in r["emotion-cause_pairs"]] for r in ecf_records(sample, "train")}
     assert [number for number, found in causes.items() if wrong.value in found] == [wrong.row]
 
@@ -149,7 +149,9 @@ def test_ecf_has_a_cause_that_does_not_exist(sample):
 def test_one_mosei_sentiment_is_out_of_range(sample):
     labels = mosei_labels(sample)
     outside = labels[labels["label"].abs() > 3]
-    assert list(outside["video_id"] + "/" + outside["clip_id"]) == [fault("MOSEI", "sentiment out of range").row]
+    assert list(outside["video_id"] + "/" + outside["clip_id"]) == [
+        planted_fault("MOSEI", "sentiment out of range").row
+    ]
 
 
 def test_openface_tables_agree_with_what_was_drawn(sample):
@@ -159,7 +161,7 @@ def test_openface_tables_agree_with_what_was_drawn(sample):
     assert path.read_text().splitlines()[0] == HEADER
     table = pd.read_csv(path, skipinitialspace=True)
     measured = table[[name for name in table if name.endswith("_r")]].to_numpy()
-    assert np.abs(measured - play(line, SEED).units).max() < 5 * NOISE
+    assert np.abs(measured - render_line(line, SEED).units).max() < 5 * NOISE
     assert list(table["frame"]) == list(range(1, line.n_frames + 1))
 
 

@@ -1,12 +1,21 @@
 import numpy as np
 import pytest
 
-from emoverse.synthetic.clips import Identity, Performance, render
-from emoverse.synthetic.expressions import COLUMN, EMOTIONS, EXPRESSIVE_UNITS, OPENFACE_UNITS, PROTOTYPES, perform
+from emoverse.synthetic.clips import render
+from emoverse.synthetic.expressions import (
+    COLUMN,
+    EMOTIONS,
+    EXPRESSIVE_UNITS,
+    OPENFACE_UNITS,
+    PROTOTYPES,
+    Expression,
+    animate,
+)
+from emoverse.synthetic.portrait import Identity
 
 
 def draw(peaks, seed=3, size=64, n_frames=9, talk=0.0):
-    performance = Performance(peaks, onset=0.0, apex=0.4, offset=0.8, talk=talk)
+    performance = Expression(peaks, onset=0.0, apex=0.4, offset=0.8, talk=talk)
     return render(Identity.from_seed(7), performance, size, 12, n_frames, np.random.default_rng(seed))
 
 
@@ -49,23 +58,23 @@ def test_a_seed_is_a_person():
 
 def test_an_intensity_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"AU12 intensity 6\.0 is outside"):
-        Performance({12: 6.0})
+        Expression({12: 6.0})
 
 
 def test_a_unit_that_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match="AU45 cannot be set"):
-        Performance({45: 1.0})
+        Expression({45: 1.0})
 
 
 @pytest.mark.parametrize("emotion", EMOTIONS)
 def test_an_emotion_mostly_moves_its_own_units(emotion):
-    moved = [perform(emotion, np.random.default_rng(k), low=False).peaks for k in range(200)]
+    moved = [animate(emotion, np.random.default_rng(k), low=False).peaks for k in range(200)]
     own = sum(peak for peaks in moved for unit, peak in peaks.items() if unit in PROTOTYPES[emotion])
     stray = sum(peak for peaks in moved for unit, peak in peaks.items() if unit not in PROTOTYPES[emotion])
     assert own > 5 * stray if PROTOTYPES[emotion] else own == 0
 
 
 def test_a_faint_performance_is_fainter_than_any_other():
-    faint = perform("joy", np.random.default_rng(1), low=True).peaks
-    strong = perform("joy", np.random.default_rng(1), low=False).peaks
+    faint = animate("joy", np.random.default_rng(1), low=True).peaks
+    strong = animate("joy", np.random.default_rng(1), low=False).peaks
     assert max(faint.values()) < max(strong.values())
