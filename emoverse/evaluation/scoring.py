@@ -50,7 +50,7 @@ class Scores:
 
     def interval(self, name: str = "") -> tuple[float, float]:
         """Return the 95 % interval of a score, by default of the headline."""
-        return interval(self.samples[name or self.headline])
+        return interval(self.samples.get(name or self.headline, np.zeros(0)))
 
 
 def score(

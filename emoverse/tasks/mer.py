@@ -9,7 +9,9 @@ from typing import Any, Final
 from emoverse.corpora import get_corpus
 from emoverse.tasks.base import NO_EMOTION, Context, Gold, Question, Scorer, Skipped
 from emoverse.tasks.labels import LabelScorer, LabelTask
-from emoverse.tasks.replies import label_for
+from emoverse.tasks.mosei_scores import EMOTIONS as INTENSITIES
+from emoverse.tasks.mosei_scores import PresenceScorer, has_presence
+from emoverse.tasks.replies import label_for, labels_in
 
 _INSTRUCTION: Final = "<emotion> Please determine which emotion label in the video represents: "
 
@@ -59,15 +61,28 @@ class _EmotionRecognition(LabelTask):
             return NO_EMOTION
         right = answer(utterance.emotion, utterance.corpus)
         text = prompt(context.transcript(utterance), utterance.corpus)
-        return Question(text, right, _gold(right, utterance.corpus))
+        gold = _gold(right, utterance.corpus)
+        if utterance.corpus == "mosei" and utterance.intensities is not None:
+            shown = [name for name, value in zip(INTENSITIES, utterance.intensities, strict=True) if value > 0]
+            gold = {**gold, "present": shown}
+        return Question(text, right, gold)
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
         """Return the answer, spelt as the corpus spells it, and the corpus's list of answers."""
         return dict(_gold(label_for(answer, labels(corpus)), corpus))
 
     def scorer(self, golds: Sequence[Gold]) -> Scorer:
-        """Return the scorer of a confusion matrix."""
-        return LabelScorer(golds)
+        """Return the scorer of a confusion matrix, and of CMU-MOSEI's emotions that are present."""
+        scorer = LabelScorer(golds)
+        if not any(map(has_presence, golds)):
+            return scorer
+        forms = {name: label_for(name, scorer.labels) for name in INTENSITIES}
+
+        def named(reply: str) -> set[str]:
+            labels = labels_in(reply, scorer.labels)
+            return {name for name, label in forms.items() if label in labels}
+
+        return PresenceScorer(scorer, named)
 
     def default_corpus(self, answers: Iterable[str]) -> str:
         """Return mosei if "Happy." is a right answer: CMU-MOSEI's label, where MELD's is "Joy."."""

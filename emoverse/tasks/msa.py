@@ -16,7 +16,8 @@ import numpy as np
 from emoverse.corpora.base import Utterance
 from emoverse.tasks.base import UNPARSABLE, Confusion, Context, Gold, Numbers, Question, Scorer, Skipped, ratio
 from emoverse.tasks.labels import LabelScorer, LabelTask, label_scores
-from emoverse.tasks.replies import word_of
+from emoverse.tasks.mosei_scores import ValueScorer, value_of
+from emoverse.tasks.replies import label_for, number_of, word_of
 
 _TWO: Final = ("Positive.", "Negative.")
 _THREE: Final = ("Positive.", "Neutral.", "Negative.")
@@ -42,11 +43,19 @@ def sign(utterance: Utterance) -> int | None:
     return _SIGNS[utterance.polarity] if utterance.polarity else None
 
 
-@lru_cache(maxsize=64)
-def _gold(answer: str, zero: bool, zeros: str) -> dict[str, Any]:
-    """Return what all questions with this answer have in common."""
+@lru_cache(maxsize=256)
+def _gold(answer: str, zero: bool, zeros: str, value: float | None = None) -> dict[str, Any]:
+    """Return what all questions with this answer, and this sentiment if it is a number, have in common."""
     answers = list(_THREE if zeros == "own-class" else _TWO)
-    return {"answer": answer, "answers": answers, "zero": zero, "zeros": zeros}
+    gold = {"answer": answer, "answers": answers, "zero": zero, "zeros": zeros}
+    return gold if value is None else {**gold, "value": value}
+
+
+def _label(value: float, zeros: str) -> str:
+    """Return the label of a sentiment given as a number; without a class or a side of its own, 0 is not positive."""
+    if value == 0 and zeros == "own-class":
+        return "Neutral."
+    return "Positive." if value > 0 or (value == 0 and zeros == "positive") else "Negative."
 
 
 class _SentimentAnalysis(LabelTask):
@@ -67,15 +76,26 @@ class _SentimentAnalysis(LabelTask):
         own_class = zeros == "own-class"
         right = "Negative." if polarity < 0 else "Neutral." if polarity == 0 and own_class else "Positive."
         text = prompt(context.transcript(utterance), own_class=own_class)
-        return Question(text, right, _gold(right, polarity == 0, zeros), polarity != 0 or zeros != "drop")
+        gold = _gold(right, polarity == 0, zeros, utterance.sentiment)
+        return Question(text, right, gold, polarity != 0 or zeros != "drop")
 
     def gold(self, answer: str, *, corpus: str, query: str = "") -> dict[str, Any]:
-        """Return a published record's gold, which cannot tell a 0 from a positive value."""
-        return dict(_gold(answer, False, "drop"))
+        """Return a published record's gold: of a number, or of a label, which cannot tell a 0 from a positive value."""
+        value = number_of(answer)
+        if value is not None:
+            return dict(_gold("Negative." if value < 0 else "Positive.", value == 0, "drop", value))
+        return dict(_gold(label_for(answer, _TWO), False, "drop"))
+
+    def parse(self, reply: str, gold: Gold) -> str | None:
+        """Return the label that the reply gives, in a word or as a number."""
+        value = value_of(reply)
+        return super().parse(reply, gold) if value is None else _label(value, gold["zeros"])
 
     def scorer(self, golds: Sequence[Gold]) -> Scorer:
-        """Return the scorer of three classes, or of two with the zeros counted apart."""
-        return LabelScorer(golds) if golds[0]["zeros"] == "own-class" else _ZeroScorer(golds)
+        """Return the scorer of three classes, or of two with the zeros counted apart, and of numbers."""
+        zeros = str(golds[0]["zeros"])
+        inner = LabelScorer(golds) if zeros == "own-class" else _ZeroScorer(golds)
+        return ValueScorer(inner, lambda value: _label(value, zeros))
 
     def default_corpus(self, answers: Iterable[str]) -> str:
         """Return mosei, the corpus whose sentiment the authors publish."""

@@ -113,11 +113,9 @@ def read_label(reply: str, labels: tuple[str, ...], *, echoes: bool = True) -> R
     """
     if reply in labels:
         return Reading(reply)
-    text = final_text(reply)
+    text = _plain(reply)
     if text is None:
         return Reading(None)
-    text = _LATEX_TEXT.sub(r"\1", _LATEX_TEXT.sub(r"\1", normalise(text)))
-    text = _CJK_BORDER.sub(" ", _LIST_MARK.sub("", text.replace("_", " ")))
     forms = _forms(labels)
     if label := forms.get(text.strip(" \n.!*`\"'")):
         return Reading(label)
@@ -126,6 +124,23 @@ def read_label(reply: str, labels: tuple[str, ...], *, echoes: bool = True) -> R
         if reading.label is not None or binding:
             return reading
     return _read(text, forms, echoes)
+
+
+@lru_cache(maxsize=1 << 14)
+def labels_in(reply: str, labels: tuple[str, ...]) -> frozenset[str]:
+    """Return all labels that a reply gives, for questions that several answers are right to."""
+    tokens = _TOKEN.findall(_plain(reply) or "")
+    named = frozenset(mention.label for mention in _affirmed(tokens, _forms(labels)))
+    return named if len(named) < len(labels) else frozenset()  # all of them are an echo of the question
+
+
+def _plain(reply: str) -> str | None:
+    """Return a reply's normalised text without reasoning, LaTeX, underscores and list marks, None without an answer."""
+    text = final_text(reply)
+    if text is None:
+        return None
+    text = _LATEX_TEXT.sub(r"\1", _LATEX_TEXT.sub(r"\1", normalise(text)))
+    return _CJK_BORDER.sub(" ", _LIST_MARK.sub("", text.replace("_", " ")))
 
 
 def number_of(text: object) -> float | None:
