@@ -8,10 +8,11 @@ import pytest
 from emoverse.errors import UserError
 from emoverse.http import NoAnswerError
 from pipelines.kubeflow_api import KubeflowApi, api_address
-from pipelines.submit import Run, watch
+from pipelines.watch import Run, watch
 from tests.factories.kubeflow import RUN, Kubeflow, kubeflow
 
 LOGIN = b"<!doctype html><html>login</html>"
+TEXT = "pipelineInfo: {name: emoverse}\n"
 REQUESTS = ("GET healthz", "GET experiments", "POST experiments", "POST runs")
 
 
@@ -35,7 +36,8 @@ def replace_answer(cluster: Kubeflow, which: str, answer: tuple[int, Any]) -> No
 def start(host: str) -> str:
     api = KubeflowApi(host, retries=0)
     api.health()
-    return api.start_run(api.experiment("paper", "team"), "name", {}, {})
+    version = api.upload("emoverse", "v1", TEXT, description="d", namespace="team")
+    return api.start_run(api.experiment("paper", "team"), "name", version, {}, "d")
 
 
 def test_a_run_is_started_by_its_id(cluster: Kubeflow) -> None:
