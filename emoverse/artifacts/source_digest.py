@@ -19,6 +19,8 @@ from emoverse.artifacts.digests import digest_of_files, sha256_file
 from emoverse.errors import UserError
 from emoverse.registry import STEPS, Step
 
+# DVC leaves keys of these names, at any depth, out of its run cache's key: its own records have fields of these names.
+IGNORED_BY_RUN_CACHE: Final = ("size", "nfiles")
 PACKAGE: Final = Path(__file__).parents[1]
 FILE_PREFIXES: Final = ("file", "endpoint")  # before the colon and the path of a file
 
@@ -90,8 +92,8 @@ def fingerprints(params: Mapping[str, Any], root: Path = Path(), package: Path =
         package: Folder of the package ``emoverse``; this installation's by default.
 
     Returns:
-        A mapping from step to its code digest, its libraries' installed versions (None where one is missing) and the
-        SHA-256 of each file that a parameter names.
+        A mapping from step to its code digest, its libraries' installed versions (None where one is missing), the
+        SHA-256 of each file that a parameter names, and the parameters that DVC's run cache would not see.
 
     Raises:
         UserError: A parameter names a file that does not exist.
@@ -101,10 +103,30 @@ def fingerprints(params: Mapping[str, Any], root: Path = Path(), package: Path =
             "code": code_digest(step.name, package),
             "libraries": library_versions(step.libraries),
             "files": files_named_by(step, params, root),
+            "parameters": parameters_unknown_to_run_cache(step, params),
         }
         for step in STEPS.values()
         if step.stages
     }
+
+
+def parameters_unknown_to_run_cache(step: Step, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Map each parameter of ``step`` that DVC leaves out of its run cache's key to its value, by its dotted name.
+
+    Without this, ``dvc repro`` after a change of ``media.size`` restores the results of the former size.
+    """
+    found: dict[str, Any] = {}
+
+    def collect(value: Any, path: str) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                if key in IGNORED_BY_RUN_CACHE:
+                    found[f"{path}.{key}"] = item
+                collect(item, f"{path}.{key}")
+
+    for section in step.sections:
+        collect(params.get(section), section)
+    return found
 
 
 def files_named_by(step: Step, params: Mapping[str, Any], root: Path = Path()) -> dict[str, str]:

@@ -29,10 +29,10 @@ if __name__ == "__main__":
 
     found = load_predictor(Path(sys.argv[1])).predict_clip(Path(sys.argv[2]), "hello")
     print(sorted(found.answers))
-    # What the worker process does, here and at a real model's size, where validation would resize with torchvision.
+    # What the worker process does, here and at a real model's size.
     media = MediaParams(frames=2, size=448, timeout=20.0)
     clip = Path(sys.argv[2])
-    job = DecodeJob(Task(clip_id="a", clip="a", path=clip, units=None, params=media, without_torch=True), Limits())
+    job = DecodeJob(Task(clip_id="a", clip="a", path=clip, units=None, params=media), Limits())
     print(len(decode_job(job).frames))
     heavy = {"torch", "torchvision", "transformers", "swift", "pyarrow", "pandas"}
     print(sorted({name.partition(".")[0] for name in sys.modules} & heavy))

@@ -121,3 +121,13 @@ def test_who_cannot_measure_is_told_before_anything_is_read(tmp_path: Path, caps
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="not an executable file"):
         run(raw, tmp_path / "out", f"openface:{raw}")
+
+
+def test_a_program_that_fails_on_every_clip_fails_the_step_with_its_last_line(tmp_path: Path) -> None:
+    raw = make_meld(tmp_path / "MELD", {"train": 2, "dev": 1, "test": 1})
+    binary = program(tmp_path, "print('Could not open the face model'); sys.exit(0)")
+    with pytest.raises(
+        UserError, match=r"no action units were measured on any of 4 clips.*Could not open the face model"
+    ):
+        run(raw, tmp_path / "out", f"openface:{binary}")
+    assert not (tmp_path / "out").exists()

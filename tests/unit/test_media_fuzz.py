@@ -69,7 +69,10 @@ def write_random(path: Path, rng: np.random.Generator) -> str:
         return kind
     start, end = sorted(rng.integers(0, int(times[-1]) + 2, 2) / fps)
     target = str(rng.choice(containers))
-    copy_between(whole, path, target, float(start), float(end))
+    try:
+        copy_between(whole, path, target, float(start), float(end))
+    except av.error.FFmpegError:  # this container does not take these packets
+        whole.rename(path)
     return f"{kind}, cut to {target} from {start:.2f} to {end:.2f} s"
 
 

@@ -50,3 +50,13 @@ def test_py_feat_is_not_imported_unless_it_is_asked_for() -> None:
     import emoverse.media.action_units  # noqa: F401
 
     assert "feat" not in sys.modules
+
+
+def test_openface_runs_with_the_c_locale_and_its_last_line_is_shown(tmp_path: Path) -> None:
+    script = tmp_path / "FeatureExtraction"
+    script.write_text('#!/bin/sh\necho "starting"\necho "no face model in $LC_ALL"\n')
+    script.chmod(0o755)
+    clip = tmp_path / "a.mp4"
+    clip.write_bytes(b"clip")
+    with pytest.raises(ValueError, match="OpenFace wrote 0 tables instead of 1: no face model in C"):
+        OpenFace.at(script, "--action-units").measure(clip, 60.0)
