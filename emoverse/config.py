@@ -30,13 +30,17 @@ class CorpusParams:
 
 @_frozen
 class MediaParams:
-    """How a clip becomes frames: ``frames`` uniform segments, ``size`` pixels square, ``timeout`` in seconds."""
+    """How a clip becomes frames: ``frames`` uniform segments, ``size`` pixels square, ``timeout`` in seconds.
+
+    ``decoder`` decord is for clips whose packets prove the position of every picture; PyAV reads the others.
+    """
 
     frames: int = Field(ge=1, le=64)
     size: int = Field(ge=16, le=1024)
     crop: Literal["center", "squash"] = "squash"
     colour: Literal["rgb", "grey-equalised"] = "rgb"
     encoding: Literal["png", "jpeg"] = "png"
+    decoder: Literal["pyav", "decord"] = "pyav"
     timeout: float = Field(gt=0.0, le=86_400.0)
 
 
@@ -110,6 +114,7 @@ class BaseModelParams:
     face_epochs: int = Field(default=5, ge=1)
     sentences: int = Field(default=4000, ge=1)
     epochs: int = Field(default=3, ge=1)
+    threads: int = Field(default=1, ge=1)  # of the CPU, which decide the last bits of the weights
 
 
 @_frozen

@@ -62,7 +62,7 @@ _STEPS: Final = (
             "utterances.parquet", "probe.parquet", "action_units.parquet", "quarantine.parquet", "frames/NNNNN.tar",
             "frames/index.parquet", "summary.json", "page.html",
         ),
-        libraries=("av", "great_expectations", "numpy", "pillow", "pyarrow"),
+        libraries=("av", "decord", "great_expectations", "numpy", "pillow", "pyarrow"),
         stages=("validate",),
     ),
     Step(

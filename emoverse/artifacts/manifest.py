@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -218,8 +219,8 @@ def publish(
             _sync(draft.path)
             write_json(draft.path / MANIFEST, manifest)
             _replace_folder(draft.path, out)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        except Exception as error:  # safetensors, torch and onnx have exceptions of their own for a full disk
+            if not is_disk_full(error):
                 raise
             raise disk_full(out, draft.path) from error
         finally:
@@ -336,6 +337,15 @@ def _recover(out: Path) -> None:
 
 def _old(out: Path) -> Path:
     return out.parent / f".{out.name}.old"
+
+
+# The system's and safetensors' messages, and torch's, which compares byte counts.
+_DISK_FULL: Final = re.compile(r"No space left|Disk quota exceeded|unexpected pos|PytorchStreamWriter failed")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error, of the system or of a library that writes files, says that the disk is full."""
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or bool(_DISK_FULL.search(str(error)))
 
 
 def disk_full(out: Path, draft: Path) -> UserError:

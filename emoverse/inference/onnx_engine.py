@@ -116,8 +116,10 @@ def _session(path: Path, chosen: Sequence[str], threads: int) -> Any:
     onnxruntime refuses weights beside a graph that leave its folder. Behind links, as in DVC's cache or Hugging Face's
     blobs, they do, so they are given to it as a memory map.
     """
+    # a provider that fails to load prints three screens; one line says so
+    onnxruntime.set_default_logger_severity(4)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # a provider that fails to load prints three screens; one line says so
+    options.log_severity_level = 4
     options.intra_op_num_threads = threads
     weights = path.with_name(f"{path.name}.data")
     if not weights.is_file() or not (weights.is_symlink() or path.is_symlink()):

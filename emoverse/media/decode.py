@@ -2,7 +2,8 @@
 
 The n-th frame is the n-th picture that decoding from the start yields: in display order, with edit lists and discarded
 packets honoured. Nothing is ever sought. Where the packets prove which pictures a frame depends on, the others are not
-decoded; everywhere else all are decoded and counted. docs/media.md has the evidence for both.
+decoded; everywhere else all are decoded and counted. docs/media.md has the evidence for both. There, decord can read
+instead of PyAV (``media.decoder: decord``): where the packets prove the position of every picture its seeking is exact.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import av
 import numpy as np
@@ -22,10 +23,13 @@ from emoverse.media.probe import ClipError, Header, Probe, av_message, open_clip
 from emoverse.media.timeline import Timeline
 
 Frame = NDArray[np.uint8]
+Decoder = Literal["pyav", "decord"]
 # Decoders that withhold pictures until they can be whole; others show grey ones when the first packet is no key frame.
 WITHHOLDS: Final = frozenset({"h264", "hevc"})
 # Containers that carry what a decoder needs between the pictures, so that one can start receiving anywhere.
 JOINED: Final = frozenset({"mpegts", "mpeg", "mpegvideo", "h264", "hevc", "m4v"})
+# Codecs that decord shows exactly where the packets prove every position; in HEVC its seeking is off by some pictures.
+EXACT_WITH_DECORD: Final = frozenset({"h264", "mjpeg", "prores", "dnxhd"})
 HDR: Final = frozenset({16, 18})  # PQ (SMPTE 2084) and HLG (ARIB STD-B67), ITU-T H.273, table 3
 
 
@@ -54,7 +58,7 @@ Choose = Callable[[int], Sequence[int]]
 Keep = Callable[[int, Frame], None]
 
 
-def read_frames(path: Path, choose: Choose, keep: Keep, *, name: str = "") -> Probe:
+def read_frames(path: Path, choose: Choose, keep: Keep, *, name: str = "", decoder: Decoder = "pyav") -> Probe:
     """Call ``keep(index, frame)`` for the frames that ``choose(count)`` names; return the probe.
 
     A frame is uint8 RGB ``(height, width, 3)``, upright, with square pixels. Memory does not grow with the clip.
@@ -65,17 +69,21 @@ def read_frames(path: Path, choose: Choose, keep: Keep, *, name: str = "") -> Pr
         with open_clip(path, quick=True) as (container, stream, header):
             timeline = Timeline.read(container, stream)
         with with_kind(header):
-            return _read(path, timeline, header, choose, keep)
+            return _read(path, timeline, header, choose, keep, decoder)
     except ClipError as error:
         raise ClipError(error.reason, error.detail, clip=name or path.name) from None
 
 
-def _read(path: Path, timeline: Timeline, header: Header, choose: Choose, keep: Keep) -> Probe:
+def _read(path: Path, timeline: Timeline, header: Header, choose: Choose, keep: Keep, decoder: Decoder) -> Probe:
     count = timeline.count
     if not timeline.packets:
         raise ClipError("clip-empty", "the video stream has no frames")
     if timeline.proven:
-        playback = _decode_needed(path, timeline, set(choose(count)), keep)
+        wanted = set(choose(count))
+        with_decord = decoder == "decord" and header.codec in EXACT_WITH_DECORD
+        if with_decord and (playback := _decode_with_decord(path, timeline, wanted, keep)) is not None:
+            return _probe(timeline, header, count, playback)
+        playback = _decode_needed(path, timeline, wanted, keep)
         if playback is not None:
             return _probe(timeline, header, count, playback)
     # The number of packets is only a guess of the number of pictures: count, and start over when it was wrong.
@@ -106,6 +114,7 @@ class Playback:
     shape: tuple[int, ...] = (0, 0)
     rotation: int = 0
     transfer: int = 0  # the transfer characteristic (H.273) of the first picture
+    decoder: Decoder = "pyav"
 
     def show(self, frame: Any, stream: Any) -> Frame:
         """Return the picture as it is shown, and note its size and orientation."""
@@ -113,6 +122,38 @@ class Playback:
         if not self.shape[0]:
             self.shape, self.rotation, self.transfer = shown.shape, rotation_of(frame), int(frame.color_trc or 0)
         return shown
+
+
+def _decode_with_decord(path: Path, timeline: Timeline, wanted: Collection[int], keep: Keep) -> Playback | None:
+    """Read the wanted frames with decord; return None where PyAV has to read them.
+
+    Only for a proven timeline. decord ignores display matrices and the shape of pixels, so PyAV decodes the first
+    picture to see that there is nothing to turn, mirror or stretch. decord reports no damage.
+
+    Raises:
+        ImportError: decord is not installed: the machine's fault, not the clip's.
+    """
+    import decord
+
+    playback = Playback(decoder="decord")
+    with open_clip(path, quick=True) as (container, stream, _):
+        first = next(iter(container.decode(stream)), None)
+        if first is None or first.is_corrupt or first.interlaced_frame:
+            return None
+        if not np.array_equal(playback.show(first, stream), first.to_ndarray(format="rgb24")):
+            return None
+    try:
+        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+        if len(reader) != timeline.count:
+            return None
+        for index in sorted(wanted):
+            frame: Frame = reader[index].asnumpy()
+            if frame.shape != playback.shape:
+                return None
+            keep(index, frame)
+    except (decord.DECORDError, IndexError, RuntimeError):
+        return None
+    return playback
 
 
 def _decode_needed(path: Path, timeline: Timeline, wanted: Collection[int], keep: Keep) -> Playback | None:
@@ -265,6 +306,6 @@ def _probe(timeline: Timeline, header: Header, count: int, playback: Playback) -
         codec=header.codec,
         rotation=playback.rotation,
         has_audio=header.has_audio,
-        decoder="pyav",
+        decoder=playback.decoder,
         hdr=playback.transfer in HDR,
     )

@@ -284,7 +284,7 @@ def process(task: Task) -> Done | Lost:
         blobs[index] = encode(picture(frame, task.params), task.params)
 
     try:
-        probe = read_frames(task.path, choose, keep, name=task.clip)
+        probe = read_frames(task.path, choose, keep, name=task.clip, decoder=task.params.decoder)
     except ClipError as error:
         return Done(failure=(error.reason, error.detail))
     except (ValueError, ArithmeticError, IndexError) as error:  # a file no one has thought of costs itself only

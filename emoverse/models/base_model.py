@@ -36,10 +36,13 @@ def base_model(out: Path, params: BaseModelParams, media: MediaParams) -> None:
 
 def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict[str, Any]:
     """Pretrain the tiny model into ``folder``; return counts and the loss at start and end."""
+    import torch
+
     from emoverse.models.pretrain import pretrain_language, pretrain_vision
     from emoverse.models.pretraining_data import draw_face, make_examples
     from emoverse.models.tiny import build_model, build_processor, known_words, save_folder, train_tokenizer
 
+    torch.set_num_threads(params.threads)
     draw = partial(draw_face, seed=params.seed, n_frames=media.frames, media=media)
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         faces = list(pool.map(draw, range(params.faces), chunksize=64))

@@ -126,6 +126,9 @@ def serving(
         UserError: the host or the port cannot be used.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read at import: gradio would report to its makers' server
+    # gradio opens HTTP clients when it is imported, which fails for some proxies; the page needs no other machine
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]
     import gradio as gr
     import uvicorn
     from fastapi import FastAPI

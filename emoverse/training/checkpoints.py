@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -16,14 +15,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.artifacts.digests import digest_of_value
+from emoverse.artifacts.manifest import is_disk_full
 from emoverse.config import TrainParams
 from emoverse.errors import UserError
 
 LIBRARIES: Final = ("torch", "transformers", "ms-swift", "peft")
 _NAME: Final = re.compile(r"checkpoint-(\d+)")
 _LAST_WRITTEN: Final = "trainer_state.json"
-# Messages of a full disk: the system's, safetensors', and torch's, which compares byte counts.
-_FULL: Final = re.compile(r"No space left|Disk quota exceeded|unexpected pos|PytorchStreamWriter failed")
 
 
 def scratch_folder(fingerprint: str) -> Path:
@@ -112,8 +110,7 @@ def full_disk_named(folder: Path, ranks: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        number = error.errno if isinstance(error, OSError) else None
-        if number not in (errno.ENOSPC, errno.EDQUOT) and not _FULL.search(str(error)):
+        if not is_disk_full(error):
             raise
         complete, _ = last_complete(folder, ranks)
         written = 0

@@ -250,7 +250,10 @@ def test_a_second_training_to_the_same_folder_says_who_holds_it(
     monkeypatch.setenv("HOLD", "5")
     process = start(house, tmp_path, ["-c", HELD])
     wait_for(tmp_path, "train/*/checkpoint-4/trainer_state.json", process)
-    with pytest.raises(UserError, match=f"process {process.pid}"):
-        train("stage1", house["model"], house["amt"], [house["meld"]], tmp_path / "out", PARAMS)
+    monkeypatch.setenv("EMOVERSE_SCRATCH", str(tmp_path / "scratch"))
+    for name in ("out", "other"):  # the same folder, and another one: they share the scratch folder
+        with pytest.raises(UserError, match=f"process {process.pid}"):
+            train("stage1", house["model"], house["amt"], [house["meld"]], tmp_path / name, PARAMS)
+    assert not (tmp_path / "other").exists()
     process.kill()
     process.wait()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +104,54 @@ def test_a_port_that_is_taken_and_a_folder_that_is_no_export_are_one_clear_line(
     assert "from 1 to 65535" in capsys.readouterr().err
     assert main(["demo", "--model", str(tmp_path)]) == 2
     assert "unfinished" in capsys.readouterr().err
+
+
+PROXIES = {"http_proxy": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9", "all_proxy": "socks5://127.0.0.1:9"}
+
+
+@pytest.mark.parametrize(
+    ("signal_number", "options"),
+    [
+        (signal.SIGTERM, []),
+        (signal.SIGHUP, ["--host", "::1"]),
+        (signal.SIGINT, ["--host", "::", "--root-path", "/emo"]),
+    ],
+)
+def test_the_demo_starts_behind_any_proxy_and_ends_cleanly(
+    predictor: Predictor, tmp_path: Path, signal_number: int, options: list[str]
+) -> None:
+    dead = tmp_path / "emoverse-demo-dead"
+    dead.mkdir()
+    (dead / "lock").touch()
+    (dead / "old.mp4").write_bytes(b"an upload that a killed demo left")
+    command = [sys.executable, "-m", "emoverse.cli", "demo", "--model", str(predictor.exported.folder), *options]
+    environment = {**os.environ, **PROXIES, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = next(line.split()[1] for line in process.stdout if line.startswith("open "))
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(address.replace("[::]", "127.0.0.1"), timeout=60) as response:
+            assert response.status == 200
+        assert not dead.exists()
+        process.send_signal(signal_number)
+        assert process.stdout.read() == "closed\n"
+    assert process.returncode == 0
+    assert list(tmp_path.glob("emoverse-demo-*")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--host", "no-such-host.invalid"], "--host: 'no-such-host.invalid' is not a host"),
+        (["--host", "203.0.113.7"], "--host: 203.0.113.7: "),
+    ],
+)
+def test_the_option_that_is_wrong_is_named(
+    predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], problem: str
+) -> None:
+    command = ["demo", "--model", str(predictor.exported.folder), "--validated", str(tmp_path), *options]
+    assert main(command) == 2
+    assert problem in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tests.factories.answering import EVALUATE, EXPORT, make_amt, make_validated
 from tests.factories.training import make_converted, stage_rows, train_params
 
 
-@pytest.mark.parametrize("kind", ["internlm2", "phi3", "qwen3", "qwen3_moe"])
+@pytest.mark.parametrize("kind", ["internlm2", "phi3"])
 def test_a_converted_model_is_trained_twice_scored_and_exported(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,7 +45,7 @@ def test_a_converted_model_is_trained_twice_scored_and_exported(
     evaluate(model, amt, validated, tmp_path / "scores", EVALUATE)
     replies = [json.loads(line) for line in (tmp_path / "scores/predictions/meld-mer.jsonl").open(encoding="utf-8")]
     assert [row["channel"] for row in replies] == [row["channel"] for row in asked]
-    if kind in ("phi3", "qwen3"):  # an export takes long; what differs between the families, the encoder decides
+    if kind == "phi3":  # an export takes long; what differs between the families, the encoder decides
         export(model, tmp_path / "onnx", EXPORT, amt=amt, validated=validated, scores=tmp_path / "scores")
         parity = json.loads((tmp_path / "onnx" / "parity.json").read_text("utf-8"))["fp32"]
         assert parity["greedy_equal"] == parity["answers_equal"] == 1.0

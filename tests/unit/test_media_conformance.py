@@ -25,17 +25,19 @@ def chosen(count: int) -> list[int]:
     return sorted({*uniform(count, 8), still(count, None)})
 
 
-def read(name: str, choose=range) -> tuple[Probe, dict[int, np.ndarray]]:
+def read(name: str, choose=range, decoder="pyav") -> tuple[Probe, dict[int, np.ndarray]]:
     frames: dict[int, np.ndarray] = {}
-    probe = read_frames(CLIPS / name, choose, frames.__setitem__)
+    probe = read_frames(CLIPS / name, choose, frames.__setitem__, decoder=decoder)
     return probe, {index: frames[index] for index in choose(probe.frames)}
 
 
 @pytest.mark.skipif(not WANTED, reason=NO_CLIPS)
-@pytest.mark.parametrize("choose", [range, chosen])
+@pytest.mark.parametrize(("choose", "decoder"), [(range, "pyav"), (chosen, "pyav"), (chosen, "decord")])
 @pytest.mark.parametrize("name", [n for n, want in WANTED.items() if isinstance(want, int) and n not in NOT_BY_FFMPEG])
-def test_every_frame_of_an_undamaged_clip_is_the_one_ffmpeg_shows(name: str, choose) -> None:
-    probe, frames = read(name, choose)
+def test_every_frame_of_an_undamaged_clip_is_the_one_ffmpeg_shows(name: str, choose, decoder: str) -> None:
+    if decoder == "decord":
+        pytest.importorskip("decord")
+    probe, frames = read(name, choose, decoder)
     shown = played(CLIPS / name)
     assert probe.frames == len(shown)
     if name not in OTHER_NUMBERS:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -274,8 +275,11 @@ def test_a_still_is_the_peak_where_the_clip_has_it() -> None:
 GROWTH = """
 import resource, sys
 from pathlib import Path
+from typing import Any
 from emoverse.media.decode import read_frames
 from emoverse.media.decode import uniform
+
+pytestmark = pytest.mark.slow
 for path in map(Path, sys.argv[1:]):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     probe = read_frames(path, lambda count: uniform(count, 8), lambda index, frame: None)
@@ -293,3 +297,50 @@ def test_memory_does_not_grow_with_the_clip(tmp_path: Path, codec: str) -> None:
     decoder, frames, grown = done.stdout.split()
     assert (decoder, int(frames)) == ("pyav", 1200)
     assert float(grown) < 30, "MB; all frames are 220 MB, the raw file 110 MB"
+
+
+def frames_by(decoder: str, path: Path) -> tuple[Probe, dict[int, np.ndarray]]:
+    frames: dict[int, np.ndarray] = {}
+    probe = read_frames(path, lambda count: uniform(count, 8), frames.__setitem__, decoder=decoder)
+    return probe, {index: frames[index] for index in uniform(probe.frames, 8)}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "reader"),
+    [
+        ("a.mp4", {}, "decord"),
+        ("a.mkv", {"key_every": 5}, "decord"),
+        ("a.mov", {"codec": "mjpeg", "pixels": "yuvj420p"}, "decord"),
+        ("turned.mp4", {"rotation": 90}, "pyav"),  # decord turns nothing
+        ("wide.mp4", {"aspect": (2, 1)}, "pyav"),
+        ("a-hevc.mp4", {"codec": "libx265"}, "pyav"),  # decord's seeking is not exact there
+        ("a.webm", {"codec": "libvpx-vp9"}, "pyav"),  # its packets prove nothing
+        ("a.ts", {}, "pyav"),
+    ],
+)
+def test_decord_reads_the_clips_whose_packets_prove_every_position_and_no_others(
+    tmp_path: Path, name: str, settings: dict[str, Any], reader: str
+) -> None:
+    pytest.importorskip("decord")
+    path = write_clip(tmp_path / name, 40, **settings)
+    probe, frames = frames_by("decord", path)
+    expected_probe, expected = frames_by("pyav", path)
+    assert probe.decoder == reader
+    assert (probe.frames, probe.width, probe.height) == (
+        expected_probe.frames,
+        expected_probe.width,
+        expected_probe.height,
+    )
+    assert list(frames) == list(expected)
+    for index, frame in frames.items():
+        assert (
+            np.abs(frame.astype(int) - expected[index]).max() <= 8
+        )  # two versions of FFmpeg round colours differently
+
+
+def test_decord_that_is_not_installed_is_the_machines_fault_and_no_clips(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "decord", None)
+    with pytest.raises(ImportError):
+        frames_by("decord", write_clip(tmp_path / "a.mp4"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from emoverse.training.checkpoints import Ledger, fingerprint_of, last_complete
+from emoverse.training.checkpoints import Ledger, begin_anew_if_mixed, fingerprint_of, last_complete
 
 
 def make_checkpoint(folder: Path, step: int) -> Path:
@@ -88,3 +88,19 @@ def test_a_ledger_forgets_steps_that_a_resumed_training_runs_again(tmp_path: Pat
     other = Ledger(tmp_path, resumed_from=2, rank=1)
     other.add(3, ["d"])
     assert Ledger(tmp_path, resumed_from=2).counts(until=9) == {"a": 1, "b": 1, "c": 1, "d": 1}
+
+
+@pytest.mark.parametrize(
+    ("steps", "mixed"),
+    [([1, 2, 3], False), ([1, 2, 3, 4, 5], False), ([1, 2, 2, 3], True), ([1, 3], True), ([2, 1, 3], True), ([], True)],
+)
+def test_a_ledger_that_cannot_belong_to_one_training_is_put_aside(
+    tmp_path: Path, steps: list[int], mixed: bool
+) -> None:
+    folder = tmp_path / "fingerprint"
+    make_checkpoint(folder, 3)
+    (folder / "ledger-0.jsonl").write_text("".join(json.dumps({"step": n, "rows": ["a"]}) + "\n" for n in steps))
+    message = begin_anew_if_mixed(folder, ranks=1)
+    assert bool(message) == mixed
+    assert folder.exists() == (not mixed)
+    assert (tmp_path / "fingerprint.aside-1" / "checkpoint-3").exists() == mixed
