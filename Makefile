@@ -31,8 +31,10 @@ run: setup  ## run the main job: the sample videos to a trained, scored, exporte
 test: setup  ## run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-fast: setup  ## run a fast test of every package, in under two minutes
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m fast -q
+# the unit tests that are not marked as slow, and a functional one where a package has no unit test
+FAST := tests/unit tests/functional/test_doctor.py tests/functional/test_validate_suites.py tests/functional/test_submit_truth.py
+test-fast: setup  ## run fast tests of every package, in under two minutes
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow" $(FAST)
 
 test-containers: setup  ## start a docker engine, build both images, run the sample pipeline in them (root, Debian)
 	scripts/containers.sh

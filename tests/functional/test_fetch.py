@@ -12,7 +12,7 @@ import pytest
 from emoverse.artifacts.digests import digest_of_raw, folder_files
 from emoverse.errors import UserError
 from emoverse.fetching.fetch import Tracked, fetch, fetch_once, pull, raw_folder, resolve
-from emoverse.fetching.storage import VARIABLES, RemoteStore, missing_variables, public_settings, settings_from
+from emoverse.fetching.storage import VARIABLES, RemoteStore, missing_variables
 from tests.factories import remotes
 from tests.factories.remotes import SECRET, Remote
 
@@ -221,34 +221,6 @@ def test_a_dead_server_is_an_error_with_its_address(tmp_path: Path) -> None:
     remote = json.dumps({"url": "webdav://127.0.0.1:9/", "timeout": 2})
     with pytest.raises(UserError, match=r"webdav://127.0.0.1:9/: no answer from the remote"):
         fetch("meld", "0" * 32 + ".dir", tmp_path / "out", remote=remote)
-
-
-@pytest.mark.parametrize("text", ["nonsense", "[]", "{}", '{"url": "s3://b", "secret_access_key": "x"}'])
-def test_settings_that_are_none_or_hold_a_secret_are_refused(text: str) -> None:
-    with pytest.raises(UserError, match="not the public settings of a DVC remote"):
-        settings_from(text, {})
-
-
-def test_a_pod_needs_a_key_where_this_machine_has_its_own_and_any_one_secret_will_do() -> None:
-    ssh = {"url": "ssh://example.org/raw"}
-    assert missing_variables(ssh, ()) == ["EMOVERSE_REMOTE_KEYFILE"]
-    assert missing_variables(ssh, ["EMOVERSE_REMOTE_PASSWORD"]) == []
-    assert missing_variables({"url": "s3://raw"}, ["AWS_ACCESS_KEY_ID"]) == ["AWS_SECRET_ACCESS_KEY"]
-    assert missing_variables({"url": "s3://raw", "allow_anonymous_login": True}, ()) == []
-    assert missing_variables({"url": "https://example.org/raw"}, ()) == []
-
-
-def test_a_password_in_the_address_is_refused_before_it_travels() -> None:
-    with pytest.raises(UserError, match="contains a password; take it out"):
-        public_settings({"url": "webdav://carl:hush@example.org/"}, place="raw/MELD")
-
-
-def test_files_of_this_machine_do_not_travel() -> None:
-    config = {"url": "s3://raw", "ssl_verify": "/etc/own-ca.pem", "credentialpath": "/home/carl/.aws", "region": "eu"}
-    assert json.loads(public_settings(config, place="raw/MELD")) == {"url": "s3://raw", "region": "eu"}
-    assert (
-        json.loads(public_settings({"url": "s3://raw", "ssl_verify": False}, place="raw/MELD"))["ssl_verify"] is False
-    )
 
 
 def test_a_path_resolves_at_a_revision_and_in_the_working_tree(tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from pipelines.run_local import session
 def sleep(place: str) -> None:
     import os, subprocess, sys, time
     from pathlib import Path
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(120)"])
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     Path(place).write_text(f"{os.getpid()} {child.pid}")
-    time.sleep(120)
+    time.sleep(600)
 
 @dsl.pipeline(name="sleeper")
 def sleeper(place: str) -> None:
@@ -45,13 +45,13 @@ def test_a_terminated_run_leaves_no_step_behind(tmp_path: Path, number: signal.S
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     pids = tmp_path / "pids"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while not (pids.is_file() and len(pids.read_text("utf-8").split()) == 2):
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "interrupted; run the same command again" in error
     left = [int(pid) for pid in pids.read_text("utf-8").split() if psutil.pid_exists(int(pid))]

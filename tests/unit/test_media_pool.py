@@ -10,6 +10,8 @@ import pytest
 
 from emoverse.media.workers import Lost, Pool
 
+pytestmark = pytest.mark.slow
+
 
 def misbehave(item: str) -> str:
     if item == "hang":

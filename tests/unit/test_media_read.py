@@ -278,6 +278,8 @@ from pathlib import Path
 from typing import Any
 from emoverse.media.decode import read_frames
 from emoverse.media.decode import uniform
+
+pytestmark = pytest.mark.slow
 for path in map(Path, sys.argv[1:]):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     probe = read_frames(path, lambda count: uniform(count, 8), lambda index, frame: None)

@@ -14,6 +14,8 @@ from emoverse.config import TINY, BaseModelParams, MediaParams
 from emoverse.models.base_model import base_model
 from emoverse.models.tiny import SPECIAL, build_model, build_processor, tokens_per_frame, train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 MEDIA = MediaParams(frames=2, size=32, crop="center", colour="grey-equalised", timeout=20.0)
 PARAMS = BaseModelParams(source=TINY, seed=1, faces=12, face_epochs=1, sentences=12, epochs=1)
 

@@ -17,6 +17,8 @@ from emoverse.synthetic.mosei import plan_mosei
 from emoverse.synthetic.people import FIRST_GUEST
 from emoverse.synthetic.recording import FAULTS, planted_fault, render_line
 
+pytestmark = pytest.mark.slow
+
 SEED, SCALE = 5, 0.12
 
 
