@@ -61,7 +61,7 @@ def run_score(args: argparse.Namespace) -> None:
 
     if args.corpus:
         get_corpus(args.corpus)
-    found = score_file(
+    result = score_file(
         args.predictions,
         args.task,
         gold=args.gold,
@@ -71,8 +71,8 @@ def run_score(args: argparse.Namespace) -> None:
         judge=args.judge,
         format=args.format,
     )
-    print(json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False) if args.json else as_table(found))
-    _warn(found["warnings"])
+    print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False) if args.json else as_table(result))
+    _warn(result["warnings"])
 
 
 def _warn(warnings: list[str]) -> None:
@@ -99,18 +99,18 @@ def run_compare(args: argparse.Namespace) -> None:
     from emoverse.evaluation.score_file import compare_files
 
     options = {"gold": args.gold, "bootstrap": args.bootstrap, "seed": args.seed, "format": args.format}
-    found = compare_files(args.one, args.other, args.task, **options)
-    _warn(found["warnings"])
+    result = compare_files(args.one, args.other, args.task, **options)
+    _warn(result["warnings"])
     if args.json:
-        print(json.dumps(found, ensure_ascii=False, indent=2, allow_nan=False))
+        print(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False))
         return
-    low, high = found["interval"]
-    print(f"{found['headline']}: A {found['one']:.4f}, B {found['other']:.4f}, on {found['n']} records")
-    print(f"B - A: {found['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}")
+    low, high = result["interval"]
+    print(f"{result['headline']}: A {result['one']:.4f}, B {result['other']:.4f}, on {result['n']} records")
+    print(f"B - A: {result['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}")
     for name, key in (("A", "one"), ("B", "other")):
-        flaws = found["flaws"][key].items()
-        print(f"{name}: " + ", ".join(f"{count} {flaw} ({count / found['n']:.1%})" for flaw, count in flaws))
-    print(f"B is not better in {found['not_better']:.1%} of the resamples")
+        flaws = result["flaws"][key].items()
+        print(f"{name}: " + ", ".join(f"{count} {flaw} ({count / result['n']:.1%})" for flaw, count in flaws))
+    print(f"B is not better in {result['not_better']:.1%} of the resamples")
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """Read prediction files of other projects as rows of ours: ``response``, ``labels``, ``videos``, ``query``.
 
-The container (JSON lines, JSON, CSV, TSV, Excel, NumPy) is told by the file's name and first character, the project by
-the keys of its rows. Replies are never changed here, only looked up.
+The container (JSON lines, JSON, CSV, TSV, Excel, NumPy) is recognised by the file's name and first character, the
+project by the keys of its rows. The text of a reply is never changed here.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def read_rows(path: Path, name: str = "auto") -> list[NumberedRow]:
 
 
 def _converted(row: AmtRow, name: str) -> tuple[AmtRow, str]:
-    if name == "auto" and row.keys() & {"messages", "gold", "channel"}:  # ms-swift's or ours
+    if name == "auto" and ("channel" in row or "gold" in row or "messages" in row):  # ours or ms-swift's
         return row, ""
     for known, (keys, convert) in FORMATS.items():
         if known == name or (name == "auto" and keys <= row.keys()):

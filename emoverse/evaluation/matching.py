@@ -130,8 +130,8 @@ def _clip_key(records: Sequence[Prediction]) -> Callable[[Prediction], Key]:
             places.setdefault(name, set()).add(record.place)
 
     def key(row: Prediction) -> Key:
-        found = (places.get(name, set()) for name in reversed(names_of(row.shown[0])))
-        return next(((next(iter(place)),) for place in found if len(place) == 1), row.shown)
+        candidates = (places.get(name, set()) for name in reversed(names_of(row.shown[0])))
+        return next(((next(iter(place)),) for place in candidates if len(place) == 1), row.shown)
 
     return key
 

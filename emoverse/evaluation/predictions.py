@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,12 +83,12 @@ def _predictions(
         if problem := wrong_gold(own, read):
             problems.append(f"{place}: {problem}")
         else:
-            prediction = _prediction(place, row, reply, own, read)
-            predictions.append(replace(prediction, corpus=corpus, labelled=answer is not None or "answer" in own))
+            labelled = answer is not None or "answer" in own
+            predictions.append(_prediction(place, row, reply, own, read, (corpus, labelled)))
     return predictions
 
 
-def _prediction(place: str, row: AmtRow, reply: str, own: AmtRow, read: AmtRow) -> Prediction:
+def _prediction(place: str, row: AmtRow, reply: str, own: AmtRow, read: AmtRow, source: tuple[str, bool]) -> Prediction:
     query, media = _query(row), _media(row)
     if bool(own.get("answers")) != bool(read["answers"]):  # another task's gold, or one with fewer keys than ours
         own.pop("answers", None)
@@ -98,7 +97,7 @@ def _prediction(place: str, row: AmtRow, reply: str, own: AmtRow, read: AmtRow) 
     group = str(own.get("group") or dialogue or media.rpartition("/")[0] or channel or place)
     shown = ("/".join(media.removeprefix("clip:").split("/")[-2:]).removesuffix(".mp4"), query)
     gold = {**read, **({"group": dialogue} if dialogue else {}), **own}
-    return Prediction(place, channel or media or place, channel, shown, reply, gold, group, own)
+    return Prediction(place, channel or media or place, channel, shown, reply, gold, group, own, *source)
 
 
 def _query(row: AmtRow) -> str:

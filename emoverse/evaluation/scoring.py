@@ -76,7 +76,7 @@ def score(
         headline=known.headline,
         values=values,
         samples=scorer.scores(resampled(sums, bootstrap, seed_of(seed, groups))),
-        flaws={name: tuple(i for i, found in enumerate(flaws) if name in found) for name in FLAWS},
+        flaws={name: tuple(i for i, names in enumerate(flaws) if name in names) for name in FLAWS},
         confusion=scorer.confusion(totals),
     )
 

@@ -19,7 +19,8 @@ from emoverse.config import read_yaml
 from emoverse.errors import UserError, did_you_mean
 
 BASE: Final = "sample"
-# The tasks that a corpus has labels for (a test compares them with what the tasks ask of the sample's corpora).
+# The tasks that a corpus has labels for: MELD has no cause pairs, ECF no sentiment.
+# Action units can be measured in any of them.
 TASKS_OF: Final = {
     "meld": ("mer", "msa", "fer", "eri"),
     "ecf": ("mer", "fer", "eri", "ecpe"),

@@ -236,15 +236,15 @@ def _cjk_negations() -> tuple[str, ...]:
 def _scope(tokens: Sequence[str], start: int, forms: Mapping[str, str]) -> set[int]:
     """Return the indices of the labels that a negation before ``start`` denies: the next one, and its list."""
     words = language()["negation"]
-    found: set[int] = set()
+    denied: set[int] = set()
     for i in range(start, min(len(tokens), start + words["window"] + 1)):
         if tokens[i] in forms:
-            found = {i}
+            denied = {i}
             break
         if tokens[i] in _STOPS or tokens[i] in words["ends"]:
-            return found
+            return denied
     pending: set[int] = set()
-    position = max(found, default=len(tokens)) + 1
+    position = max(denied, default=len(tokens)) + 1
     while position < len(tokens):  # "joy, anger or fear": a comma alone joins only if "or" follows later
         joins = []
         while position < len(tokens) and tokens[position] in _SKIPPED:
@@ -254,9 +254,9 @@ def _scope(tokens: Sequence[str], start: int, forms: Mapping[str, str]) -> set[i
             break
         pending.add(position)
         if _JOINS & set(joins):
-            found |= pending
+            denied |= pending
         position += 1
-    return found
+    return denied
 
 
 def _denied_after(tokens: Sequence[str], start: int) -> bool:
