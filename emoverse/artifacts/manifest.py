@@ -90,7 +90,7 @@ def read_manifest(folder: Path, *, made_by: str = "") -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"unfinished: it has no {MANIFEST}", place=str(folder), remedy=remedy)
     try:
-        manifest = json.loads(path.read_text("utf-8"))
+        manifest = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant)
     except ValueError as error:
         raise UserError(f"not valid JSON ({error})", place=str(path), remedy=remedy) from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA or not _is_complete(manifest):
@@ -99,6 +99,10 @@ def read_manifest(folder: Path, *, made_by: str = "") -> dict[str, Any]:
     if made_by and step != made_by:
         raise UserError(f"an output of {step!r}, not of {made_by!r}", place=str(folder), remedy="give the right folder")
     return manifest
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def _is_complete(manifest: Mapping[str, Any]) -> bool:

@@ -96,9 +96,8 @@ def run_validate(args: argparse.Namespace) -> None:
         part, parts = args.part
         validate_part(args.corpus, args.raw, args.out, params.media, part=part, parts=parts, **measuring)
         rows = read_manifest(args.out)["rows"]
-        print(
-            json.dumps(rows) if args.json else f"{args.corpus}: part {part} of {parts}, {rows['out']} clips: {args.out}"
-        )
+        line = f"{args.corpus}: part {part} of {parts}, {rows['out']} clips: {args.out}"
+        print(json.dumps(rows, allow_nan=False) if args.json else line)
         return
     if args.join and (args.action_units or args.workers):
         raise UserError("no clip is read while joining", place="--join", remedy="give the option to each --part")
@@ -115,7 +114,10 @@ def run_validate(args: argparse.Namespace) -> None:
 
 def _print_summary(folder: Path, *, as_json: bool) -> None:
     summary = json.loads((folder / "summary.json").read_text("utf-8"))
-    print(json.dumps(summary, indent=2, ensure_ascii=False) if as_json else summary_text(summary, folder), flush=True)
+    if as_json:
+        print(json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False), flush=True)
+    else:
+        print(summary_text(summary, folder), flush=True)
 
 
 def summary_text(summary: dict[str, Any], out: Path) -> str:
@@ -239,7 +241,7 @@ def run_audit(args: argparse.Namespace) -> None:
     from emoverse.amt.audit import audit_annotations
 
     report = audit_annotations(args.meld, args.ecf_train, args.ecf_mapping)
-    print(json.dumps(report, indent=2, sort_keys=True) if args.json else _plain(report))
+    print(json.dumps(report, indent=2, sort_keys=True, allow_nan=False) if args.json else _plain(report))
 
 
 def _plain(report: dict[str, Any]) -> str:

@@ -85,7 +85,7 @@ def run_predict(args: argparse.Namespace) -> None:
     else:
         prediction = predictor.predict_clip(args.input, args.text, args.task)
         as_json, table = prediction.as_json(), clip_table(prediction)
-    print(json.dumps(as_json, ensure_ascii=False, indent=2) if args.json else table)
+    print(json.dumps(as_json, ensure_ascii=False, indent=2, allow_nan=False) if args.json else table)
 
 
 def clip_table(prediction: Prediction) -> str:

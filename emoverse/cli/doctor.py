@@ -34,7 +34,8 @@ def run_doctor(args: argparse.Namespace) -> None:
     if args.host:
         add(_kubeflow(args.host))
     if args.json:
-        print(json.dumps([finding.as_json() for finding in results], indent=2, ensure_ascii=False))
+        states = [finding.as_json() for finding in results]
+        print(json.dumps(states, indent=2, ensure_ascii=False, allow_nan=False))
     failed = [finding.check for finding in results if finding.state == "fail"]
     if failed:
         raise UserError(f"{len(failed)} of {len(results)} checks failed: {', '.join(failed)}", remedy="see above")

@@ -164,7 +164,8 @@ def run_lineage(args: argparse.Namespace) -> None:
     commit, other = revision(args.repo), made_by_other_code(top)
     if args.json:
         tree = as_json(top, tracked)
-        print(json.dumps({"revision": commit, "made_by_other_code": other, **tree}, indent=2, ensure_ascii=False))
+        result = {"revision": commit, "made_by_other_code": other, **tree}
+        print(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
         return
     print("\n".join(as_lines(top, tracked)))
     print(f"\ncode: {_of_code(commit, other)}")

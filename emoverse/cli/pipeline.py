@@ -215,7 +215,7 @@ def run_plan(args: argparse.Namespace) -> None:
     else:
         planned = foresee.plan_of_workspace(parameters_from(args), Path(), args.params)
     if args.json:
-        print(json.dumps([asdict(step) for step in planned], indent=2))
+        print(json.dumps([asdict(step) for step in planned], indent=2, allow_nan=False))
         return
     for step in planned:
         print(step.line())
@@ -251,7 +251,8 @@ def run_run_local(args: argparse.Namespace) -> None:
         }
         report = next(outcome.digest for outcome in outcomes if outcome.name == "reports")
         ran = [outcome.name for outcome in outcomes if not outcome.cached]
-        print(json.dumps({"digests": digests, "report": report, "ran": ran, "cached": hits}, indent=2))
+        result = {"digests": digests, "report": report, "ran": ran, "cached": hits}
+        print(json.dumps(result, indent=2, allow_nan=False))
         return
     for outcome in outcomes:
         print(f"{'cached' if outcome.cached else 'ran':6}  {outcome.digest[:12]}  {outcome.name}")

@@ -100,7 +100,8 @@ def run_budget(args: argparse.Namespace) -> None:
     params, model = parameters_from(args), model_folder(args.model)
     lengths = {"stage1": params.stage1.max_length, "stage2": params.stage2.max_length}
     budgets = stage_budgets(args.amt, model, params.media.frames, lengths)
-    print(json.dumps(budgets, indent=2) if args.json else "\n".join(map(_table, budgets, budgets.values())))
+    table_of_all = "\n".join(map(_table, budgets, budgets.values()))
+    print(json.dumps(budgets, indent=2, allow_nan=False) if args.json else table_of_all)
     check_budgets(budgets)
 
 
@@ -164,4 +165,5 @@ def _dry_run(args: argparse.Namespace, validated: list[Path], stage: TrainParams
     check_budget(budget, place=f"{args.stage}.max_length")
     rate = args.tflops * 1e12 if args.tflops else None
     estimate = preview(args.stage, args.model, args.amt, validated, stage, rate)
-    print(json.dumps({**estimate, "budget": budget}, indent=2) if args.json else table(estimate, budget))
+    result = {**estimate, "budget": budget}
+    print(json.dumps(result, indent=2, allow_nan=False) if args.json else table(estimate, budget))

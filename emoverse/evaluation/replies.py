@@ -18,6 +18,8 @@ from emoverse.inference.engine import Engine
 from emoverse.inference.test_sets import AmtRow, EvaluationSet
 from emoverse.tasks.base import mute
 
+Answered = tuple[NDArray[np.float64], NDArray[np.int64]]
+
 
 @dataclass(frozen=True)
 class Replies:
@@ -42,16 +44,24 @@ def collect(engine: Engine, test: EvaluationSet, params: EvaluateParams) -> Repl
     if params.closed == "generation":
         replies = {name: engine.generate(changed, params.max_new_tokens) for name, changed in controls.items()}
         return Replies(engine.generate(rows, params.max_new_tokens), None, replies)
-    likelihoods, chosen = engine.score_answers(rows, answers)
-    bad = np.flatnonzero(~np.isfinite(likelihoods).all(axis=1))
-    if len(bad):
-        problem = f"the model gives likelihoods that are not finite numbers, in {len(bad)} of {len(rows)} rows"
-        remedy = "look for NaN or Inf in the model's weights, and try another precision"
-        raise UserError(problem, place=f"{test.name}: {test.ids[bad[0]]}", remedy=remedy)
-    replies = {name: _texts(engine.score_answers(changed, answers)[1], answers) for name, changed in controls.items()}
+    likelihoods, chosen = _finite(engine.score_answers(rows, answers), test)
+    replies = {
+        name: _texts(_finite(engine.score_answers(changed, answers), test)[1], answers)
+        for name, changed in controls.items()
+    }
     sample = agreement_sample(len(rows), params)
     generated = engine.generate([rows[i] for i in sample], params.max_new_tokens)
     return Replies(_texts(chosen, answers), posterior(likelihoods), replies, dict(zip(sample, generated, strict=True)))
+
+
+def _finite(answered: Answered, test: EvaluationSet) -> Answered:
+    """Return likelihoods and choices unchanged; raise UserError for a likelihood that is not a finite number."""
+    bad = np.flatnonzero(~np.isfinite(answered[0]).all(axis=1))
+    if len(bad):
+        problem = f"the model gives likelihoods that are not finite numbers, in {len(bad)} of {len(test.rows)} rows"
+        remedy = "look for NaN or Inf in the model's weights, and try another precision"
+        raise UserError(problem, place=f"{test.name}: {test.ids[bad[0]]}", remedy=remedy)
+    return answered
 
 
 def agreement_sample(n: int, params: EvaluateParams) -> list[int]:

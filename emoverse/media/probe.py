@@ -230,7 +230,13 @@ class ClipFiles:
 
     @cached_property
     def _videos(self) -> list[str]:
-        return sorted(name for name in self._files if PurePosixPath(name).suffix.lower() in VIDEO)
+        """Return the video files, without the resource forks that macOS adds beside them."""
+        paths = map(PurePosixPath, sorted(self._files))
+        return [
+            path.as_posix()
+            for path in paths
+            if path.suffix.lower() in VIDEO and not path.name.startswith("._") and "__MACOSX" not in path.parts
+        ]
 
     @cached_property
     def _by_stem(self) -> dict[str, list[str]]:

@@ -245,9 +245,9 @@ class Task:
 
 
 def ratio(numerator: Numbers, denominator: Numbers) -> Numbers:
-    """Divide, taking x/0 as 0."""
+    """Divide, taking x/0 as 0; NaN stays NaN."""
     out = np.zeros(np.broadcast(numerator, denominator).shape)
-    return np.divide(numerator, denominator, out=out, where=denominator > 0)
+    return np.divide(numerator, denominator, out=out, where=denominator != 0)
 
 
 def f1(hits: Numbers, predicted: Numbers, gold: Numbers) -> Numbers:

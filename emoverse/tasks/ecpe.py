@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +22,9 @@ from emoverse.tasks.base import Context, Gold, Numbers, Options, Question, Score
 from emoverse.tasks.replies import final_text, normalise, synonym_groups
 
 EMOTIONS: Final = ("disgust", "anger", "joy", "sadness", "surprise", "fear")
-_WIDE: Final = len(EMOTIONS) + 1
+_OTHER: Final = len(EMOTIONS)
+_WIDE: Final = _OTHER + 1
+_OFFICIAL: Final = 6 * _WIDE  # first column of the third formula
 _INDEX: Final = {emotion: place for place, emotion in enumerate(EMOTIONS)}
 # A pair as models write it: spaces, quotes, brackets and ".0" do not matter, nor does a text span after the cause.
 _NUMBER: Final = r"(\d{1,6})(?:\.0+)?"
@@ -233,31 +236,43 @@ class _PairScorer(Scorer):
 
     def __init__(self, golds: Sequence[Gold]) -> None:
         super().__init__(golds)
-        self._groups = [gold.get("group") or i for i, gold in enumerate(self.golds)]
-        self._answers = [set(parse_pairs(str(gold["answer"])) or ()) for gold in self.golds]
-        self._group_pairs: defaultdict[Any, set[Pair]] = defaultdict(set)
-        for group, pairs in zip(self._groups, self._answers, strict=True):
-            self._group_pairs[group] |= pairs
+        texts = [str(gold["answer"] or "") for gold in self.golds]
+        answers = [set(parse_pairs(text) or ()) for text in texts]
+        groups = [gold.get("group") or i for i, gold in enumerate(self.golds)]
+        of_group: defaultdict[Any, set[Pair]] = defaultdict(set)
+        for group, pairs in zip(groups, answers, strict=True):
+            of_group[group] |= pairs
+        self._records = [(text, group, of_group[group]) for text, group in zip(texts, groups, strict=True)]
+        # what the gold adds to the third formula's last row, whatever the reply is
+        self._gold = self._tally([[_OFFICIAL + 2 * _WIDE + _index(pair) for pair in pairs] for pairs in answers])
 
     def counts(self, replies: Sequence[str]) -> Numbers:
         """Return an (n, 65) array."""
         self.check(replies)
-        columns: list[int] = []  # flat indices to count up: numpy is slow one number at a time
+        rows: list[list[int]] = []  # indices to count up: numpy is slow one number at a time
         unparsable = np.zeros(self.size)
-        third = 3 * _WIDE
         named: defaultdict[Any, set[Pair]] = defaultdict(set)
-        for i, (gold, group, reply) in enumerate(zip(self.golds, self._groups, replies, strict=True)):
-            start, right, pairs = 3 * third * i, self._answers[i], parse_pairs(reply)
-            if gold["answer"]:
-                columns += [start + column for column in _record_columns(gold["answer"], reply)]
+        for i, ((answer, group, group_pairs), reply) in enumerate(zip(self._records, replies, strict=True)):
+            columns = list(_record_columns(answer, reply)) if answer else []
+            pairs = parse_pairs(reply)
             if pairs is None:
                 unparsable[i], pairs = 1.0, ()
-            new = set(pairs) - named[group]
-            named[group] |= new
-            start += 2 * third
-            columns += [start + column for column in _set_columns(right, new, new & self._group_pairs[group])]
-        counts = np.bincount(np.array(columns, np.int64), minlength=3 * third * self.size).reshape(self.size, -1)
-        return np.column_stack([counts, np.ones(self.size), unparsable])
+            for pair in pairs:
+                if pair not in named[group]:
+                    named[group].add(pair)
+                    column = _OFFICIAL + _index(pair)
+                    columns += (column, column + _WIDE) if pair in group_pairs else (column + _WIDE,)
+            rows.append(columns)
+        return np.column_stack([self._tally(rows) + self._gold, np.ones(self.size), unparsable])
+
+    def _tally(self, rows: Sequence[Sequence[int]]) -> Numbers:
+        """Return (n, 63): how often each row names each column."""
+        width = 9 * _WIDE
+        lengths = np.array([len(row) for row in rows], np.int64)
+        starts = np.repeat(np.arange(len(rows)) * width, lengths)
+        columns = np.fromiter(chain.from_iterable(rows), np.int64, len(starts))
+        counts: Numbers = np.bincount(starts + columns, minlength=width * self.size).reshape(self.size, -1) * 1.0
+        return counts
 
     def scores(self, totals: Numbers) -> dict[str, Numbers]:
         """Return precision, recall, F1, weighted F1 and each emotion's F1 by each formula, under its prefix."""
@@ -283,19 +298,16 @@ class _PairScorer(Scorer):
 def _record_columns(answer: str, reply: str) -> tuple[int, ...]:
     """Return which of the first two formulas' columns, (2, 3, 7) flattened, one record adds to."""
     right, predicted = set(parse_pairs(answer) or ()), set(parse_pairs(reply) or ())
+    sets = [
+        row * _WIDE + _index(pair) for row, pairs in enumerate((right & predicted, predicted, right)) for pair in pairs
+    ]
     gold, parts = answer.split(";"), (final_text(reply) or "").split(";")
-    rows = (parts, [part for part in parts if part in gold], gold)
-    emotions = [(row, _emotion(part)) for row, texts in zip((4, 3, 5), rows, strict=True) for part in texts]
-    authors = [row * _WIDE + _INDEX.get(emotion, len(EMOTIONS)) for row, emotion in emotions]
-    return (*_set_columns(right, predicted, predicted & right), *authors)
+    rows = ((4, parts), (3, [part for part in parts if part in gold]), (5, gold))
+    return (*sets, *(row * _WIDE + _INDEX.get(_emotion(part), _OTHER) for row, texts in rows for part in texts))
 
 
-def _set_columns(gold: set[Pair], predicted: set[Pair], hits: set[Pair]) -> list[int]:
-    """Return which columns, hits, predicted and gold by emotion (3, 7) flattened, one record's sets add to."""
-    other = len(EMOTIONS)
-    columns = [_INDEX.get(pair[1], other) for pair in hits]
-    columns += [_WIDE + _INDEX.get(pair[1], other) for pair in predicted]
-    return columns + [2 * _WIDE + _INDEX.get(pair[1], other) for pair in gold]
+def _index(pair: Pair) -> int:
+    return _INDEX.get(pair[1], _OTHER)
 
 
 def _emotion(part: str) -> str:

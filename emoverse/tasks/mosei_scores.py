@@ -18,13 +18,15 @@ from emoverse.tasks.replies import final_text, number_of
 
 EMOTIONS: Final = ("happy", "sad", "anger", "surprise", "disgust", "fear")
 """CMU's order, which ``Utterance.intensities`` has."""
+_LARGEST: Final = 1e6  # above any scale of sentiment; squares of larger ones spoil the sums of all records
 _ZEROS: Final = (("with_zero", True), ("without_zero", False))
 """Both conventions for sentiment 0: whether it counts, as not negative."""
 
 
 def value_of(reply: str) -> float | None:
-    """Return the sentiment that a reply gives as a number, None for another reply."""
-    return number_of(final_text(reply))
+    """Return the sentiment that a reply gives as a number, None for another reply or a number beyond any scale."""
+    value = number_of(final_text(reply))
+    return value if value is not None and abs(value) <= _LARGEST else None
 
 
 class _Extended(Scorer):

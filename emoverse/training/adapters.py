@@ -87,7 +87,7 @@ def _copy_adapter(checkpoint: Path, adapter: Path) -> None:
             config[key] = sorted(config[key])  # peft keeps a set, whose order differs from run to run
     if isinstance(config.get("target_modules"), str):  # a pattern ms-swift wrote from a set
         config["target_modules"] = re.sub(r"\(([\w|]+)\)", _sorted, config["target_modules"])
-    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    text = json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n"
     (adapter / "adapter_config.json").write_text(text, "utf-8")
 
 

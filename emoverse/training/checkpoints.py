@@ -139,12 +139,14 @@ class Ledger:
         """Open the ledger of process ``rank``, dropping what came after step ``resumed_from``."""
         self.folder, self.path = folder, folder / f"ledger-{rank}.jsonl"
         kept = [line for line in _lines(self.path) if line["step"] <= resumed_from]
-        self.path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept), "utf-8")
+        self.path.write_text(
+            "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in kept), "utf-8"
+        )
 
     def add(self, step: int, rows: list[str]) -> None:
         """Append the rows of a step."""
         with self.path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps({"step": step, "rows": rows}, ensure_ascii=False) + "\n")
+            handle.write(json.dumps({"step": step, "rows": rows}, ensure_ascii=False, allow_nan=False) + "\n")
 
     def counts(self, until: int) -> Counter[str]:
         """Return how often each row was trained up to a step, by all processes together."""

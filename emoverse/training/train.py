@@ -96,7 +96,7 @@ def train(
             result = train_rows(rows, lengths, weights, frames, *settings_of_run)
         write_model(weights, result.checkpoint, params, draft.path / "model", draft.path / "adapter")
         with (draft.path / "log.jsonl").open("w", encoding="utf-8") as log:
-            log.writelines(json.dumps(entry, sort_keys=True) + "\n" for entry in result.log)
+            log.writelines(json.dumps(entry, sort_keys=True, allow_nan=False) + "\n" for entry in result.log)
         dropped = _account(rows, result, params, draft.path / "rows.json")
         _write_validation(result, sets, frames, params, draft.path)
         reason = "epochs-below-one" if result.selected_step == result.steps else "after-selected-checkpoint"

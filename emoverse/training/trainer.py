@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -129,7 +130,12 @@ def train_rows(
     if monitor.stopped and state.global_step < state.max_steps:
         raise PreemptedError(f"stopped at step {state.global_step} of {state.max_steps}, saved; run again to resume")
     keys = ("loss", "grad_norm", "learning_rate", "epoch", "step")
-    log = [{key: entry[key] for key in keys if key in entry} for entry in state.log_history if "loss" in entry]
+    # with 16-bit floats, steps that the loss scaler skips have an infinite gradient, which JSON cannot hold
+    log = [
+        {key: entry[key] for key in keys if key in entry and math.isfinite(entry[key])}
+        for entry in state.log_history
+        if "loss" in entry
+    ]
     checkpoint, _ = last_complete(scratch, params.gpus)
     if checkpoint is None:
         raise ValueError(f"training ended without a complete checkpoint in {scratch}")

@@ -78,7 +78,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         self.frames, self.model, self.params, self.path = frames, model, params, scratch / FILE
         if rank() == 0:
             kept = [entry for entry in read_results(scratch) if entry["step"] <= resumed_from]
-            self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept), "utf-8")
+            self.path.write_text("".join(json.dumps(entry, allow_nan=False) + "\n" for entry in kept), "utf-8")
 
     def attach(self, trainer: Any) -> None:
         """Keep the trainer, whose model is scored."""
@@ -93,7 +93,7 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         assert result is not None
         if rank() == 0:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **result}, sort_keys=True) + "\n")
+                file.write(json.dumps({"step": step, **result}, sort_keys=True, allow_nan=False) + "\n")
         if self.params.select != "last":
             value = result["score"] if self.params.select == "score" else -result["loss"]
             if state.best_metric is None or value > state.best_metric:

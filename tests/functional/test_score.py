@@ -193,3 +193,43 @@ def test_a_reply_that_no_terminal_can_show_is_printed_as_json_writes_it(tmp_path
     command = [sys.executable, "-m", "emoverse.cli", "score", str(tmp_path / "p.jsonl"), "--task", "mer", "--json"]
     done = subprocess.run([*command, "--bootstrap", "5"], capture_output=True, check=True)
     assert json.loads(done.stdout)["unparsable_rows"] == [{"row": "p.jsonl:1", "reply": "\ud800"}]
+
+
+def warnings_of(capsys, *arguments) -> list[str]:
+    assert main([*map(str, arguments), "--bootstrap", "10"]) == 0
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
+
+
+FLAWED = {"unparsable": "I cannot say.", "ambiguous": "Joy or maybe fear", "repeated": "joy joy joy joy joy joy"}
+
+
+@pytest.mark.parametrize(("count", "warned"), [(0, False), (1, False), (2, False), (3, True), (40, True)])
+def test_above_five_percent_of_unparsable_replies_three_are_shown_on_stderr(tmp_path, capsys, count, warned):
+    rows = swift_rows("mer", "meld", lambda i, a: f"I cannot say, {i}." if i < count else a, count=40)
+    path = write_rows(tmp_path / "p.jsonl", rows)
+    warnings = warnings_of(capsys, "score", path, "--task", "mer")
+    assert len(warnings) == warned  # 2 of 40 replies are 5 %, not more
+    for warning in warnings:
+        assert f"{count / 40:.1%} of the replies are unparsable, for example" in warning
+        assert [f"I cannot say, {i}." in warning for i in range(4)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize("flaw", FLAWED)
+def test_every_flaw_has_its_warning_in_score_and_compare(tmp_path, capsys, flaw):
+    flawed = swift_rows("mer", "meld", lambda i, a: FLAWED[flaw] if i < 6 else a)
+    right = write_rows(tmp_path / "right.jsonl", swift_rows("mer", "meld", lambda i, a: a))
+    path = write_rows(tmp_path / "flawed.jsonl", flawed)
+    warnings = warnings_of(capsys, "score", path, "--task", "mer")
+    assert any(f"25.0% of the replies are {flaw}" in warning for warning in warnings)
+    assert all(warning.count(repr(FLAWED[flaw])) == 3 for warning in warnings)
+    assert warnings_of(capsys, "score", right, "--task", "mer") == []
+    compared = warnings_of(capsys, "compare", right, path, "--task", "mer")
+    assert compared
+    assert all("flawed.jsonl: 25.0% of the replies are" in warning for warning in compared)
+
+
+@pytest.mark.parametrize("task", ANSWERS)
+def test_replies_without_an_answer_are_warned_of_for_every_task(tmp_path, capsys, task):
+    rows = [{"labels": ANSWERS[task], "response": "<think>who knows"} for _ in range(20)]
+    warnings = warnings_of(capsys, "score", write_rows(tmp_path / "p.jsonl", rows), "--task", task)
+    assert any("100.0% of the replies are unparsable" in warning for warning in warnings)

@@ -1,5 +1,6 @@
 """The command line: nothing heavy is imported before a command runs; exit codes."""
 
+import ast
 import errno
 import json
 import os
@@ -224,3 +225,12 @@ def test_a_number_of_workers_that_is_none_is_refused(number: str, capsys: pytest
     with pytest.raises(SystemExit):
         main(["validate", "--corpus", "meld", "--raw", "a", "--out", "b", "--workers", number])
     assert "is not a whole number from 1" in capsys.readouterr().err
+
+
+def test_every_json_that_a_command_prints_or_training_writes_is_strict():
+    package = Path(emoverse.__file__).parent
+    for path in sorted([*package.glob("cli/*.py"), *package.glob("training/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.dumps", "json.dump"):
+                strict = {key.arg: ast.unparse(key.value) for key in node.keywords}.get("allow_nan") == "False"
+                assert strict or path.name == "launch.py", f"{path.name}:{node.lineno}"  # between our own processes

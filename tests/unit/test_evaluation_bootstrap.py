@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emoverse.evaluation import intervals as bootstrap
-from emoverse.evaluation.intervals import group_sums, interval, resampled
+from emoverse.evaluation.intervals import group_sums, interval, resampled, seed_of
 
 
 def test_records_of_one_group_are_added_up_in_order_of_appearance():
@@ -54,3 +54,20 @@ def test_no_resamples_give_no_interval():
 def test_groups_of_another_length_are_our_mistake():
     with pytest.raises(ValueError, match="2 rows of counts for 1 groups"):
         group_sums(np.ones((2, 1)), ["a"])
+
+
+def test_test_sets_of_equal_size_do_not_share_their_resamples():
+    counts = np.arange(20.0)[:, None]
+    sets = [[f"{corpus}/dia{i}" for i in range(20)] for corpus in ("meld", "ecf", "mosei")]
+    draws = [resampled(counts, 50, seed_of(0, groups))[:, 0] for groups in sets]
+    for i, one in enumerate(draws):
+        for other in draws[:i]:
+            assert not np.array_equal(one, other)
+            assert abs(np.corrcoef(one, other)[0, 1]) < 0.5
+
+
+def test_predictors_of_one_test_set_share_their_resamples_and_another_seed_changes_them():
+    groups = ["a", "a", "b", "c"]
+    assert seed_of(7, groups) == seed_of(7, ["a", "b", "b", "c"])  # the groups in order of appearance decide
+    assert seed_of(7, groups) != seed_of(8, groups)
+    assert seed_of(0, ["a", "b"]) != seed_of(0, ["b", "a"])

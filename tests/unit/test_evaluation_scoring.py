@@ -7,12 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from emoverse.errors import UserError
 from emoverse.evaluation.intervals import expected_error, posterior, reliability
-from emoverse.evaluation.replies import face_only, text_only
+from emoverse.evaluation.replies import collect, face_only, text_only
 from emoverse.evaluation.score_file import published_beside
 from emoverse.evaluation.scoring import baseline_headlines, pooled, score
-from tests.factories.answering import rows_of, utterances
+from emoverse.inference.engine import Engine
+from emoverse.inference.test_sets import EvaluationSet
+from emoverse.tasks.base import ratio
+from tests.factories.answering import EVALUATE, rows_of, utterances
 
+SENTIMENTS = ["Negative.", "Positive."]
 LABELS = ["Anger.", "Sadness.", "Surprise.", "Disgust.", "Joy.", "Neutral.", "Fear."]
 
 
@@ -119,3 +124,56 @@ def test_a_published_figure_compares_only_on_as_many_records():
     assert published_beside("meld", "msa", {"accuracy": 0.5}, 2610) == []
     (leaderboard,) = published_beside("ecf", "ecpe_semeval", mine, 3101)
     assert leaderboard["comparable"]
+
+
+class _Broken(Engine):
+    """Answers from a table, of which one likelihood is ``value``; in the control, if ``controls``."""
+
+    def __init__(self, value: float, at: int, controls: bool) -> None:
+        self.value, self.at, self.turn = value, at, int(controls)
+
+    def score_answers(self, rows, answers):
+        likelihoods = np.full((len(rows), len(answers)), -1.0)
+        if self.turn == 0:
+            likelihoods[self.at, 2] = self.value
+        self.turn -= 1
+        return likelihoods, np.zeros(len(rows), np.int64)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("controls", [False, True])
+def test_a_likelihood_that_is_not_finite_stops_and_names_its_row(value, controls):
+    rows = rows_of("mer", utterances("meld", 12))
+    test = EvaluationSet("meld-mer", "meld", "mer", tuple(rows))
+    for at in (0, 7, 11):
+        with pytest.raises(UserError, match=r"likelihoods that are not finite numbers, in 1 of 12 rows") as caught:
+            collect(_Broken(value, at, controls), test, replace(EVALUATE, controls=("text-only",)))
+        assert f"meld-mer: {test.ids[at]}:" in str(caught.value)
+
+
+def sentiments(*values: float) -> list[dict]:
+    gold = {"answer": "Positive.", "answers": SENTIMENTS, "zero": False, "zeros": "drop"}
+    return [{**gold, "value": value, "group": str(i)} for i, value in enumerate(values)]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(("value", "name"), [(1e200, "corr"), (1.7e308, "mae")])
+def test_a_score_that_is_not_finite_stops_and_is_named(value, name):
+    with pytest.raises(UserError, match=rf"scores of msa: {name} is not a finite number; look for numbers"):
+        scored("msa", sentiments(value, value, 1.0), ["-1.5", "1", "2"])
+
+
+@pytest.mark.parametrize("absurd", ["1e200", "-1.7e308", "1" * 300, "inf", "nan", "-1e7"])
+def test_a_reply_beyond_any_scale_is_wrong_and_leaves_the_other_records_scores_alone(absurd):
+    records = sentiments(1.5, 1.0, 2.0, 0.5)
+    found = scored("msa", records, ["1.5", "2", "1.5", absurd]).values
+    assert found["mae"] == pytest.approx(0.5)
+    assert found["corr"] == scored("msa", records, ["1.5", "2", "1.5", "?"]).values["corr"] != 0
+    assert found["acc2_with_zero"] == 0.75
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(("top", "below"), [(np.nan, 1.0), (1.0, np.nan), (np.inf, np.inf), (np.inf, 1.0)])
+def test_a_ratio_hides_no_number_that_is_not_finite(top, below):
+    assert not np.isfinite(ratio(np.array([top]), np.array([below]))).any()
+    assert ratio(np.array([top]), np.array([0.0])).tolist() == [0.0]

@@ -74,6 +74,14 @@ def test_only_video_files_that_nobody_mentions_are_left_over(tmp_path: Path) -> 
     assert ClipFiles(tmp_path).beside({"a.mp4"}) == ["b.MP4", "c.avi"]
 
 
+def test_files_that_macos_adds_are_no_clips(tmp_path):
+    for name in ("Raw/a.mp4", "Raw/._a.mp4", "Raw/._b.avi", "__MACOSX/Raw/a.mp4", "__MACOSX/._x.mp4", "Raw/.DS_Store"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
+    assert ClipFiles(tmp_path).beside(set()) == ["Raw/a.mp4"]
+    assert "._b.avi" not in ClipFiles(tmp_path).missing_detail("Raw/b.mp4")
+
+
 def test_links_out_of_the_corpus_are_listed_clips_aside(tmp_path: Path) -> None:
     root = tmp_path / "corpus"
     put(root / "in.csv")

@@ -1,19 +1,22 @@
 """The code of a step: followed through its imports, without comments and docstrings, with the data files it names."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emoverse.artifacts.source_digest import (
     NO_INFLUENCE,
     code_digest,
+    files_named_by,
     fingerprints,
     library_versions,
     modules_digest,
     reachable_modules,
 )
 from emoverse.errors import UserError
-from emoverse.registry import STEPS
+from emoverse.registry import STEPS, Step
 
 BEFORE = '''"""Docstring."""
 
@@ -120,6 +123,29 @@ def test_the_content_of_a_file_that_a_parameter_names_is_part_of_the_fingerprint
     assert fingerprints({"amt": {"reasons": "rules"}}, tmp_path)["build-amt"]["files"] == {}
 
 
+@pytest.mark.parametrize("prefix", ["file", "endpoint"])
+@pytest.mark.parametrize(
+    ("step", "parameter"),
+    [(step, parameter) for step in STEPS.values() for parameter in step.file_parameters],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_files_of_every_prefix_are_digested(tmp_path: Path, step: Step, parameter: str, prefix: str) -> None:
+    settings = tmp_path / "settings.yaml"
+    settings.write_text("model: a\n")
+    params: Any = f"{prefix}:settings.yaml"
+    for part in reversed(parameter.split(".")):
+        params = {part: params}
+    before = files_named_by(step, params, tmp_path)
+    assert before == {parameter: hashlib.sha256(b"model: a\n").hexdigest()}
+    settings.write_text("model: b\n")
+    assert files_named_by(step, params, tmp_path) != before
+
+
+def test_a_value_with_a_colon_and_another_prefix_names_no_file(tmp_path: Path) -> None:
+    assert files_named_by(STEPS["build-amt"], {"amt": {"reasons": "rules:v1"}}, tmp_path) == {}
+
+
 def test_a_parameter_that_names_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"amt\.reasons: .*nowhere\.jsonl: no such file"):
-        fingerprints({"amt": {"reasons": "file:nowhere.jsonl"}}, tmp_path)
+    for prefix in ("file", "endpoint"):
+        with pytest.raises(UserError, match=r"amt\.reasons: .*nowhere\.jsonl: no such file"):
+            fingerprints({"amt": {"reasons": f"{prefix}:nowhere.jsonl"}}, tmp_path)
