@@ -271,7 +271,7 @@ class _PairScorer(Scorer):
         lengths = np.array([len(row) for row in rows], np.int64)
         starts = np.repeat(np.arange(len(rows)) * width, lengths)
         columns = np.fromiter(chain.from_iterable(rows), np.int64, len(starts))
-        counts: Numbers = np.bincount(starts + columns, minlength=width * self.size).reshape(self.size, -1) * 1.0
+        counts: Numbers = np.bincount(starts + columns, minlength=width * self.size).reshape(self.size, width) * 1.0
         return counts
 
     def scores(self, totals: Numbers) -> dict[str, Numbers]:
