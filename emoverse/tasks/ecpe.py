@@ -266,13 +266,13 @@ class _PairScorer(Scorer):
         return np.column_stack([self._tally(rows) + self._gold, np.ones(self.size), unparsable])
 
     def _tally(self, rows: Sequence[Sequence[int]]) -> Numbers:
-        """Return (n, 63): how often each row names each column."""
+        """Return an (n, 63) array: how often each row names each column."""
         width = 9 * _WIDE
         lengths = np.array([len(row) for row in rows], np.int64)
         starts = np.repeat(np.arange(len(rows)) * width, lengths)
         columns = np.fromiter(chain.from_iterable(rows), np.int64, len(starts))
-        counts: Numbers = np.bincount(starts + columns, minlength=width * self.size).reshape(self.size, width) * 1.0
-        return counts
+        counts = np.bincount(starts + columns, minlength=width * self.size)
+        return counts.reshape(self.size, width).astype(np.float64)
 
     def scores(self, totals: Numbers) -> dict[str, Numbers]:
         """Return precision, recall, F1, weighted F1 and each emotion's F1 by each formula, under its prefix."""

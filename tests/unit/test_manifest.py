@@ -109,7 +109,7 @@ def test_rows_that_vanish_stop_the_step(tmp_path: Path) -> None:
         (lambda out: (out / "new.txt").write_text("x"), "new.txt is not in the manifest"),
         (lambda out: (out / MANIFEST).unlink(), "unfinished: it has no manifest.json"),
         (lambda out: (out / MANIFEST).write_text("{"), "not valid JSON"),
-        (lambda out: (out / MANIFEST).write_text('{"schema": NaN}'), r"not valid JSON \(NaN is not a JSON value\)"),
+        (lambda out: (out / MANIFEST).write_text('{"schema": NaN}'), "NaN is not a JSON value"),
         (lambda out: (out / MANIFEST).write_text("[]"), "not a manifest of schema 1"),
         (lambda out: (out / MANIFEST).write_text('{"schema": 99}'), "not a manifest of schema 1"),
     ],

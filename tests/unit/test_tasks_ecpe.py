@@ -188,3 +188,7 @@ def test_the_two_trivial_rules_are_written_as_answers() -> None:
     }
     assert all(parse_pairs(reply) for replies in made.values() for reply in replies)
     assert all(a < b for a, b in pairwise(gold["target"] for gold in golds))
+
+
+def test_no_records_have_no_counts():
+    assert task("ecpe").scorer([]).counts([]).shape == (0, 65)
