@@ -56,6 +56,9 @@ PROBES: Final = pa.schema(
         pa.field("has_audio", pa.bool_(), nullable=False),
         pa.field("decoder", pa.string(), nullable=False),  # pyav
         pa.field("hdr", pa.bool_(), nullable=False),  # high dynamic range, not tone-mapped
+        pa.field("black", pa.float64()),  # share of the chosen frames
+        pa.field("frozen", pa.float64()),  # share of the chosen frames that equal the one before; null for one frame
+        pa.field("silent", pa.bool_()),  # the whole sound track; null without one that can be decoded
         pa.field("duration_gap", pa.float64()),  # seconds between duration and the annotated span, null without a span
     ]
 )

@@ -18,6 +18,8 @@ from emoverse.errors import RowErrors, UserError
 from emoverse.tasks import task
 from emoverse.tasks.base import Context, Skipped
 
+SHOWN: Final = 3  # rows printed for each kind of warning
+
 
 def add_unpack_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
@@ -136,9 +138,18 @@ def summary_text(summary: dict[str, Any], out: Path) -> str:
         lines.append(f"  left out    {summary['unannotated_clips']:5d}  clips without an annotation")
     warned = [e for e in summary["expectations"] if not e["success"] and e["severity"] == "warning"]
     lines += [
-        f"  warning: check failed: {e['says']}" + (f" ({e['failed']} rows)" if e["failed"] else "") for e in warned
+        f"  warning: check failed: {e['says']}{_warned_rows(summary['warnings'].get(e['reason']))}" for e in warned
     ]
     return "\n".join([*lines, f"  page: {out / 'page.html'}"])
+
+
+def _warned_rows(warning: dict[str, Any] | None) -> str:
+    """Return how many rows a warning is about, and the first with what was measured."""
+    if not warning:
+        return ""
+    shown = ", ".join(f"{row['utterance_id']} {row['measured']}" for row in warning["rows"][:SHOWN])
+    more = ", ..." if warning["count"] > SHOWN else ""
+    return f" ({warning['count']} rows: {shown}{more})"
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -54,10 +54,16 @@ def check_whole(path: Path) -> Fault | None:
     The file must not be empty.
     """
     with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for begins, check in CHECKS:
-            if begins(data):
-                return check(data)
-    return None
+        return next((check(data) for _, begins, check in CHECKS if begins(data)), None)
+
+
+def container_of(path: Path) -> str:
+    """Return FFmpeg's name of a file's container by its first bytes, "" for one not known here.
+
+    The file must not be empty.
+    """
+    with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return next((name for name, begins, _ in CHECKS if begins(data)), "")
 
 
 def _lacks(what: str, start: int, end: int, data: mmap.mmap) -> Fault:
@@ -185,13 +191,14 @@ def _asf(data: mmap.mmap) -> Fault | None:
     return _lacks("its header's file", 0, size, data) if size > len(data) else None
 
 
-CHECKS: Final[tuple[tuple[Callable[[mmap.mmap], bool], Callable[[mmap.mmap], Fault | None]], ...]] = (
-    (lambda data: data[4:8] in MP4_FIRST, _mp4),
-    (lambda data: data[:4] == b"\x1a\x45\xdf\xa3", _matroska),
-    (lambda data: data[:4] == b"RIFF" and data[8:12] == b"AVI ", _avi),
-    (lambda data: data[:3] == b"FLV", _flv),
-    (_is_transport, _transport),
-    (lambda data: data[:4] == PACK, _program),
-    (lambda data: data[:4] == b"OggS", _ogg),
-    (lambda data: data[:4] == bytes.fromhex("3026b275"), _asf),
+Begins = Callable[[mmap.mmap], bool]
+CHECKS: Final[tuple[tuple[str, Begins, Callable[[mmap.mmap], Fault | None]], ...]] = (
+    ("mov", lambda data: data[4:8] in MP4_FIRST, _mp4),
+    ("matroska", lambda data: data[:4] == b"\x1a\x45\xdf\xa3", _matroska),
+    ("avi", lambda data: data[:4] == b"RIFF" and data[8:12] == b"AVI ", _avi),
+    ("flv", lambda data: data[:3] == b"FLV", _flv),
+    ("mpegts", _is_transport, _transport),
+    ("mpeg", lambda data: data[:4] == PACK, _program),
+    ("ogg", lambda data: data[:4] == b"OggS", _ogg),
+    ("asf", lambda data: data[:4] == bytes.fromhex("3026b275"), _asf),
 )

@@ -66,7 +66,7 @@ def read_frames(path: Path, choose: Choose, keep: Keep, *, name: str = "", decod
     ``choose(probe.frames)`` counts. Raises ClipError, with ``name`` as its place.
     """
     try:
-        with open_clip(path, quick=True) as (container, stream, header):
+        with open_clip(path, quick=True) as (container, stream, header), with_kind(header):
             timeline = Timeline.read(container, stream)
         with with_kind(header):
             return _read(path, timeline, header, choose, keep, decoder)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from emoverse.errors import UserError
-from emoverse.media.containers import check_whole, is_mp4
+from emoverse.media.containers import Fault, check_whole, container_of, is_mp4
 
 REASONS: Final = {
     "clip-missing": "no file where the annotation points",
@@ -68,6 +68,9 @@ class Probe:
     ``duration`` (seconds) is the video stream's, from the first frame's start to the last one's end; ``frames`` was
     counted; ``fps`` is frames over duration, so it is the mean rate where the rate varies. Both are None where the file
     has no times. ``decoder`` is the library that read the frames. ``hdr`` frames look pale: they are not tone-mapped.
+
+    Where the clip's content was measured (``media.content``): ``black`` and ``frozen`` are shares (0..1) of the chosen
+    frames, ``silent`` says whether its whole sound track is. None means not measured, or nothing to measure.
     """
 
     duration: float | None
@@ -80,6 +83,9 @@ class Probe:
     has_audio: bool
     decoder: str = ""
     hdr: bool = False
+    black: float | None = None
+    frozen: float | None = None
+    silent: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -112,27 +118,63 @@ def open_clip(path: Path, *, quick: bool = False) -> Iterator[tuple[Any, Any, He
     if path.stat().st_size == 0:
         raise ClipError("clip-empty", "the file has 0 bytes", clip=path.name)
     if fault := check_whole(path):
-        raise ClipError(fault.reason, fault.detail, clip=path.name)
-    # A tenth of the time that a clip takes goes into frames that only tell what the header says already.
-    probing: dict[str, Any] = {"stream_options": [{"skip_frame": "all"}] * 16} if quick and is_mp4(path) else {}
-    options = {"format_whitelist": f"{CONTAINERS},{STILLS}"}
+        raise ClipError(fault.reason, f"{fault.detail} ({_kind_of_broken(path)})", clip=path.name)
     try:
-        container = av.open(str(path), metadata_errors="ignore", options=options, **probing)
+        # A tenth of the time that a clip takes goes into frames that only tell what the header says already.
+        container = _open(path, decode_none=quick and is_mp4(path))
     except (av.error.FFmpegError, ValueError) as error:
         raise_if_machine(error)
-        raise ClipError("clip-unreadable", av_message(error), clip=path.name) from error
+        kind = f"{container_of(path) or 'unknown container'}, unknown codec"
+        raise ClipError("clip-unreadable", f"{av_message(error)} ({kind})", clip=path.name) from error
     with container:
         stream = container.streams.best("video")
-        if stream is None:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
-            raise ClipError("no-video-stream", f"its streams: {kinds}", clip=path.name)
-        if container.format.name in STILLS.split(","):
-            raise ClipError("no-video-stream", f"a still picture ({container.format.name})", clip=path.name)
-        if stream.disposition & COVERS:
-            raise ClipError("no-video-stream", "its only picture is a cover", clip=path.name)
-        if stream.codec_context is None:
-            raise ClipError("clip-unreadable", "FFmpeg has no decoder for its codec", clip=path.name)
+        if fault := _fault_of_stream(container, stream):
+            raise ClipError(fault.reason, f"{fault.detail} ({_kind(container)})", clip=path.name)
         yield container, stream, describe(container, stream)
+
+
+def _open(path: Path, *, decode_none: bool) -> Any:
+    """Open a file with PyAV; ``decode_none`` keeps FFmpeg from decoding frames to learn more than the header says."""
+    import av
+
+    probing: dict[str, Any] = {"stream_options": [{"skip_frame": "all"}] * 16} if decode_none else {}
+    options = {"format_whitelist": f"{CONTAINERS},{STILLS}"}
+    return av.open(str(path), metadata_errors="ignore", options=options, **probing)
+
+
+def _fault_of_stream(container: Any, stream: Any) -> Fault | None:
+    """Return why the best video stream of an open container is no video, None where it is one."""
+    if stream is None:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "none"
+        return Fault("no-video-stream", f"its streams: {kinds}")
+    if container.format.name in STILLS.split(","):
+        return Fault("no-video-stream", "a still picture")
+    if stream.disposition & COVERS:
+        return Fault("no-video-stream", "its only picture is a cover")
+    if stream.codec_context is None:
+        return Fault("clip-unreadable", "FFmpeg has no decoder for its codec")
+    return None
+
+
+def _kind_of_broken(path: Path) -> str:
+    """Return container and codecs of a file that is not whole, as far as FFmpeg can still open it."""
+    import av
+
+    try:
+        with _open(path, decode_none=True) as container:
+            return _kind(container)
+    except (av.error.FFmpegError, ValueError):
+        return f"{container_of(path) or 'unknown container'}, unknown codec"
+
+
+def _kind(container: Any) -> str:
+    """Return container and codec of the best video stream; of all streams where there is no video."""
+    best = container.streams.best("video")
+    names = [
+        "unknown codec" if stream.codec_context is None else stream.codec_context.codec.canonical_name
+        for stream in ([best] if best else container.streams)
+    ]
+    return ", ".join([container.format.name.split(",")[0], *(names or ["no stream"])])
 
 
 COVERS: Final = 0x400 | 0x800 | 0x100000  # AV_DISPOSITION_ATTACHED_PIC, _TIMED_THUMBNAILS, _STILL_IMAGE of FFmpeg

@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, TypeVar
@@ -22,6 +22,7 @@ import av  # noqa: F401  (the fork server imports it once for all workers)
 from emoverse.config import MediaParams
 from emoverse.errors import UserError
 from emoverse.media.action_units import NOT_MEASURED, ActionUnits, Measurer, read_action_units
+from emoverse.media.content import black_share, frozen_share, is_silent, thumbnail
 from emoverse.media.decode import Frame, read_frames, still, uniform
 from emoverse.media.probe import ClipError, Probe, tidy
 from emoverse.media.transform import encode, picture
@@ -274,6 +275,7 @@ def process(task: Task) -> Done | Lost:
     except TimeoutError as error:
         return Lost("timeout", str(error))
     blobs: dict[int, bytes] = {}
+    small: dict[int, Frame] = {}
 
     def choose(count: int) -> list[int]:
         # The middle frame too: only the probe will show whether the table is the clip's.
@@ -282,9 +284,11 @@ def process(task: Task) -> Done | Lost:
 
     def keep(index: int, frame: Frame) -> None:
         blobs[index] = encode(picture(frame, task.params), task.params)
+        small[index] = thumbnail(frame)
 
     try:
         probe = read_frames(task.path, choose, keep, name=task.clip, decoder=task.params.decoder)
+        silent = is_silent(task.path) if probe.has_audio else None
     except ClipError as error:
         return Done(failure=(error.reason, error.detail))
     except (ValueError, ArithmeticError, IndexError) as error:  # a file no one has thought of costs itself only
@@ -295,6 +299,8 @@ def process(task: Task) -> Done | Lost:
     spread, single = uniform(probe.frames, task.params.frames), still(probe.frames, peak and peak[0])
     frames = [Stored("uniform", number, index, blobs[index]) for number, index in enumerate(spread)]
     frames.append(Stored("peak", 0, single, blobs[single]))
+    black, frozen = black_share(small, spread), frozen_share(small, spread)
+    probe = replace(probe, black=round(black, 6), frozen=None if frozen is None else round(frozen, 6), silent=silent)
     return Done(probe, frames, peak, note)
 
 

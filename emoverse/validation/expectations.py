@@ -200,6 +200,35 @@ def _annotation_checks(emotions: Sequence[str]) -> tuple[Check, ...]:
     return tuple(own if known.settings.get("column") == "emotion" else known for known in ANNOTATIONS)
 
 
+MOSTLY: Final = 0.5  # the share of a clip's chosen frames from which it is called black or frozen
+
+
+def _warn(kind: str, column: str, reason: str, says: str, **settings: Any) -> Check:
+    return Check(kind=kind, settings={"column": column, **settings}, reason=reason, says=says, severity="warning")
+
+
+CONTENT: Final = (
+    _warn(
+        BETWEEN,
+        "black",
+        "clip-black",
+        "Less than half of a clip's chosen frames are black.",
+        max_value=MOSTLY,
+        strict_max=True,
+    ),
+    _warn(
+        BETWEEN,
+        "frozen",
+        "clip-frozen",
+        "Less than half of a clip's chosen frames equal the one before.",
+        max_value=MOSTLY,
+        strict_max=True,
+    ),
+    _warn(SET, "silent", "clip-silent", "A sound track is not silent throughout.", value_set=[False]),
+    _warn(SET, "hdr", "clip-hdr", "Pictures have no high dynamic range (it is not tone-mapped).", value_set=[False]),
+)
+
+
 def probe_checks(params: ValidationParams) -> tuple[Check, ...]:
     """Return the expectations of the probe table, with the thresholds of params.yaml."""
     low, high, gap = params.min_duration, params.max_duration, params.max_duration_gap
@@ -226,6 +255,7 @@ def probe_checks(params: ValidationParams) -> tuple[Check, ...]:
             severity="warning",
             says="A clip has sound (no step needs it).",
         ),
+        *CONTENT,
     )
 
 
@@ -261,10 +291,10 @@ def check_annotations(utterances: Iterable[Utterance], emotions: Sequence[str] =
 
 def check_probes(probes: Iterable[tuple[Probe, float | None]], params: ValidationParams) -> list[Finding]:
     """Check (probe, duration gap in seconds) pairs; a finding's rows are positions in their order."""
-    names = ("frames", "duration", "fps", "width", "height", "has_audio")
+    names = ("frames", "duration", "fps", "width", "height", "has_audio", "black", "frozen", "silent", "hdr")
     rows = [{**{name: getattr(probe, name) for name in names}, "duration_gap": gap} for probe, gap in probes]
     table = pd.DataFrame(rows, columns=[*names, "duration_gap"])
-    return run_suite("clips", probe_checks(params), _typed(table, text=["has_audio"]))
+    return run_suite("clips", probe_checks(params), _typed(table, text=["has_audio", "silent", "hdr"]))
 
 
 def _typed(table: pd.DataFrame, *, text: list[str]) -> pd.DataFrame:

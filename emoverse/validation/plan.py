@@ -95,6 +95,16 @@ def _check_not_all_missing(missing: Mapping[str, list[str]], rows: Mapping[str, 
 
 
 @dataclass(frozen=True)
+class Warned:
+    """A row that stays although it does not meet an expectation; ``measured`` is the value, as "column=value"."""
+
+    utterance_id: str
+    clip: str
+    reason: str
+    measured: str
+
+
+@dataclass(frozen=True)
 class KnownFault:
     """One report: clip patterns (relative to the corpus root), what was said, and where."""
 
@@ -129,6 +139,7 @@ class Ledger:
         self._faults = faults
         self.set_aside: list[tuple[Quarantined, bool]] = [(row, False) for row in reading.quarantined]
         self.unannotated: list[tuple[Quarantined, bool]] = []
+        self._warned: list[Warned] = []
 
     def drop(self, failures: dict[int, tuple[str, str, str]]) -> None:
         """Set aside good rows by position: each maps to (column, reason, detail)."""
@@ -143,11 +154,14 @@ class Ledger:
     def drop_findings(self, findings: Iterable[Finding], positions: list[int] | None = None, column: str = "") -> None:
         """Set aside the rows that failed an expectation; ``positions`` maps a finding's rows to good rows.
 
-        The first expectation a row fails gives the reason; warnings set nothing aside.
+        The first expectation a row fails gives the reason; warnings set nothing aside, and are in ``warned``.
         """
         failures: dict[int, tuple[str, str, str]] = {}
         for finding in findings:
             if finding.check.severity == "warning":
+                for row, value in zip(finding.rows, finding.values, strict=False):
+                    u = self.good[positions[row] if positions is not None else row]
+                    self._warned.append(Warned(u.utterance_id, u.clip, finding.check.reason, value))
                 continue
             place = column or str(finding.check.settings.get("column", finding.check.settings.get("column_A", "")))
             for row, value in zip(finding.rows, finding.values, strict=True):
@@ -163,6 +177,14 @@ class Ledger:
                 row_id=clip, source=clip, column="clip", reason="clip-unannotated", detail=detail, clip=clip
             )
             self.unannotated.append((row, fault_of(clip, self._faults) is not None))
+
+    @property
+    def warned(self) -> list[Warned]:
+        """Return the warnings about rows that are still good, by reason and utterance id."""
+        good = {u.utterance_id for u in self.good}
+        return sorted(
+            (w for w in self._warned if w.utterance_id in good), key=lambda w: (w.reason, w.utterance_id, w.measured)
+        )
 
     @property
     def dropped(self) -> Counter[str]:

@@ -87,7 +87,7 @@ def write_tables(folder: Path, plan: Plan, scratch: Path, findings: list[Finding
     return summarise(plan.corpus, ledger, plan.reading, findings, probes, n_faces=n_faces, face_notes=notes)
 
 
-SAMPLE: Final = 50  # quarantined rows shown in the report
+SAMPLE: Final = 50  # quarantined rows shown in the report, and rows shown for each kind of warning
 
 
 def summarise(
@@ -117,10 +117,23 @@ def summarise(
         },
         "expectations": checks,
         "expectations_passed": sum(check["success"] for check in checks),
+        "warnings": _warnings(ledger),
         "notes": dict(sorted(reading.notes.items())),
         "known_faults": _known(corpus, ledger),
         "quarantine_sample": [_plain(row, known) for row, known in quarantine[:SAMPLE]],
     }
+
+
+def _warnings(ledger: Ledger) -> dict[str, Any]:
+    """Return, for each reason, how many rows that passed have a warning, and the first of them with what was measured.
+
+    probe.parquet has the measured values of all rows.
+    """
+    rows: dict[str, list[dict[str, str]]] = {}
+    for warning in ledger.warned:
+        row = {"utterance_id": warning.utterance_id, "clip": warning.clip, "measured": warning.measured}
+        rows.setdefault(warning.reason, []).append(row)
+    return {reason: {"count": len(found), "rows": found[:SAMPLE]} for reason, found in rows.items()}
 
 
 def _splits(ledger: Ledger, probes: Sequence[tuple[str, Probe]]) -> dict[str, Any]:
@@ -185,12 +198,18 @@ MEANING: Final = REASONS | {
     "bad-split": "unknown split",
     "bad-time": "a time that cannot be read",
     "blank-text": "nothing is said",
+    "clip-black": "half or more of the chosen frames are black",
+    "clip-frozen": "half or more of the chosen frames equal the one before",
+    "clip-hdr": "high dynamic range, which is not tone-mapped: pictures look pale",
+    "clip-silent": "there is a sound track, and all of it is silent",
     "clip-too-long": "the clip is longer than the limit",
     "clip-too-short": "the clip is shorter than the limit",
+    "duration-gap": "the clip is much longer or shorter than its annotated span",
     "duplicate-id": "the id is on an earlier row",
     "empty-text": "nothing is said",
     "intensity-out-of-range": "an emotion intensity outside its scale",
     "line-break": "a cell runs over lines: a quotation mark is missing",
+    "no-audio": "there is no sound track",
     "no-label": "the row has no label at all",
     "nul-byte": "a NUL byte inside the text",
     "ragged-row": "more or fewer cells than the header",
@@ -212,7 +231,7 @@ def write_page(path: Path, summary: Mapping[str, Any], quarantine: Sequence[tupl
     environment.filters["count"] = lambda value: f"{value:,}"
     template = resources.files("emoverse.validation").joinpath("page.html.jinja").read_text("utf-8")
     text = environment.from_string(template).render(
-        s=summary, rows=quarantine[:ROWS], total=len(quarantine), meaning=MEANING, bars=_bars(summary)
+        s=summary, rows=quarantine[:ROWS], total=len(quarantine), meaning=MEANING, bars=_bars(summary), sample=SAMPLE
     )
     path.write_text(text, "utf-8", newline="\n")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -60,10 +60,13 @@ def write_clip(
     faststart: bool = False,
     options: Mapping[str, str] | None = None,
     pixels: str = "yuv420p",
+    draw: Callable[[int, int, int], NDArray[np.uint8]] = picture,
+    volume: float = 0.2,
 ) -> Path:
     """Write a clip; ``times`` are ticks of each frame, ``rotation`` degrees for the player to turn it clockwise.
 
     ``matrix`` is a, b, c, d of the display matrix, ``aspect`` width and height of a pixel, ``options`` the encoder's.
+    ``draw(index, width, height)`` returns a picture, ``volume`` is the largest sample of the sound, 1 at most.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     options_of_file = {"movflags": "faststart"} if faststart else {}
@@ -84,13 +87,13 @@ def write_clip(
             stream.codec_context.sample_aspect_ratio = Fraction(*aspect)
         audio = container.add_stream("aac", rate=16_000, layout="mono") if sound else None
         for index in range(frames):
-            frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(draw(index, *size), format="rgb24")
             frame.pts = times[index] if times else index * base.denominator // fps
             frame.time_base = base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
         if audio is not None:
-            _hum(container, audio, seconds=seconds_of_sound or frames / fps)
+            _hum(container, audio, seconds=seconds_of_sound or frames / fps, volume=volume)
     return path
 
 
@@ -202,9 +205,11 @@ def write_openface(
     return path
 
 
-def _hum(container: av.container.OutputContainer, stream: av.AudioStream, *, seconds: float) -> None:
+def _hum(
+    container: av.container.OutputContainer, stream: av.AudioStream, *, seconds: float, volume: float = 0.2
+) -> None:
     for block in range(int(seconds * 16_000) // 1024):
-        wave = np.sin(np.arange(block * 1024, (block + 1) * 1024) * 0.05).astype(np.float32)[None] * 0.2
+        wave = np.sin(np.arange(block * 1024, (block + 1) * 1024) * 0.05).astype(np.float32)[None] * volume
         frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
         frame.sample_rate, frame.pts, frame.time_base = 16_000, block * 1024, Fraction(1, 16_000)
         container.mux(stream.encode(frame))

@@ -4,22 +4,26 @@ import json
 import shutil
 from collections.abc import Callable
 from html.parser import HTMLParser
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from emoverse.artifacts.manifest import open_source
+from emoverse.artifacts.manifest import open_raw, open_source
 from emoverse.artifacts.tables import read_action_units, read_utterances
 from emoverse.cli.__init__ import main
+from emoverse.cli.data import summary_text
 from emoverse.config import MediaParams, ValidationParams
 from emoverse.corpora import get_corpus
 from emoverse.errors import UserError
+from emoverse.media.extract import extract
 from emoverse.media.frames import FrameStore
-from emoverse.validation.validate import validate
+from emoverse.validation.plan import make_plan
+from emoverse.validation.validate import fingerprint_of, validate
 from tests.factories.browser import PHONE, width_on_a_phone
-from tests.factories.clips import cut, write_clip
+from tests.factories.clips import cut, picture, write_clip
 from tests.factories.meld import clip, edit, make_meld
 
 MEDIA = MediaParams(frames=4, size=32, timeout=20.0)
@@ -127,6 +131,79 @@ def test_a_clip_out_of_bounds_is_quarantined_by_its_expectation(tmp_path: Path) 
         e["reason"]: e["failed"] for e in summary["expectations"] if not e["success"] and e["severity"] == "warning"
     }
     assert warned["duration-gap"] == 1
+
+
+def black(index: int, width: int, height: int) -> np.ndarray:
+    return np.zeros((height, width, 3), np.uint8)
+
+
+def half_black(index: int, width: int, height: int) -> np.ndarray:
+    return black(index, width, height) if index < 12 else picture(index, width, height)
+
+
+def frozen(index: int, width: int, height: int) -> np.ndarray:
+    return picture(0, width, height)
+
+
+def test_black_frozen_silent_and_hdr_clips_pass_with_a_warning_that_names_them(
+    tmp_path: Path,
+) -> None:
+    raw, out = make_meld(tmp_path / "MELD"), tmp_path / "out"
+    write_clip(clip(raw, 0, 0), draw=black, sound=True)
+    write_clip(clip(raw, 0, 1), draw=half_black, sound=True)
+    write_clip(clip(raw, 0, 2), draw=frozen, sound=True)
+    write_clip(clip(raw, 1, 0), sound=True, volume=0.0)
+    write_clip(clip(raw, 1, 1), codec="libx265", options={"x265-params": "transfer=smpte2084:log-level=0"}, sound=True)
+    write_clip(clip(raw, 1, 2), sound=True)
+    summary = run(raw, out, workers=2)
+    assert summary["rows"]["out"] == 10, "a warning costs no row"
+    measured = {
+        (reason, row["utterance_id"].removeprefix("meld/train/"), row["measured"])
+        for reason, warning in summary["warnings"].items()
+        for row in warning["rows"]
+        if reason.startswith("clip-")
+    }
+    assert measured == {
+        ("clip-black", "dia0_utt0", "black=1.0"),
+        ("clip-black", "dia0_utt1", "black=0.5"),
+        ("clip-frozen", "dia0_utt0", "frozen=1.0"),
+        ("clip-frozen", "dia0_utt2", "frozen=1.0"),
+        ("clip-silent", "dia1_utt0", "silent=True"),
+        ("clip-hdr", "dia1_utt1", "hdr=True"),
+    }
+    assert summary["warnings"]["no-audio"]["count"] == 4
+    probes = {row["utterance_id"]: row for row in pq.read_table(out / "probe.parquet").to_pylist()}
+    row = probes["meld/train/dia0_utt1"]
+    assert (row["black"], row["frozen"], row["silent"]) == (0.5, pytest.approx(1 / 3, abs=1e-6), False)
+    shown = summary_text(summary, out)
+    page = (out / "page.html").read_text()
+    for reason, name, value in measured:
+        assert f"meld/train/{name} {value}" in shown, reason
+        assert f"meld/train/{name}: {value}" in page, reason
+    assert "(2 rows: meld/train/dia0_utt0 black=1.0, meld/train/dia0_utt1 black=0.5)" in shown
+
+
+@pytest.mark.parametrize("library", ["av", "numpy", "pillow"])
+def test_a_journal_of_another_version_of_a_decoding_library_is_not_gone_on_with(
+    tmp_path: Path, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = make_meld(tmp_path / "MELD", {"train": 1, "dev": 1, "test": 1})
+    source, plan = open_raw(raw, name="meld"), make_plan("meld", raw, MEDIA)
+    before = fingerprint_of(plan, source, MEDIA, {})
+    assert fingerprint_of(plan, source, MEDIA, {}) == before
+    scratch = tmp_path / "scratch"
+    assert [extract(plan.tasks, scratch, fingerprint=before, workers=1) for _ in range(2)] == [0, 3]
+    installed = metadata.distribution
+    other = tmp_path / "site" / f"{library}-0.0.1.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: 0.0.1\n")
+    monkeypatch.setattr(
+        metadata, "distribution", lambda name: metadata.Distribution.at(other) if name == library else installed(name)
+    )
+    assert metadata.version(library) == "0.0.1"
+    after = fingerprint_of(plan, source, MEDIA, {})
+    assert after != before
+    assert extract(plan.tasks, scratch, fingerprint=after, workers=1) == 0, "nothing of the former run was taken"
 
 
 def test_too_many_bad_rows_fail_the_step_after_writing_everything(tmp_path: Path) -> None:

@@ -69,6 +69,9 @@ def test_equal_ids_are_found_and_no_rows_are_an_error() -> None:
     assert "no-rows" in failed(check_annotations([]))
 
 
+WARNINGS = {"no-audio", "duration-gap", "clip-black", "clip-frozen", "clip-silent", "clip-hdr"}
+
+
 @pytest.mark.parametrize(
     ("changes", "gap", "reason"),
     [
@@ -80,13 +83,17 @@ def test_equal_ids_are_found_and_no_rows_are_an_error() -> None:
         ({"frames": 0}, 0.0, "clip-empty"),
         ({"has_audio": False}, 0.0, "no-audio"),
         ({}, 2.5, "duration-gap"),
+        ({"black": 0.5}, 0.0, "clip-black"),
+        ({"frozen": 0.75}, 0.0, "clip-frozen"),
+        ({"silent": True}, 0.0, "clip-silent"),
+        ({"hdr": True}, 0.0, "clip-hdr"),
     ],
 )
 def test_a_bad_clip_fails_its_expectation(changes: dict[str, Any], gap: float | None, reason: str) -> None:
     findings = check_probes([(PROBE, 0.1), (replace(PROBE, **changes), gap), (PROBE, None)], LIMITS)
     assert failed(findings) == {reason: [1]}
     (found,) = [f for f in findings if not f.success]
-    assert found.check.severity == ("warning" if reason in ("no-audio", "duration-gap") else "error")
+    assert found.check.severity == ("warning" if reason in WARNINGS else "error")
 
 
 def amt_row(**changes: Any) -> dict[str, Any]:
@@ -162,7 +169,7 @@ def test_a_row_that_fails_an_expectation_stops_the_step_and_is_named(
 
 
 def test_every_reason_that_sets_a_row_aside_is_explained_on_the_page() -> None:
-    told = {check.reason for check in (*ANNOTATIONS, *probe_checks(LIMITS)) if check.severity == "error"}
+    told = {check.reason for check in (*ANNOTATIONS, *probe_checks(LIMITS)) if check.severity == "error"} | WARNINGS
     rooms = Path(corpora.__file__).parent
     told |= set(re.findall(r'"((?:bad|empty|nul|line|ragged|span|duplicate)-[a-z-]+)"', _text(rooms)))
     assert told - {"no-rows", "clip-empty", "line-feed-in-cell"} <= MEANING.keys()  # the last is a note

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from emoverse.media.decode import read_frames, still, uniform
 from emoverse.media.probe import ClipError, Probe
@@ -165,28 +166,39 @@ def test_a_wrong_extension_changes_nothing(tmp_path: Path, codec: str, true: str
         np.testing.assert_array_equal(frame, want[index])
 
 
-def broken(folder: Path) -> dict[str, tuple[Path, str]]:
+def broken(folder: Path) -> dict[str, tuple[Path, str, str]]:
+    """Return, for each way to be broken: the file, the reason, and the container and codec of the message."""
     text = folder / "text.mp4"
     text.write_text("this is no video\n" * 100)
+    cover = folder / "still.jpg"
+    Image.new("RGB", (64, 64)).save(cover)
+    half_mkv = cut(write_clip(folder / "e.mkv", codec="libx265", frames=60), 0.6)
     empty = folder / "empty.mp4"
     empty.write_bytes(b"")
     return {
-        "zero bytes": (empty, "clip-empty"),
-        "no video at all": (text, "clip-unreadable"),
-        "cut, index at the end": (cut(write_clip(folder / "a.mp4"), 0.6), "clip-truncated"),
-        "cut, index at the front": (cut(write_clip(folder / "b.mp4", faststart=True), 0.6), "clip-truncated"),
-        "no frames": (write_no_frames(folder / "d.mp4"), "clip-empty"),
-        "sound only": (write_sound_only(folder / "c.mp4"), "no-video-stream"),
+        "zero bytes": (empty, "clip-empty", ""),
+        "no video at all": (text, "clip-unreadable", "(unknown container, unknown codec)"),
+        "cut, index at the end": (cut(write_clip(folder / "a.mp4"), 0.6), "clip-truncated", "(mov, unknown codec)"),
+        "cut, index at the front": (
+            cut(write_clip(folder / "b.mp4", faststart=True), 0.6),
+            "clip-truncated",
+            "(mov, h264)",
+        ),
+        "cut, no index": (half_mkv, "clip-truncated", "(matroska, hevc)"),
+        "no frames": (write_no_frames(folder / "d.mp4"), "clip-empty", "(mov, h264)"),
+        "sound only": (write_sound_only(folder / "c.mp4"), "no-video-stream", "(mov, aac)"),
+        "a still": (cover, "no-video-stream", "(jpeg_pipe, mjpeg)"),
     }
 
 
 def test_each_way_to_be_broken_has_its_reason_and_names_the_clip(tmp_path: Path) -> None:
-    for kind, (path, reason) in broken(tmp_path).items():
+    for kind, (path, reason, container_and_codec) in broken(tmp_path).items():
         with pytest.raises(ClipError) as caught:
             read_frames(path, range, lambda index, frame: None, name=f"folder/{path.name}")
         assert caught.value.reason == reason, kind
         assert caught.value.place == f"folder/{path.name}", kind
         assert str(tmp_path) not in str(caught.value), kind
+        assert caught.value.detail.endswith(container_and_codec), (kind, caught.value.detail)
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "webm", "avi", "flv", "ts", "mpg", "asf"])
