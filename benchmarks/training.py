@@ -93,7 +93,7 @@ class House:
         source = open_source(data / "amt", made_by="build-amt")
         lines = (data / "amt" / f"{stage}.jsonl").read_text("utf-8").splitlines()
         chosen = lines[:: max(1, len(lines) // rows)][:rows] if rows else lines
-        with publish(self.amt, step="build-amt", params={"rows": rows}, inputs={"amt": source}, code=()) as draft:
+        with publish(self.amt, step="build-amt", params={"rows": rows}, inputs={"amt": source}) as draft:
             (draft.path / f"{stage}.jsonl").write_text("\n".join(chosen) + "\n", "utf-8")
         self.rows: list[dict[str, Any]] = [json.loads(line) for line in chosen]
 

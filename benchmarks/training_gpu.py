@@ -74,7 +74,7 @@ def make_inputs(data: Path, work: Path, *, shrunk: bool) -> None:
         raw, out = data / "raw" / "sample" / folder, work / "validated" / name
         emoverse(work, "validate", "--corpus", name, "--raw", raw, "--out", out, *settings)
     emoverse(work, "build-amt", "--validated", work / "validated", "--out", work / "amt")
-    with publish(work / "base", step="base-model", params={}, inputs={}, code=()) as draft:
+    with publish(work / "base", step="base-model", params={}, inputs={}) as draft:
         make_model(data / "base" / "model", draft.path / "model", shrunk=shrunk)
 
 

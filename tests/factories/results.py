@@ -93,7 +93,6 @@ def _validated(root: Path, name: str, table: Sequence[Utterance], detail: str) -
         name=name,
         params={"media": {"frames": 2}},
         inputs={"raw": open_raw(raw, name=name)},
-        code=(),
     ) as draft:
         ordered = sorted(table, key=lambda one: one.utterance_id)
         write_utterances(draft.path / "utterances.parquet", ordered)

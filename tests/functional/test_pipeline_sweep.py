@@ -47,7 +47,10 @@ def test_a_seed_that_comes_twice_is_refused(scores: list[Path]) -> None:
         over_seeds([scores[0], scores[0]])
 
 
-def test_code_that_the_run_did_not_ask_for_is_refused(scores: list[Path], tmp_path: Path) -> None:
+def test_code_that_the_run_did_not_ask_for_is_refused(
+    scores: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = {"metrics": dsl.Metrics(uri=str(tmp_path / "m")), "table": dsl.Markdown(uri=str(tmp_path / "t"))}
-    with pytest.raises(UserError, match="build the image from the revision that submits the run"):
+    with pytest.raises(SystemExit):
         component.python_func("0" * 64, dsl.Artifact(uri=str(scores[0])), dsl.Artifact(uri=str(scores[1])), **made)
+    assert "build the image from the revision that submits the run" in capsys.readouterr().err

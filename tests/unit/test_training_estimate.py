@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -134,11 +135,12 @@ def test_steps_are_counted_as_the_trainer_counts_them() -> None:
     assert steps_of(12, train_params(batch_size=4, epochs=0.6)) == 2
 
 
-def test_weights_are_not_read(folder: Path, tmp_path: Path) -> None:
+def test_the_values_of_weights_do_not_matter(folder: Path, tmp_path: Path) -> None:
     whole = (folder / "model.safetensors").read_bytes()
     header = 8 + int.from_bytes(whole[:8], "little")
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     (tmp_path / "model.safetensors").write_bytes(whole[:header])
+    os.truncate(tmp_path / "model.safetensors", len(whole))  # a hole in place of every value
     assert plan(read_shapes(tmp_path), train_params(), BATCH) == plan(read_shapes(folder), train_params(), BATCH)
     (tmp_path / "model.safetensors").write_bytes(whole[: header // 2])
     with pytest.raises(UserError, match="not a whole safetensors file"):
