@@ -12,7 +12,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -244,34 +243,36 @@ class _PairScorer(Scorer):
             of_group[group] |= pairs
         self._records = [(text, group, of_group[group]) for text, group in zip(texts, groups, strict=True)]
         # what the gold adds to the third formula's last row, whatever the reply is
-        self._gold = self._tally([[_OFFICIAL + 2 * _WIDE + _index(pair) for pair in pairs] for pairs in answers])
+        columns = [_OFFICIAL + 2 * _WIDE + _index(pair) for pairs in answers for pair in pairs]
+        self._gold = self._tally(columns, list(map(len, answers)))
 
     def counts(self, replies: Sequence[str]) -> Numbers:
         """Return an (n, 65) array."""
         self.check(replies)
-        rows: list[list[int]] = []  # indices to count up: numpy is slow one number at a time
+        columns: list[int] = []  # what to count up, and how many of them are each record's: numpy counts them at once
+        lengths: list[int] = []
         unparsable = np.zeros(self.size)
         named: defaultdict[Any, set[Pair]] = defaultdict(set)
         for i, ((answer, group, group_pairs), reply) in enumerate(zip(self._records, replies, strict=True)):
-            columns = list(_record_columns(answer, reply)) if answer else []
+            before, seen = len(columns), named[group]
+            if answer:
+                columns += _record_columns(answer, reply)
             pairs = parse_pairs(reply)
             if pairs is None:
                 unparsable[i], pairs = 1.0, ()
             for pair in pairs:
-                if pair not in named[group]:
-                    named[group].add(pair)
+                if pair not in seen:
+                    seen.add(pair)
                     column = _OFFICIAL + _index(pair)
                     columns += (column, column + _WIDE) if pair in group_pairs else (column + _WIDE,)
-            rows.append(columns)
-        return np.column_stack([self._tally(rows) + self._gold, np.ones(self.size), unparsable])
+            lengths.append(len(columns) - before)
+        return np.column_stack([self._tally(columns, lengths) + self._gold, np.ones(self.size), unparsable])
 
-    def _tally(self, rows: Sequence[Sequence[int]]) -> Numbers:
-        """Return an (n, 63) array: how often each row names each column."""
+    def _tally(self, columns: Sequence[int], lengths: Sequence[int]) -> Numbers:
+        """Return an (n, 63) array: how often each record's columns, ``lengths`` of them, occur."""
         width = 9 * _WIDE
-        lengths = np.array([len(row) for row in rows], np.int64)
-        starts = np.repeat(np.arange(len(rows)) * width, lengths)
-        columns = np.fromiter(chain.from_iterable(rows), np.int64, len(starts))
-        counts = np.bincount(starts + columns, minlength=width * self.size)
+        starts = np.repeat(np.arange(self.size) * width, np.array(lengths, np.int64))
+        counts = np.bincount(starts + np.array(columns, np.int64), minlength=width * self.size)
         return counts.reshape(self.size, width).astype(np.float64)
 
     def scores(self, totals: Numbers) -> dict[str, Numbers]:
