@@ -13,7 +13,6 @@ from emoverse.artifacts.manifest import read_manifest
 from emoverse.config import TrainParams
 from emoverse.errors import UserError
 from emoverse.media.frames import FrameStore
-from emoverse.models.model_folder import check_model_folder
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import settings_of_model
 from emoverse.training.estimate import Row, plan, read_shapes
@@ -44,6 +43,8 @@ def preview(
     for folder, step in ((model, ""), (amt, "build-amt"), *((folder, "validate") for folder in validated)):
         read_manifest(folder, made_by=step)
     weights = model / "model"
+    from emoverse.models.model_folder import check_model_folder  # it imports torch
+
     check_model_folder(weights)
     check_device(params)
     rows, frames = read_rows(amt / f"{stage}.jsonl"), FrameStore(validated)

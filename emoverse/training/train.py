@@ -15,7 +15,6 @@ from emoverse.config import TrainParams, plain
 from emoverse.errors import UserError
 from emoverse.inference.test_sets import EvaluationSet
 from emoverse.media.frames import FrameStore
-from emoverse.models.model_folder import check_model_folder
 from emoverse.training.adapters import adapter_base, write_model
 from emoverse.training.checkpoints import begin_anew_if_mixed, fingerprint_of, libraries_of, scratch_folder
 from emoverse.training.launch import train_on_ranks
@@ -64,6 +63,8 @@ def train(
         PreemptedError: SIGTERM; a checkpoint is saved.
     """
     inputs = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
+    from emoverse.models.model_folder import check_model_folder  # it imports torch: not before the inputs are there
+
     adapter = None
     if params.start == "adapter":
         inputs["base"], adapter = adapter_base(inputs["model"], base, params), model / "adapter"

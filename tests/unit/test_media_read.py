@@ -287,11 +287,9 @@ def test_a_still_is_the_peak_where_the_clip_has_it() -> None:
 GROWTH = """
 import resource, sys
 from pathlib import Path
-from typing import Any
 from emoverse.media.decode import read_frames
 from emoverse.media.decode import uniform
 
-pytestmark = pytest.mark.slow
 for path in map(Path, sys.argv[1:]):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     probe = read_frames(path, lambda count: uniform(count, 8), lambda index, frame: None)
