@@ -40,7 +40,8 @@ class Run:
 class StepState:
     """The state of one step: ``pending``, ``running``, ``succeeded``, ``cached`` or ``failed``.
 
-    ``pod`` is the last pod that ran it; ``message`` is Kubernetes' reason for a failure.
+    ``pod`` is the last pod that ran it, ``node`` its node in the workflow; ``message`` is Kubernetes' reason for a
+    failure.
     """
 
     name: str
@@ -48,6 +49,7 @@ class StepState:
     seconds: float = 0.0
     pod: str = ""
     message: str = ""
+    node: str = ""
 
     @property
     def lost(self) -> bool:
@@ -68,7 +70,7 @@ def steps_of(workflow: Mapping[str, Any], spec: Mapping[str, Any], parameters: M
         spec: The compiled pipeline, which knows the steps' names.
         parameters: The run's parameters, which hold the items of its loops.
     """
-    nodes = list((workflow.get("status") or {}).get("nodes", {}).values())
+    nodes = list(((workflow.get("status") or {}).get("nodes") or {}).values())
     by_step: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for node in nodes:
         path = tuple(node["name"].split("."))[1:]
@@ -124,7 +126,12 @@ def _state(name: str, nodes: Sequence[Mapping[str, Any]], workflow: Mapping[str,
     last = pods[-1] if pods else None
     messages = [str(node["message"]) for node in (*reversed(pods), decisive) if node.get("message")]
     return StepState(
-        name, state, _seconds(decisive), _pod_name(last, workflow) if last else "", messages[0] if messages else ""
+        name,
+        state,
+        _seconds(decisive),
+        pod=_pod_name(last, workflow) if last else "",
+        message=messages[0] if messages else "",
+        node=str(last["id"]) if last else "",
     )
 
 
@@ -172,7 +179,7 @@ class Follower:
         """Return a failed step's own last error line, else Kubernetes' reason."""
         if step.lost or not step.pod:
             return step.message
-        return last_error_line(self._api.log(self.run.id, step.pod)) or step.message
+        return last_error_line(self._api.log(self.run.id, step.pod, step.node)) or step.message
 
 
 def watch(

@@ -42,6 +42,16 @@ def test_silence_for_a_moment_is_borne() -> None:
     assert [line.split() for line in lines] == [["running", "train", "stage1"]]
 
 
+def test_the_steps_of_a_workflow_above_a_megabyte_are_read() -> None:
+    lines: list[str] = []
+    with kubeflow() as cluster:
+        run = started(cluster)
+        cluster.compressed = True
+        cluster.states = [("SUCCEEDED", {"root.train": "Succeeded", "root.export": "Skipped"})]
+        watch(run, host=cluster.host, pause=0.001, say=lines.append)
+    assert [line.split() for line in lines] == [["succeeded", "90", "s", "train", "stage1"], ["cached", "export"]]
+
+
 def test_steps_have_the_names_of_the_pipeline_and_of_their_corpus() -> None:
     steps = {f"{ITERATION.format(n)}.{task}": "Succeeded" for n in range(3) for task in ("fetch", "validate")}
     nodes = nodes_of({**steps, "root.base-model": "Skipped", "root.train": "Pending"})
@@ -121,6 +131,20 @@ def test_a_step_that_failed_by_itself_is_not_retried(message: str, capsys: pytes
         assert main(["retry", RUN, "--host", cluster.host, "--force"]) == 0
         assert cluster.retried == [RUN]
     assert "again: train stage2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("archived", "words"),
+    [(True, "evaluate: emoverse: there is no model; train one"), (False, r"evaluate: Error \(exit code 2\); correct")],
+)
+def test_the_log_of_a_pod_that_is_gone_comes_from_the_archive(archived: bool, words: str) -> None:
+    with kubeflow() as cluster:
+        run = started(cluster)
+        cluster.states = [("FAILED", {"root.evaluate": ("Failed", "Error (exit code 2)")})]
+        cluster.logs = {"root.evaluate": "emoverse: there is no model; train one\n"} if archived else {}
+        cluster.archived = {"root.evaluate"}
+        with pytest.raises(UserError, match=words):
+            watch(run, host=cluster.host, pause=0.001, say=lambda _: None)
 
 
 def test_a_run_that_was_terminated_can_be_retried_and_one_that_goes_on_cannot() -> None:
