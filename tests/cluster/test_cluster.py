@@ -126,6 +126,7 @@ def test_a_terminated_run_is_retried(cluster: Cluster, first: tuple[Run, str]) -
     cluster.api.terminate(run.id)
     watched = cluster.emoverse("watch", run.id, "--host", HOST)
     assert watched.returncode == 2
+    assert "train stage2: the run was terminated" in watched.stderr
     assert cluster.emoverse("retry", run.id, "--host", HOST).returncode == 0
     assert cluster.emoverse("watch", run.id, "--host", HOST).returncode == 0
 
