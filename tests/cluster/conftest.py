@@ -15,10 +15,12 @@ from pipelines.kubeflow_api import KubeflowApi
 from pipelines.watch import Follower, Run, StepState
 
 REPO = Path(__file__).resolve().parents[2]
-HOST, PROFILE, REMOTE, WORKSPACE, CLAIM, PUBLIC, KUBECTL = (
+HOST, PROFILE, REMOTE, PARAMS, WORKSPACE, CLAIM, PUBLIC, KUBECTL = (
     os.environ.get(f"EMOVERSE_CLUSTER_{name}", "")
-    for name in ("HOST", "PROFILE", "REMOTE", "WORKSPACE", "CLAIM", "PUBLIC", "KUBECTL")
+    for name in ("HOST", "PROFILE", "REMOTE", "PARAMS", "WORKSPACE", "CLAIM", "PUBLIC", "KUBECTL")
 )
+# Other parameters than the sample's own, for a quicker acceptance without the comparison with `dvc repro`.
+GIVEN = ("--params", PARAMS) if PARAMS else ()
 # For runs whose results are not compared.
 BRIEF = (
     "--set", "stage1.epochs=0.5", "--set", "stage2.epochs=0.5", "--set", "evaluate.bootstrap=20",
@@ -38,7 +40,7 @@ class Cluster:
 
     def submit(self, *words: str, wait: bool = True, profile: str = PROFILE, cwd: Path = REPO) -> tuple[Run, str]:
         """Submit and return the run and what was printed; fail unless it succeeded."""
-        options = ["--host", HOST, "--cluster", profile, *(["--remote", REMOTE] if REMOTE else [])]
+        options = ["--host", HOST, "--cluster", profile, *(["--remote", REMOTE] if REMOTE else []), *GIVEN]
         done = self.emoverse("submit", *options, *words, *(["--wait"] if wait else []), cwd=cwd)
         assert done.returncode == 0, done.stdout + done.stderr
         return self.run_of(done.stdout), done.stdout
@@ -85,6 +87,8 @@ def cluster() -> Cluster:
 @pytest.fixture(scope="session")
 def digests() -> dict[str, str]:
     """Return the digests that `dvc repro` gave in this tree, by output."""
+    if PARAMS:
+        pytest.skip("PARAMS names other parameters than those of `dvc repro`")
     found = {}
     corpora = [f"validated/{name}" for name in ("meld", "ecf", "mosei")]
     for name in (*corpora, "amt", "base", "stage1", "stage2", "scores", "onnx"):

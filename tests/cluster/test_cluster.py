@@ -13,7 +13,7 @@ from emoverse.config import load_params
 from pipelines.options import default_arguments
 from pipelines.pipeline import GOLDEN
 from pipelines.watch import Run
-from tests.cluster.conftest import BRIEF, CLAIM, HOST, KUBECTL, PROFILE, PUBLIC, REMOTE, REPO, WORKSPACE, Cluster
+from tests.cluster.conftest import BRIEF, CLAIM, GIVEN, HOST, KUBECTL, PROFILE, PUBLIC, REMOTE, REPO, WORKSPACE, Cluster
 
 pytestmark = pytest.mark.slow
 STEPS = {
@@ -47,7 +47,7 @@ def test_the_digests_are_those_of_dvc_repro(cluster: Cluster, first: tuple[Run, 
 
 
 def test_submitted_again_everything_is_cached_and_the_plan_says_so(cluster: Cluster, first: tuple[Run, str]) -> None:
-    remote = ["--remote", REMOTE] if REMOTE else []
+    remote = [*(["--remote", REMOTE] if REMOTE else []), *GIVEN]
     planned = cluster.emoverse("plan", "--host", HOST, "--cluster", PROFILE, *remote, "--json")
     assert planned.returncode == 0, planned.stderr
     plan = json.loads(planned.stdout[planned.stdout.index("[") :])
@@ -77,7 +77,7 @@ def test_after_a_commit_that_changes_no_code_everything_is_cached(
 
 
 def test_a_changed_parameter_runs_what_the_plan_says(cluster: Cluster, first: tuple[Run, str]) -> None:
-    remote = ["--remote", REMOTE] if REMOTE else []
+    remote = [*(["--remote", REMOTE] if REMOTE else []), *GIVEN]
     change = ["--set", "export.compared=3"]
     planned = cluster.emoverse("plan", "--host", HOST, "--cluster", PROFILE, *remote, "--json", *change)
     plan = json.loads(planned.stdout[planned.stdout.index("[") :])
@@ -132,7 +132,7 @@ def test_a_terminated_run_is_retried(cluster: Cluster, first: tuple[Run, str]) -
 
 
 def test_the_message_of_a_failing_step_reaches_the_terminal(cluster: Cluster, first: tuple[Run, str]) -> None:
-    remote = ["--remote", REMOTE] if REMOTE else []
+    remote = [*(["--remote", REMOTE] if REMOTE else []), *GIVEN]
     change = ["--set", "stage2.max_length=16", "--wait"]
     done = cluster.emoverse("submit", "--host", HOST, "--cluster", PROFILE, *remote, *change)
     assert done.returncode == 2
@@ -155,7 +155,7 @@ def kfp_run(cluster: Cluster, file: Path, corpora: list[dict[str, str]]) -> Run:
 def test_a_file_compiled_for_the_cluster_runs_by_kubeflows_own_client(
     cluster: Cluster, first: tuple[Run, str], tmp_path: Path
 ) -> None:
-    done = cluster.emoverse("compile", "--cluster", PROFILE, "--out", str(tmp_path / "emoverse.yaml"))
+    done = cluster.emoverse("compile", *GIVEN, "--cluster", PROFILE, "--out", str(tmp_path / "emoverse.yaml"))
     assert done.returncode == 0, done.stderr
     remotes = {one["corpus"]: one["remote"] for one in arguments_of(cluster, first[0])["corpora"]}
     corpora = default_arguments(load_params(REPO / "params.yaml"), REPO).corpora
