@@ -16,7 +16,8 @@ from emoverse.corpora.base import Quarantined, Utterance
 from emoverse.evaluation.metrics import measure, metrics, write_jsonl, write_plots
 from emoverse.evaluation.replies import Replies, prediction_rows
 from emoverse.inference.test_sets import EvaluationSet, read_sets
-from emoverse.media.frames import ShardWriter, write_index
+from emoverse.media.frames import write_index
+from emoverse.media.shards import ShardWriter
 from tests.factories.answering import _png, rows_of, utterances, write_model, write_rows
 
 EVALUATE = EvaluateParams(
