@@ -158,7 +158,7 @@ def parameters() -> str:
     for section, rows in all_parameters().items():
         about = tops.get(section, "")
         again = ", ".join(f"`{name}`" for name in runs_again(section))
-        parts.append(f"## {section}\n\n{about[:1].upper() + about[1:]}\n\nA change runs again: {again}.\n")
+        parts.append(f"## {section}\n\n{sentence(about)}\n\nA change runs again: {again}.\n")
         cells = ((f"`{key}`", *rest) for key, *rest in rows)
         parts.append(table(("parameter", "type", "sample", "meaning"), cells) + "\n")
     return "\n".join(parts)
@@ -185,10 +185,15 @@ def commands() -> str:
     ]
     for name, parser in parsers().items():
         step = " It is a [step](steps.md)." if name in STEPS else ""
-        parts.append(f"## {name}\n\n{COMMANDS[name][1][:1].upper() + COMMANDS[name][1][1:]}.{step}\n")
+        parts.append(f"## {name}\n\n{sentence(COMMANDS[name][1])}{step}\n")
         rows = ((option_text(action), help_text(action)) for action in parser._actions if action.dest != "help")
         parts.append(table(("option", "meaning"), rows) + "\n")
     return "\n".join(parts)
+
+
+def sentence(text: str) -> str:
+    """Return a text with a capital letter and a full stop."""
+    return text[:1].upper() + text[1:].rstrip(". ") + "."
 
 
 def option_text(action: argparse.Action) -> str:
@@ -354,7 +359,7 @@ def signature(node: ast.FunctionDef | ast.ClassDef) -> str:
 
 def markdown(docstring: str) -> str:
     """Return a docstring in Markdown: double backticks as code, Args and the like as bold words and lists."""
-    text = docstring.replace("``", "`").replace("<", "&lt;")
+    text = re.sub(r"\n {8,}", " ", docstring).replace("``", "`").replace("<", "&lt;")
     text = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text)
     text = re.sub(r"^(Args|Returns|Raises|Attributes):$", r"\n**\1**\n", text, flags=re.MULTILINE)
     return re.sub(r"^    (\*{0,2}\w+): ", r"- `\1`: ", text, flags=re.MULTILINE)
