@@ -190,7 +190,8 @@ def unique(texts: Iterable[str]) -> list[str]:
 def cleaned(text: str) -> str:
     """Return a message with one ``...`` for adjacent variable parts, on one line."""
     text = re.sub(r"\.\.\.(?:[\s,:;'(/.]*\.\.\.)+", GAP, " ".join(text.split()))
-    return text.lstrip(":;, ").rstrip(": ")
+    text = text.lstrip(":;, ").rstrip(": ")
+    return text.rstrip(") ") if text.count(")") > text.count("(") else text
 
 
 @cache
@@ -261,13 +262,16 @@ def topic(module: str) -> str:
 
 def as_markdown() -> str:
     """Return the catalogue, topic by topic."""
-    rows: dict[str, dict[tuple[str, str], None]] = {name: {} for name in TOPICS}
+    rows: dict[str, dict[str, list[str]]] = {name: {} for name in TOPICS}
     for message in messages():
-        shown = message.problem if message.problem != GAP else "(passes on another message)"
-        rows[topic(message.module)][shown, message.remedy] = None
+        shown = message.problem if message.problem != GAP else "(the message of a row, a server or a library)"
+        rows[topic(message.module)].setdefault(shown, []).append(message.remedy)
     parts = [f"{sum(map(len, rows.values()))} messages. `...` stands for a name, a number or a path.\n"]
     for name, entries in rows.items():
-        lines = [f"| {cell(problem)} | {cell(remedy)} |" for problem, remedy in entries]
+        lines = [
+            f"| {cell(problem)} | {cell(OR.join(unique(filter(None, remedies))))} |"
+            for problem, remedies in entries.items()
+        ]
         parts.append("\n".join((f"### {name}\n", "| message | what to do |", "| --- | --- |", *lines)) + "\n")
     return "\n".join(parts)
 
