@@ -53,7 +53,7 @@ lint: setup  ## check style, types, import contracts and wording
 
 docs: setup  ## build the documentation into build/site, offline; a warning or a dead link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
-	@echo "the documentation: build/site/index.html"
+	@echo "the documentation: build/site/index.html; with its search: python -m http.server -d build/site"
 
 format: setup  ## let ruff rewrite what it can
 	ruff check --fix .
