@@ -17,6 +17,8 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 FOLDERS = ("emoverse", "components", "pipelines")
 ERRORS = ("UserError", "RowErrors", "NoAnswerError", "RedirectError")
+# What is said of one row or clip -> the places of its reason and of its text among the arguments.
+ROWS = {"BadRow": (1, 2), "ClipError": (0, 1), "Fault": (0, 1)}
 GAP = "..."
 OR = " / or: "  # between remedies of which one fits
 Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
@@ -220,6 +222,25 @@ def messages() -> tuple[Message, ...]:
     return tuple(sorted(found, key=lambda m: (m.problem.lstrip(GAP + " '`<-").lower(), m)))
 
 
+@cache
+def row_messages() -> tuple[tuple[str, str], ...]:
+    """Return (message, reason) of what is said of single rows and clips, in the quarantine or in a list of bad rows."""
+    found = set()
+    for module in modules():
+        for name, (reason, detail) in ROWS.items():
+            for call in module.calls[name]:
+                codes = [
+                    text for text in module.texts(argument(call, "reason", reason)) if re.fullmatch(r"[a-z-]+", text)
+                ]
+                found |= {(cleaned(text), ", ".join(codes)) for text in module.texts(argument(call, "detail", detail))}
+        for call in module.calls["append"]:
+            if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) in ("problems", "self.problems"):
+                found |= {(cleaned(text), "") for text in module.texts(call.args[0])}
+    return tuple(
+        sorted((pair for pair in found if has_text(pair[0])), key=lambda pair: pair[0].lstrip(GAP + " :'`").lower())
+    )
+
+
 def has_text(text: str) -> bool:
     """Return whether a text says enough to be searched for: a word besides what varies."""
     return bool(re.search(r"[A-Za-z]{2,}", text.replace(GAP, " ")))
@@ -266,13 +287,20 @@ def as_markdown() -> str:
     for message in messages():
         shown = message.problem if message.problem != GAP else "(the message of a row, a server or a library)"
         rows[topic(message.module)].setdefault(shown, []).append(message.remedy)
-    parts = [f"{sum(map(len, rows.values()))} messages. `...` stands for a name, a number or a path.\n"]
+    parts = [
+        f"{sum(map(len, rows.values())) + len(row_messages())} messages. `...` stands for a name, a number or a path.\n"
+    ]
     for name, entries in rows.items():
         lines = [
             f"| {cell(problem)} | {cell(OR.join(unique(filter(None, remedies))))} |"
             for problem, remedies in entries.items()
         ]
         parts.append("\n".join((f"### {name}\n", "| message | what to do |", "| --- | --- |", *lines)) + "\n")
+    lines = [f"| {cell(text)} | {f'`{reason}`' if reason else ''} |" for text, reason in row_messages()]
+    parts.append(
+        "\n".join(("### Single rows and clips\n", "| message | reason in the quarantine |", "| --- | --- |", *lines))
+        + "\n"
+    )
     return "\n".join(parts)
 
 

@@ -110,6 +110,15 @@ def test_a_message_as_printed_is_found_in_the_catalogue(provoke: Callable[[Path]
     assert found(caught.value.problem), caught.value.problem
 
 
+def test_what_is_said_of_rows_and_clips_is_listed_with_known_reasons() -> None:
+    from emoverse.validation.results import MEANING
+
+    rows = messages.row_messages()
+    assert ("... is not an emotion; ...", "bad-label") in rows
+    assert ("its header says ... bytes, the file lacks ...", "clip-truncated") in rows
+    assert {code for _, codes in rows for code in codes.split(", ") if code} <= set(MEANING)
+
+
 def test_a_page_is_filled_and_an_unknown_part_is_an_error() -> None:
     filled = docs_site.fill("before\n\n<!-- generated: quarantine -->\n\nafter")
     assert "| `clip-truncated` |" in filled
