@@ -97,7 +97,7 @@ def found(text: str) -> bool:
     [
         lambda folder: load_params(folder / "params.yaml"),
         lambda folder: load_params(REPO / "params.yaml", {"media.framse": 3}),
-        lambda folder: load_params(REPO / "params.yaml", {"stage1.tuner": "full"}),
+        lambda folder: load_params(REPO / "params.yaml", {"stage1.tuner": "full", "stage1.projector": "lora"}),
         lambda folder: parse_overrides(["media"]),
         lambda folder: profile_text("internvl9"),
         lambda folder: read_rows(folder / "a.csv", "excel"),
