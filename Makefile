@@ -4,7 +4,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
-# two threads beside another busy process stall for seconds at a time in models this small
+# For speed, not for results, which depend on the `threads` parameters alone: in models as small as the sample's and the
+# tests', two threads beside another busy process stall for seconds at a time.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
