@@ -21,7 +21,7 @@ from emoverse.errors import UserError
 from emoverse.http import HttpClient, NoAnswerError, bearer, check_address, json_object, token_from
 
 TOKEN: Final = "KUBEFLOW_TOKEN"  # the variable that contains the bearer token of a cluster that asks for one
-_ERROR_AS_LOG: Final = re.compile(r'\{"error_message": ?"Failed to read logs? .*\Z', re.DOTALL)
+_ERROR_AS_LOG: Final = re.compile(r'\{"error_message": ?"[^"]*Failed to read logs? .*\Z', re.DOTALL)
 _PORT_FORWARD: Final = (
     "check the address; `kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80` makes one at "
     "http://localhost:8080"

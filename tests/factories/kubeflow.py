@@ -148,7 +148,7 @@ class Kubeflow:
             }
             step = next((path for end, path in known.items() if found[1].endswith(end)), None)
             error = {
-                "error_message": f"Failed to read logs for run {RUN}: the specified key does not exist",
+                "error_message": f"BadRequestError: Failed to read logs for run {RUN}: no such key",
                 "error_details": "",
             }
             return 200, self.logs[step].encode() if step else error  # the status is sent before the log is looked for
