@@ -49,7 +49,7 @@ def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict
     examples = [
         example
         for epoch in range(params.epochs)
-        for example in make_examples(faces, params.sentences, params.seed, epoch)
+        for example in make_examples(faces, params.sentences, params.seed, epoch, params.dialogues)
     ]
     vocabulary = [" ".join(known_words())] * 20  # often enough that whole words win over their parts
     texts = [text for each in examples[:TOKENIZER_EXAMPLES] for text in (each.system, each.question, each.answer)]
