@@ -65,7 +65,7 @@ def read(page: str) -> Reader:
 
 def test_every_section_is_there(page: str) -> None:
     ids = {attributes.get("id") for tag, attributes in read(page).tags if tag == "section"}
-    assert ids == {"scores", "tests", "samples", "data", "mixtures", "training", "export", "lineage"}
+    assert ids == {"tasks", "scores", "tests", "samples", "data", "mixtures", "training", "export", "lineage"}
 
 
 def test_each_tasks_tokens_stand_beside_the_length_that_is_allowed(results: Results, page: str) -> None:
