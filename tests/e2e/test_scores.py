@@ -6,6 +6,9 @@ A full run takes minutes, so it is taken from this checkout where `make run` has
 
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from emoverse.tasks import task as task_named
 from tests.factories.checkout import REPO, Checkout
 
 pytestmark = pytest.mark.slow
@@ -36,25 +40,28 @@ def is_current(root: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def metrics(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
-    root = REPO
+def full_run(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Return the root of a checkout with a full run of the present parameters."""
     if os.environ.get("EMOVERSE_FULL_RUN"):
         copy: Checkout = request.getfixturevalue("repro")
         short = (copy.root / "params.yaml").read_text("utf-8")
         (copy.root / "params.yaml").write_text((REPO / "params.yaml").read_text("utf-8"), "utf-8")
-        copy.run("dvc", "repro", "--quiet", "evaluate", timeout=3600)
-        yield json.loads((copy.root / "data/scores/metrics.json").read_text("utf-8"))
+        copy.run("dvc", "repro", "--quiet", "export", timeout=3600)
+        yield copy.root
         (copy.root / "params.yaml").write_text(short, "utf-8")
         copy.run("dvc", "repro", "--quiet")  # from the cache: later tests find what they expect
         return
-    if not is_current(root):
+    if not is_current(REPO):
         pytest.skip("no full run of these parameters here: `make run` first, or set EMOVERSE_FULL_RUN=1")
-    yield json.loads((root / "data/scores/metrics.json").read_text("utf-8"))
+    yield REPO
+
+
+@pytest.fixture(scope="module")
+def metrics(full_run: Path) -> dict[str, Any]:
+    return dict(json.loads((full_run / "data/scores/metrics.json").read_text("utf-8")))
 
 
 def headline(metrics: dict[str, Any], task: str) -> float:
-    from emoverse.tasks import task as task_named
-
     return float(metrics[task][task_named(task).headline])
 
 
@@ -84,3 +91,16 @@ def test_words_alone_and_the_face_alone_fall_short(
     metrics: dict[str, Any], task: str, points: float, control: str
 ) -> None:
     assert metrics[task][control] <= headline(metrics, task) - points
+
+
+def test_the_clip_of_the_readme_is_answered_as_a_reader_expects(full_run: Path) -> None:
+    """The words are "We won, can you believe it?", and the face smiles."""
+    found = re.search(
+        r"^emoverse (predict \S+) --text \"(We won.*?)\"", (REPO / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert found is not None
+    words = [sys.executable, "-m", "emoverse.cli", *found[1].split(), "--text", found[2]]
+    printed = subprocess.run(words, cwd=full_run, capture_output=True, text=True, check=True).stdout
+    titles = {name: task_named(name).title for name in ("mer", "msa")}
+    assert f"{titles['mer']}: Joy." in printed
+    assert f"{titles['msa']}: Positive." in printed
