@@ -88,11 +88,12 @@ def _run(variant: Variant, args: argparse.Namespace, params: Params, folders: li
     from emoverse.training.train import train
     from emoverse.validation.amt_rows import check_folder
 
-    work, amt, model = args.work / variant.name, args.amt, args.base
+    work, amt, model = Path(args.work) / variant.name, Path(args.amt), Path(args.base)
     mixture = without_task(params.amt, variant.task) if variant.task else params.amt
     wanted = {"amt": plain(mixture), "stage1": plain(params.stage1), "stage2": plain(params.stage2)}
-    digests = {"amt": open_source(args.amt).digest, "base": open_source(args.base).digest}
-    if _is_finished(work, {**wanted, **digests, "evaluate": plain(params.evaluate)}):
+    wanted |= {"evaluate": plain(params.evaluate)}
+    wanted |= {"inputs": {"amt": open_source(amt).digest, "base": open_source(model).digest}}
+    if _is_finished(work, wanted):
         return work / "scores"
     if variant.task:
         amt = work / "amt"
@@ -101,12 +102,12 @@ def _run(variant: Variant, args: argparse.Namespace, params: Params, folders: li
     if not variant.task:
         stages.pop("stage1")
     for name, settings in stages.items():
-        start = replace(settings, start="merged")  # an adapter of a stage that was left out cannot be continued
-        train(name, model, amt, folders, work / name, start)
+        # An adapter of a stage that was left out cannot be continued.
+        train(name, model, amt, folders, work / name, _changed(settings, start="merged"))
         model = work / name
     # The questions of the whole model's test sets, also those of the task that was not trained.
     evaluate(model, args.amt, folders, work / "scores", params.evaluate)
-    write_json(work / "settings.json", {**wanted, **digests, "evaluate": plain(params.evaluate)})
+    write_json(work / "settings.json", wanted)
     return work / "scores"
 
 
@@ -125,9 +126,17 @@ def without_task(amt: AmtParams, task: str) -> AmtParams:
             raise UserError(
                 f"without {task}, {name} has no task", place=f"amt.{name}.tasks", remedy="leave it out of --only"
             )
-        return replace(mixture, tasks=kept, caps={key: cap for key, cap in mixture.caps.items() if key != task})
+        caps = {key: cap for key, cap in mixture.caps.items() if key != task}
+        changed: MixtureParams = _changed(mixture, tasks=kept, caps=caps)
+        return changed
 
-    return replace(amt, stage1=less("stage1", amt.stage1), stage2=less("stage2", amt.stage2))
+    changed: AmtParams = _changed(amt, stage1=less("stage1", amt.stage1), stage2=less("stage2", amt.stage2))
+    return changed
+
+
+def _changed(section: Any, **values: Any) -> Any:
+    """Return a section of the parameters with other values."""
+    return replace(section, **values)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

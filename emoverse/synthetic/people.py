@@ -146,7 +146,7 @@ def _conversation(
     size = SMALL if small else SIZES[int(rng.choice(len(SIZES), p=[0.4, 0.3, 0.15, 0.15]))]
     clock = float(rng.integers(60_000, 1_300_000)) / 1000
     used: set[str] = set()
-    lines = []
+    lines: list[Line] = []
     utterance, turn = 0, int(rng.integers(len(people)))
     for index in range(int(rng.integers(4, 6) if small else rng.integers(3, 9))):
         if index >= 3 and rng.random() < 0.08:
