@@ -13,7 +13,7 @@ import yaml
 
 from emoverse.config import MediaParams
 from emoverse.media.transform import picture
-from emoverse.models.pretraining_dialogues import ask_about, make_dialogue
+from emoverse.models.pretraining_dialogues import ask_about, make_dialogue, vocabulary
 from emoverse.synthetic.clips import render
 from emoverse.synthetic.expressions import COLUMN, EXPRESSIVE_UNITS, Expression, animate
 from emoverse.synthetic.portrait import Identity
@@ -197,6 +197,11 @@ MATCHING: Final = 0.85
 """Share of examples whose text expresses the feeling of the face; in the others it expresses any."""
 
 
+REPEAT: Final = ("Repeat this:", "Say again:", "Copy the words:", "Once more:", "Echo:")
+REPEATED: Final = 0.4
+"""Share of examples about text that only ask for the same words again: so every word is once an answer."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One question and answer; ``face`` indexes a drawn clip, or is None; ``still`` shows one frame of it only."""
@@ -240,6 +245,8 @@ def _about_face(index: int, face: Face, rng: np.random.Generator) -> Example:
 
 
 def _about_text(rng: np.random.Generator) -> Example:
+    if rng.random() < REPEATED:
+        return _repetition(rng)
     system, draw = pick(SYSTEM, rng), rng.random()
     feeling = pick(FEELINGS, rng)
     if draw < 0.3:
@@ -252,6 +259,11 @@ def _about_text(rng: np.random.Generator) -> Example:
         text = verdict_sentence(_verdict_class(valence), rng) if draw < 0.5 else _sentence(feeling, valence, rng)
         return Example(system, *_verdict(text, valence, rng), face, still)
     return Example(system, *_choice(_sentence(feeling, valence, rng), feeling, rng), face, still)
+
+
+def _repetition(rng: np.random.Generator) -> Example:
+    words = " ".join(pick(vocabulary(), rng) for _ in range(int(rng.integers(4, 11))))
+    return Example(pick(SYSTEM, rng), f"{pick(REPEAT, rng)}\n{words}", words)
 
 
 def _about_dialogue(faces: Sequence[Face], rng: np.random.Generator) -> Example:

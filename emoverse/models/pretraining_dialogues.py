@@ -21,6 +21,7 @@ ADDRESSED: Final = 0.6
 FAR: Final = 0.7
 """Share of these that answer a line before the previous one, where another person said one."""
 _NAMES: Final = Path(__file__).with_name("names.txt")
+_WORDS: Final = Path(__file__).with_name("words.txt")
 _ORIGIN: Final = (
     "Where does {number} come from?",
     "Trace line {number} back.",
@@ -33,7 +34,19 @@ _LAST_OF: Final = ("Last line of {name}?", "Where did {name} speak last?", "Late
 _SPEAKER: Final = ("Who speaks in {number}?", "Name the speaker of line {number}.", "Line {number} is by whom?")
 _HEADS: Final = ("Transcript:", "A talk:\n", "Minutes:\n", "Chat:", "Lines:\n", "")
 _EARLIER: Final = ("\nSo far:", "\nEarlier:\n", "\nBefore that:", "\nPast lines:\n")
-_THIS: Final = ("\nNow:", "\nThis line:", "\nLook at:", "\nIn question:")
+_THIS: Final = ("\nNow:", "\nThis line:", "\nTarget line:", "\nThe target:", "\nIn question:")
+_FORM: Final = (
+    'Write it like "{example}".',
+    'An answer such as "{example}" gives number, feeling and source,\nseveral are divided by a semicolon.',
+    'For instance "{example}" says where a feeling comes from.',
+    "The form is {example} and nothing else.",
+)
+_INDICES: Final = (
+    "Indices of the target:",
+    "The indices are:",
+    "Number, feeling and source of the target line:",
+    "So:",
+)
 
 Sentence = Callable[[str, np.random.Generator], str]
 
@@ -51,8 +64,18 @@ class Spoken:
 @cache
 def first_names() -> list[str]:
     """Read the list of first names, which a large model's tokenizer would contain."""
-    lines = _NAMES.read_text("utf-8").splitlines()
-    return [name for line in lines if not line.startswith("#") for name in line.split()]
+    return _listed(_NAMES)
+
+
+@cache
+def vocabulary() -> list[str]:
+    """Read the lists of common English words and of first names."""
+    return [*_listed(_WORDS), *first_names()]
+
+
+def _listed(path: Path) -> list[str]:
+    lines = path.read_text("utf-8").splitlines()
+    return [word for line in lines if not line.startswith("#") for word in line.split()]
 
 
 def make_dialogue(feelings: Sequence[str], sentence: Sentence, rng: np.random.Generator) -> list[Spoken]:
@@ -97,8 +120,19 @@ def ask_about(lines: Sequence[Spoken], target: int, rng: np.random.Generator, qu
         return f"{head}{text}\n{_pick(_SPEAKER, rng).format(number=target + 1)}", lines[target].speaker
     parts = [head + text] if rng.random() < 0.7 else []
     parts.append(_pick(_EARLIER, rng) + "\n".join(written[:target]))
-    parts.append(f"{_pick(_THIS, rng)}{written[target]}\n{_pick(_ORIGIN, rng).format(number=target + 1)}")
+    parts.append(f"{_pick(_THIS, rng)}{written[target]}\n{_closing(lines, target, rng)}")
     return "".join(parts).strip(), _origin(lines[target], target, "" if labelled else quiet)
+
+
+def _closing(lines: Sequence[Spoken], target: int, rng: np.random.Generator) -> str:
+    """Return the question itself; mostly with an example of an answer, whose numbers mean nothing, and idle words."""
+    if rng.random() < 0.3:
+        return str(_pick(_ORIGIN, rng).format(number=target + 1))
+    numbers = rng.integers(1, 9, size=2)
+    example = f"{numbers[0]}_{lines[int(rng.integers(len(lines)))].feeling},{numbers[1]}"
+    idle = " ".join(_pick(vocabulary(), rng) for _ in range(int(rng.integers(0, 16))))
+    parts = [_pick(_FORM, rng).format(example=example), idle, _pick(_INDICES, rng)]
+    return "\n".join(part for part in parts if part)
 
 
 def _written(number: int, line: Spoken, labelled: bool) -> str:

@@ -137,14 +137,7 @@ _SPLIT: Final = (
 )
 """How Qwen2 splits text into words before merging."""
 
-_WORDS: Final = tuple(Path(__file__).with_name(name) for name in ("words.txt", "names.txt"))
 _TEMPLATE: Final = Path(__file__).with_name("chat_template.jinja")
-
-
-def known_words() -> list[str]:
-    """Read the built-in lists of English words and first names, which a large model's tokenizer would contain."""
-    lines = [line for path in _WORDS for line in path.read_text("utf-8").splitlines()]
-    return [word for line in lines if not line.startswith("#") for word in line.split()]
 
 
 def train_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> Any:
