@@ -8,7 +8,7 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-h
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-cluster test-fast lint format bench lock sample pictures image test-containers clean
+.PHONY: help setup run docs test test-cluster test-fast lint format bench lock sample pictures image test-containers clean
 
 help:  ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ lint: setup  ## check style, types, import contracts and wording
 	mypy
 	lint-imports
 	$(BIN)/python scripts/lint_wording.py
+
+docs: setup  ## build the documentation into build/site, offline; a warning or a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "the documentation: build/site/index.html; with its search: python -m http.server -d build/site"
 
 format: setup  ## let ruff rewrite what it can
 	ruff check --fix .

@@ -82,7 +82,10 @@ class MixtureParams:
 
 @_frozen
 class AmtParams:
-    """How utterances become the AMT dataset."""
+    """How utterances become the AMT dataset.
+
+    ``validation_share`` is, for a corpus without a validation split, the share of its train dialogues that become one.
+    """
 
     seed: int = Seed
     per_clip: Literal["one", "several"]
@@ -93,6 +96,7 @@ class AmtParams:
     reasons: str
     system: str
     modality_dropout: float = Share
+    validation_share: dict[str, Annotated[float, Share]] = Field(default_factory=dict)
     stage1: MixtureParams
     stage2: MixtureParams
 

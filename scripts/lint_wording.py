@@ -1,14 +1,15 @@
-"""Check user-facing text for words that are not plain English or not terms of the field.
+"""Check user-facing text for words that are not plain English or not terms of the field, and the README's sentences.
 
 Checked are the string literals of the code (messages, help texts, page texts; docstrings only with ``--docstrings``)
 and the Markdown files. Run it from the repository's root; it prints ``file:line: word: text`` and exits with 1 for a
-match.
+match, or when half of the README's sentences are longer than ``LONGEST_MEDIAN`` words.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ PATTERN = re.compile("|".join(rf"\b(?:{word})\b" for word in BANNED), re.IGNOREC
 # Text that is data: what people say in the synthetic corpora and in the tiny model's pretraining.
 DATA = ("emoverse/synthetic/", "emoverse/models/pretraining_data.py", "tests/")
 CODE = ("emoverse", "components", "pipelines")
+LONGEST_MEDIAN = 15  # words in a sentence of the README
 
 
 def tracked(*patterns: str) -> list[Path]:
@@ -72,10 +74,29 @@ def problems(*, docstrings: bool) -> Iterator[str]:
                 yield f"{path}:{number}: {match[0]!r}: {text.strip()[:120]}"
 
 
+def sentences(markdown: str) -> list[str]:
+    """Return the sentences of a Markdown text: of paragraphs and list items, not of code, headings and tables."""
+    text = re.sub(r"^```.*?^```$", "\n\n", markdown, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^(?:#|\||!\[).*$|^\[.*(?:·|\))$", "\n\n", text, flags=re.MULTILINE)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    blocks = re.split(r"\n\s*\n|^\s*(?:[-*]|\d+\.) ", text, flags=re.MULTILINE)
+    parts = (part for block in blocks for part in re.split(r"(?<=[.!?])\s+", " ".join(block.split())))
+    return [part for part in parts if len(part.split()) > 1]
+
+
+def words_per_sentence(markdown: str) -> float:
+    """Return the median number of words in a sentence."""
+    return statistics.median(len(sentence.split()) for sentence in sentences(markdown))
+
+
 def main() -> int:
     """Print the problems; return the exit code."""
     lines = list(problems(docstrings="--docstrings" in sys.argv[1:]))
-    print("\n".join(lines) if lines else "wording: no banned word in messages, help texts and documents")
+    median = words_per_sentence(Path("README.md").read_text("utf-8"))
+    if median > LONGEST_MEDIAN:
+        lines.append(f"README.md: the median sentence has {median:g} words, more than {LONGEST_MEDIAN}")
+    done = "wording: no banned word in messages, help texts and documents"
+    print("\n".join(lines) if lines else f"{done}; README: {median:g} words a sentence (median)")
     return 1 if lines else 0
 
 

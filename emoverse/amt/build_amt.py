@@ -14,7 +14,7 @@ from emoverse.amt.baselines import baselines
 from emoverse.amt.builder import Builder
 from emoverse.amt.corpus_table import CorpusTable
 from emoverse.amt.leakage import Leak
-from emoverse.amt.mixture import Stage, stages
+from emoverse.amt.mixture import Stage, draw, stages
 from emoverse.amt.outputs import Outputs, write_page
 from emoverse.amt.published import match, read_records
 from emoverse.amt.reasons import Reasons, provider, settings_file
@@ -22,7 +22,7 @@ from emoverse.artifacts.digests import sha256_file
 from emoverse.artifacts.manifest import Source, open_source, publish, write_json
 from emoverse.config import AmtParams, plain
 from emoverse.corpora.base import SPLITS
-from emoverse.errors import UserError
+from emoverse.errors import UserError, did_you_mean
 
 _LISTED: Final = 20
 Check = Callable[[Path], list[dict[str, Any]]]
@@ -59,6 +59,7 @@ def build_amt(
     records = {stage: read_records(path) for stage, path in sorted((authors or {}).items())}
     audit = audit_corpora(tables)
     check_leaks(audit.leaks, params.leakage)
+    tables = cut_validation(tables, params)
     inputs = {table.name: sources[table.folder] for table in tables}
     inputs |= {f"{stage} of the authors": file_source(path) for stage, path in (authors or {}).items()}
     if path := settings_file(params.reasons):
@@ -69,6 +70,37 @@ def build_amt(
         draft.count(rows_in=builder.candidates, rows_out=builder.kept, dropped=builder.dropped)
         draft.seeds = {"amt": params.seed}
         draft.facts = {"reasons": reasons.facts(), "warnings": warnings}
+
+
+def cut_validation(tables: Sequence[CorpusTable], params: AmtParams) -> list[CorpusTable]:
+    """Return the tables, with a validation split cut from train where ``amt.validation_share`` requests one.
+
+    Whole dialogues are taken: those with the smallest draws by ``amt.seed``, at least one and never all.
+
+    Raises:
+        UserError: the corpus is not among the inputs, has a validation split of its own, or has too few dialogues.
+    """
+    place = "amt.validation_share"
+    names = [table.name for table in tables]
+    if unknown := sorted(params.validation_share.keys() - set(names)):
+        raise UserError(
+            f"corpus {unknown[0]!r} is not among the inputs", place=place, remedy=did_you_mean(unknown[0], names)
+        )
+    cut = []
+    for table in tables:
+        share = params.validation_share.get(table.name, 0.0)
+        if share and any(one.split == "validation" for one in table.utterances):
+            problem, remedy = f"{table.name} has a validation split of its own", f"remove {table.name}"
+            raise UserError(problem, place=place, remedy=remedy)
+        if share:
+            drawn = sorted(table.train_dialogues(), key=lambda name: draw(name, params.seed, "validation", table.name))
+            count = max(1, round(share * len(drawn)))
+            if count >= len(drawn):
+                problem = f"{share:g} of {len(drawn)} train dialogues of {table.name} leaves nothing to train on"
+                raise UserError(problem, place=place, remedy="take a smaller share")
+            table = table.with_validation(set(drawn[:count]))
+        cut.append(table)
+    return cut
 
 
 def file_source(path: Path) -> Source:

@@ -6,7 +6,8 @@ the same whatever order the rows were read in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -56,6 +57,22 @@ class CorpusTable:
         """Yield each dialogue's utterances by position."""
         for _, dialogue in groupby(self.utterances, key=attrgetter("split", "dialogue_id")):
             yield list(dialogue)
+
+    def train_dialogues(self) -> list[str]:
+        """Return the ids of the train dialogues, each once, in order."""
+        return list(dict.fromkeys(one.dialogue_id for one in self.utterances if one.split == "train"))
+
+    def with_validation(self, dialogues: Collection[str]) -> CorpusTable:
+        """Return a table in which these train dialogues are the validation split; ids and clips stay as they are."""
+        table = CorpusTable(
+            [
+                replace(one, split="validation") if one.split == "train" and one.dialogue_id in dialogues else one
+                for one in self.utterances
+            ],
+            folder=self.folder,
+        )
+        table._unit_names, table._units = self._unit_names, self._units
+        return table
 
     def units(self, utterance_id: str) -> dict[str, float] | None:
         """Return the intensity (0..5) of each action unit (``AU01`` ...), None where none were measured."""

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, Final, TextIO
 
 from emoverse.errors import UserError
 from emoverse.media.action_units import NOT_MEASURED
-from emoverse.media.frames import ShardWriter, Slot, shard_name
 from emoverse.media.probe import Probe
+from emoverse.media.shards import ShardWriter, Slot, shard_name
 from emoverse.media.workers import Done, Lost, Pool, Task, process
 
 JOURNAL: Final = "journal.jsonl"

@@ -42,6 +42,28 @@ class Mixture:
     total: int
 
 
+@dataclass(frozen=True)
+class Validation:
+    """A stage's scores on its validation sets, which choose checkpoints; the test sets choose nothing.
+
+    Attributes:
+        select: ``train.select``: which checkpoint is published.
+        selected: The step of the published checkpoint.
+        loss: Nats a token of the answers.
+        score: Mean of the sets' headline scores.
+        sets: (records, headline score) of each whole validation set.
+        steps: ``step``, ``loss`` and ``score`` of each checkpoint, on ``validation_rows`` of each set.
+    """
+
+    stage: str
+    select: str
+    selected: int
+    loss: float
+    score: float
+    sets: dict[str, tuple[int, float]]
+    steps: list[dict[str, Any]]
+
+
 def corpus(source: Source) -> Corpus:
     """Summarise one output of validate."""
     splits: Counter[str] = Counter()
@@ -87,6 +109,28 @@ def budgets(amt: Path, base: Source, corpus: Source, stages: Mapping[str, Source
     """
     lengths = {name: int(source.manifest["params"]["max_length"]) for name, source in stages.items()}
     return stage_budgets(amt, base.path / "model", int(corpus.manifest["params"]["media"]["frames"]), lengths)
+
+
+def validation(stages: Mapping[str, Source]) -> list[Validation]:
+    """Return the validation scores of each stage that has some, from its ``validation.json``."""
+    found = []
+    for name, source in stages.items():
+        path = source.path / "validation.json"
+        if not path.is_file():
+            continue
+        results = json.loads(path.read_text("utf-8"))
+        found.append(
+            Validation(
+                stage=name,
+                select=results["select"],
+                selected=int(source.manifest["facts"]["selected_step"]),
+                loss=results["loss"],
+                score=results["score"],
+                sets={test: (one["n"], one["headline"]) for test, one in sorted(results["sets"].items())},
+                steps=results["steps"],
+            )
+        )
+    return found
 
 
 def mixtures(amt: Path) -> list[Mixture]:

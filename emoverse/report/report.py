@@ -88,6 +88,7 @@ def report(
             budgets=data.budgets(amt, sources["base"], corpora[0], {name: sources[name] for name in names[1:]}),
             amt_rows=sources["amt"].manifest["rows"],
             curves=[charts.curve(name, log, key) for key in CURVES for name, log in logs.items() if log],
+            validation=data.validation({name: sources[name] for name in names[1:]}),
             models=[_model(name, sources[name]) for name in names],
             parity=json.loads((onnx / "parity.json").read_text("utf-8")),
             graph=charts.graph([tree_of(sources["scores"].manifest), tree_of(sources["onnx"].manifest)]),

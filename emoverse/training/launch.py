@@ -14,7 +14,6 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -192,11 +191,12 @@ def _train(scratch: Path) -> dict[str, Any]:
     task = json.loads((scratch / "task.json").read_text("utf-8"))
     paths = {name: Path(task[name]) if task[name] else None for name in _PATHS}
     params = parse(TrainParams, task["params"], place="params.yaml")
+    os.environ["OMP_NUM_THREADS"] = str(params.threads)  # accelerate warns of its own choice where none is set
     frames = FrameStore([Path(folder) for folder in task["validated"]])
     model = paths.pop("model")
     assert model is not None
     result = train_rows(task["rows"], task["lengths"], model, frames, params, scratch, task["label"], **paths)
-    return {**asdict(result), "checkpoint": result.checkpoint.name}
+    return {**vars(result), "checkpoint": result.checkpoint.name}  # asdict would break a Counter
 
 
 def _die_with(launcher: int) -> None:

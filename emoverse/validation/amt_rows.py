@@ -61,8 +61,9 @@ def check_folder(folder: Path) -> list[dict[str, Any]]:
             found = [_sum(*both) for both in zip(found, part, strict=True)] if found else part
             name = path.relative_to(folder).as_posix()
             problems += [
-                f"{name}:{start + row}: {one.check.settings['column']}: not so: {one.check.says} ({value[:_SHOWN]})"
+                f"{name}:{start + row}: {column}: check failed: {one.check.says} ({value[:_SHOWN]})"
                 for one in part
+                for column in (one.check.settings["column"],)
                 for row, value in zip(one.rows, one.values, strict=True)
             ]
     if problems:

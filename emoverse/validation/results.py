@@ -204,6 +204,7 @@ MEANING: Final = REASONS | {
     "clip-silent": "there is a sound track, and all of it is silent",
     "clip-too-long": "the clip is longer than the limit",
     "clip-too-short": "the clip is shorter than the limit",
+    "control-character": "the text has a control character, as a wrong encoding leaves it",
     "duration-gap": "the clip is much longer or shorter than its annotated span",
     "duplicate-id": "the id is on an earlier row",
     "empty-text": "nothing is said",

@@ -18,7 +18,8 @@ from emoverse.corpora import get_corpus
 from emoverse.errors import UserError
 from emoverse.media.action_units import NOT_MEASURED, measurer
 from emoverse.media.extract import JOURNAL, extract, records
-from emoverse.media.frames import FOLDER, SHARDS
+from emoverse.media.frames import FOLDER
+from emoverse.media.shards import SHARDS
 from emoverse.validation.plan import Ledger, Plan, make_plan
 from emoverse.validation.results import judge_clips, write_page, write_tables
 

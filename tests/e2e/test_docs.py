@@ -1,43 +1,40 @@
-"""Every command that the documents show in an ``sh`` block is run here, in a checkout where the main job has run."""
+"""Every command that the documents show is run in a checkout where the main job has run, or says why it is not."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.factories.checkout import REPO, Checkout
+from tests.factories.documents import DOCUMENTS, blocks, perform
 
 pytestmark = pytest.mark.slow
-BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
-DOCUMENTS = sorted([REPO / "README.md", *(REPO / "docs").glob("*.md")])
+WITH_COMMANDS = [path for path in DOCUMENTS if any(block.is_run for block in blocks(path))]
 
 
-def commands(document: Path) -> list[str]:
-    lines = [
-        line.split("  #")[0].strip()
-        for block in BLOCK.findall(document.read_text("utf-8"))
-        for line in block.splitlines()
-    ]
-    return [line for line in lines if line]
+@pytest.fixture
+def copy(repro: Checkout, tmp_path: Path) -> Checkout:
+    """Return a copy of the checkout with its own params.yaml, for documents that write files into it."""
+    shutil.copytree(repro.root, tmp_path / "repository", symlinks=True, ignore=shutil.ignore_patterns("scratch"))
+    (tmp_path / "repository/scratch").mkdir()
+    own = Checkout(tmp_path / "repository")
+    own.run("git", "checkout", "--quiet", "params.yaml")
+    return own
 
 
-def test_the_readme_shows_commands() -> None:
-    assert len(commands(REPO / "README.md")) >= 6
+@pytest.mark.parametrize("document", WITH_COMMANDS, ids=lambda path: str(path.relative_to(REPO)))
+def test_what_a_document_shows_runs_and_prints_what_is_shown(
+    request: pytest.FixtureRequest, repro: Checkout, document: Path
+) -> None:
+    writes = any(block.is_file for block in blocks(document))
+    perform(document, request.getfixturevalue("copy") if writes else repro)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_the_commands_of_a_document_run(repro: Checkout, document: Path) -> None:
-    for line in commands(document):
-        repro.run("bash", "-euc", line)
-
-
-def test_the_two_commands_of_the_readme_are_targets_of_the_makefile(repro: Checkout) -> None:
-    for target in re.findall(r"^make (\w+)", (REPO / "README.md").read_text("utf-8"), re.MULTILINE):
-        assert f"{target}:" in (REPO / "Makefile").read_text("utf-8")
+def test_the_make_commands_of_the_documents_are_targets_of_the_makefile(repro: Checkout) -> None:
+    shown = {target for path in DOCUMENTS for target in re.findall(r"(?:^|`)make ([\w-]+)", path.read_text("utf-8"))}
+    assert {"run", "test", "docs"} <= shown
+    makefile = (REPO / "Makefile").read_text("utf-8")
+    assert {target for target in shown if not re.search(rf"^{target}:", makefile, re.MULTILINE)} == set()
+    for target in ("run", "test"):
         repro.run("make", "--dry-run", target)
-
-
-def test_every_file_the_readme_links_to_exists() -> None:
-    for document in DOCUMENTS:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text("utf-8")):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"

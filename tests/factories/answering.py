@@ -14,7 +14,8 @@ from emoverse.amt.baselines import baselines
 from emoverse.artifacts.manifest import publish, write_json
 from emoverse.config import EvaluateParams, ExportParams, MediaParams, ToleranceParams, plain
 from emoverse.corpora.base import EMOTIONS, Utterance
-from emoverse.media.frames import ShardWriter, write_index
+from emoverse.media.frames import write_index
+from emoverse.media.shards import ShardWriter
 from emoverse.models.tiny import build_model, build_processor, save_folder, train_tokenizer
 from emoverse.tasks import task as task_named
 from emoverse.tasks.base import Context, Question

@@ -27,6 +27,8 @@ class Checkout:
     """A copy of the tree's files as git knows them, in a repository of its own."""
 
     root: Path
+    python_path: tuple[Path, ...] = ()
+    """Folders that come first on the module path of commands."""
 
     def run(self, *words: str, timeout: int = 800) -> str:
         """Run a command of the environment in the checkout; fail with what it printed unless it exits 0."""
@@ -37,7 +39,11 @@ class Checkout:
     def attempt(self, *words: str, timeout: int = 800) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment in the checkout."""
         env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
-        env |= {"DVC_NO_ANALYTICS": "1", "PYTHONPATH": str(self.root), **canary.ENVIRONMENT}
+        env |= {
+            "DVC_NO_ANALYTICS": "1",
+            "PYTHONPATH": os.pathsep.join(map(str, (*self.python_path, self.root))),
+            **canary.ENVIRONMENT,
+        }
         return subprocess.run(words, cwd=self.root, env=env, capture_output=True, text=True, timeout=timeout)
 
     def set_params(self, changes: dict[str, dict[str, object]]) -> None:

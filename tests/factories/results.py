@@ -16,7 +16,8 @@ from emoverse.corpora.base import Quarantined, Utterance
 from emoverse.evaluation.metrics import measure, metrics, write_jsonl, write_plots
 from emoverse.evaluation.replies import Replies, prediction_rows
 from emoverse.inference.test_sets import EvaluationSet, read_sets
-from emoverse.media.frames import ShardWriter, write_index
+from emoverse.media.frames import write_index
+from emoverse.media.shards import ShardWriter
 from tests.factories.answering import _png, rows_of, utterances, write_model, write_rows
 
 EVALUATE = EvaluateParams(
@@ -135,8 +136,12 @@ def _stage(out: Path, step: str, inputs: dict[str, Source], steps: int, *, seed:
             lines = [json.dumps({"step": n, "loss": loss, "learning_rate": rate}) for n, loss, rate in numbers]
             (draft.path / "log.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
             draft.count(rows_in=steps, rows_out=steps)
+            checkpoints = [{"step": n, "loss": 3.0 / n, "score": n / 100, "tasks": {}} for n in (steps // 2, steps)]
+            sets = {"meld-mer": {"n": 6, "headline": 0.625, "accuracy": 0.625}}
+            whole = {"loss": 0.51, "score": 0.625, "tasks": {"mer": {"accuracy": 0.625}}, "sets": sets}
+            write_json(draft.path / "validation.json", {**whole, "select": "score", "steps": checkpoints})
         (draft.path / "weights.txt").write_text(out.name, "utf-8")
-        draft.facts = {"steps": steps}
+        draft.facts = {"steps": steps, "selected_step": steps // 2}
     return out
 
 

@@ -20,6 +20,11 @@ from tests.conftest import REPO
 from tests.factories.amt import corpus, utterance, validated
 
 PARAMS = load_params(REPO / "params.yaml").amt
+WITHOUT_MOSEI = replace(
+    PARAMS,
+    stage1=replace(PARAMS.stage1, corpora=("meld",)),
+    stage2=replace(PARAMS.stage2, corpora=("meld", "ecf")),
+)
 FACE = {"AU06_r": 2.0, "AU12_r": 3.0, "AU01_r": 2.0, "AU04_r": 2.0, "AU09_r": 2.0}
 
 
@@ -290,3 +295,42 @@ def test_a_file_of_reasons_is_an_input_of_the_dataset(tmp_path: Path) -> None:
         build_amt([folder], tmp_path / "amt", params)
         digests.append(read_manifest(tmp_path / "amt")["inputs"]["reasons"])
     assert digests[0] != digests[1]
+
+
+def test_a_validation_set_is_cut_from_train_by_dialogue_where_a_corpus_has_none(tmp_path: Path) -> None:
+    ecf = [one for one in corpus("ecf") if one.split != "validation"]
+    inputs = [everything(tmp_path / "all")[0], validated(tmp_path / "ecf", ecf)]
+    params = replace(WITHOUT_MOSEI, validation_share={"ecf": 0.2})
+    build_amt(inputs, tmp_path / "amt", params, check=check_folder)
+    build_amt(inputs, tmp_path / "without", replace(params, validation_share={}))
+    train = {one.dialogue_id for one in ecf if one.split == "train"}
+
+    def dialogues(out: str, name: str) -> set[str]:
+        found = [row for row in rows(tmp_path / out / name) if row["corpus"] == "ecf"]
+        return {row["utterance_id"].rpartition("/")[2].partition("_")[0].removeprefix("dia") for row in found}
+
+    cut = dialogues("amt", "validation/ecf-ecpe.jsonl")
+    assert len(cut) == round(0.2 * len(train))
+    assert not cut & dialogues("amt", "stage2.jsonl")
+    assert dialogues("amt", "stage2.jsonl") <= train
+    assert not (tmp_path / "without" / "validation" / "ecf-ecpe.jsonl").exists()
+    assert dialogues("amt", "test/ecf-ecpe.jsonl") == dialogues("without", "test/ecf-ecpe.jsonl")
+    build_amt(inputs, tmp_path / "seed", replace(params, seed=params.seed + 1))
+    assert dialogues("seed", "validation/ecf-ecpe.jsonl") != cut
+
+
+@pytest.mark.parametrize(
+    ("share", "problem"),
+    [
+        ({"meld": 0.1}, "meld has a validation split of its own"),
+        ({"efc": 0.1}, "corpus 'efc' is not among the inputs"),
+        ({"ecf": 1.0}, "leaves nothing to train on"),
+    ],
+)
+def test_a_validation_share_that_cannot_be_cut_is_refused(
+    share: dict[str, float], problem: str, tmp_path: Path
+) -> None:
+    ecf = validated(tmp_path / "ecf", [one for one in corpus("ecf") if one.split != "validation"])
+    meld = everything(tmp_path / "all")[0]
+    with pytest.raises(UserError, match=problem):
+        build_amt([meld, ecf], tmp_path / "amt", replace(WITHOUT_MOSEI, validation_share=share))

@@ -126,15 +126,18 @@ def test_the_demo_starts_behind_any_proxy_and_ends_cleanly(
     (dead / "old.mp4").write_bytes(b"an upload that a killed demo left")
     command = [sys.executable, "-m", "emoverse.cli", "demo", "--model", str(predictor.exported.folder), *options]
     environment = {**os.environ, **PROXIES, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
         assert process.stdout is not None
         address = next(line.split()[1] for line in process.stdout if line.startswith("open "))
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(address.replace("[::]", "127.0.0.1"), timeout=60) as response:
+        with opener.open(address.replace("[::]", "[::1]"), timeout=60) as response:
             assert response.status == 200
         assert not dead.exists()
         process.send_signal(signal_number)
-        assert process.stdout.read() == "closed\n"
+        assert process.communicate(timeout=120)[0] == "closed\n"
+    finally:
+        process.kill()
     assert process.returncode == 0
     assert list(tmp_path.glob("emoverse-demo-*")) == []
 

@@ -11,6 +11,7 @@ import pytest
 
 from emoverse.artifacts.manifest import open_source
 from emoverse.errors import UserError
+from emoverse.report.data import validation
 from emoverse.report.report import report
 from emoverse.report.samples import PER_TEST, choose
 from emoverse.report.scores import confusion_over, flat, test_sets
@@ -235,3 +236,17 @@ def test_the_output_of_another_step_is_refused(results: Results, tmp_path: Path)
     with pytest.raises(UserError, match="an output of 'evaluate', not of 'export'"):
         report(validated, amt, stages, scores, scores, tmp_path / "reports")
     assert not (tmp_path / "reports").exists()
+
+
+def test_validation_scores_stand_apart_from_test_scores_and_name_the_published_checkpoint(
+    page: str, results: Results
+) -> None:
+    card = page[page.index("On the validation sets") :].partition("</section>")[0]
+    cells = re.findall(r"<tr><td>(.*?)</td><td class=\"n\">(.*?)</td>.*?<td class=\"n\">([\d.]+)</td>", card)
+    assert cells == [
+        ("stage1", "20 *", "0.150"), ("", "40", "0.075"), ("", "published", "0.510"),
+        ("stage2", "30 *", "0.100"), ("", "60", "0.050"), ("", "published", "0.510"),
+    ]  # fmt: skip
+    assert "meld-mer 62.5" in card
+    without = validation({"stage2": open_source(results.stages[0], weights=False)})
+    assert without == [], "a stage that was trained without validation rows has no such file"

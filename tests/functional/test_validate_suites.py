@@ -164,8 +164,8 @@ def test_a_row_that_fails_an_expectation_stops_the_step_and_is_named(
     (tmp_path / "stage1.jsonl").write_text("".join(json.dumps(good | one) + "\n" for one in bad))
     with pytest.raises(UserError) as caught:
         check_folder(tmp_path)
-    assert "stage1.jsonl:2: task: not so: The task is one of" in str(caught.value)
-    assert "stage1.jsonl:4: repeats: not so: Every row of a file has an id of its own" in str(caught.value)
+    assert "stage1.jsonl:2: task: check failed: The task is one of" in str(caught.value)
+    assert "stage1.jsonl:4: repeats: check failed: Every row of a file has an id of its own" in str(caught.value)
 
 
 def test_every_reason_that_sets_a_row_aside_is_explained_on_the_page() -> None:

@@ -20,6 +20,19 @@ def test_the_citation_names_this_version_the_license_and_the_paper() -> None:
     assert any(PAPER in str(reference) for reference in citation["references"])
 
 
+@pytest.mark.parametrize("name", ["README.md", "docs/status.md"])
+def test_a_page_that_names_a_version_names_this_one(name: str) -> None:
+    named = re.findall(r"\b[Vv]ersion (\d+\.\d+\.\d+)", (REPO / name).read_text("utf-8"))
+    assert named
+    assert set(named) == {__version__}
+
+
+def test_the_changelog_can_be_released() -> None:
+    headings = re.findall(r"^## (.*)$", (REPO / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert headings[0] == "[Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d{2}-\d{2}", heading) for heading in headings[1:])
+
+
 def test_every_test_that_the_security_page_names_exists() -> None:
     named = re.findall(r"`(tests/\S+\.py)`", (REPO / "SECURITY.md").read_text("utf-8"))
     assert len(named) >= 6

@@ -13,8 +13,9 @@ from PIL import Image
 from emoverse.config import MediaParams
 from emoverse.errors import UserError
 from emoverse.media import frames as frames_module
-from emoverse.media import frames as shards_module
-from emoverse.media.frames import FrameStore, ShardWriter, write_index
+from emoverse.media import shards as shards_module
+from emoverse.media.frames import FrameStore, write_index
+from emoverse.media.shards import ShardWriter
 from emoverse.media.transform import encode
 
 MEDIA = MediaParams(frames=3, size=16, timeout=5.0)
