@@ -4,7 +4,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-header --no-emit-index-url
-# two threads beside another busy process stall for seconds at a time in models this small
+# For speed, not for results, which depend on the `threads` parameters alone: in models as small as the sample's and the
+# tests', two threads beside another busy process stall for seconds at a time.
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
@@ -41,7 +42,9 @@ test-containers: setup  ## start a docker engine, build both images, run the sam
 
 test-cluster: setup  ## accept the pipeline on a real Kubeflow: HOST=http://... PROFILE=FILE REMOTE=NAME (docs/kubeflow.md)
 	EMOVERSE_CLUSTER_HOST="$(HOST)" EMOVERSE_CLUSTER_PROFILE="$(PROFILE)" EMOVERSE_CLUSTER_REMOTE="$(REMOTE)" \
-	EMOVERSE_CLUSTER_WORKSPACE="$(WORKSPACE)" EMOVERSE_CLUSTER_KUBECTL="$(KUBECTL)" \
+	EMOVERSE_CLUSTER_WORKSPACE="$(WORKSPACE)" EMOVERSE_CLUSTER_CLAIM="$(CLAIM)" EMOVERSE_CLUSTER_PUBLIC="$(PUBLIC)" \
+	EMOVERSE_CLUSTER_PARAMS="$(PARAMS)" \
+	EMOVERSE_CLUSTER_KUBECTL="$(KUBECTL)" \
 	  $(BIN)/python -m pytest tests/cluster -q
 
 lint: setup  ## check style, types, import contracts and wording

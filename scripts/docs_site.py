@@ -21,13 +21,14 @@ def generators() -> dict[str, Callable[[], str]]:
     """Return what generates each part, by its name."""
     if str(REPO) not in sys.path:
         sys.path.insert(0, str(REPO))
-    reference, messages = (importlib.import_module(f"scripts.{name}") for name in ("reference", "messages"))
+    names = ("reference", "messages", "python_reference")
+    reference, messages, python_reference = (importlib.import_module(f"scripts.{name}") for name in names)
     return {
         "parameters": reference.parameters,
         "commands": reference.commands,
         "steps": reference.steps,
         "tables": reference.tables,
-        "python": reference.python,
+        "python": python_reference.python,
         "profiles": reference.profiles,
         "tasks": reference.tasks,
         "messages": messages.as_markdown,

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -230,6 +231,8 @@ def publish(
         finally:
             shutil.rmtree(draft.path, ignore_errors=True)
         run = {"step": step, "host": socket.gethostname(), "started": started, "seconds": time.time() - started}
+        if torch := sys.modules.get("torch"):  # which vector instructions its CPU kernels use decides the last bits
+            run["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
         write_json(notes, {**run, **draft.run})
 
 

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import torch
 
+from emoverse.compat.transformers import all_experts
+
 OPSET: Final = 20
 
 
@@ -102,7 +104,8 @@ def write_graphs(model: Any, folder: Path, one_file: int = 1 << 30) -> dict[str,
     names = [f"{kind}_{i}" for i in range(layers) for kind in ("key", "value")]
     inputs = ("embeds", "mask", "positions", "columns", *(f"past_{name}" for name in names))
     outputs = ("logits", *(f"present_{name}" for name in names))
-    _export(_Decoder(model), arguments, inputs, outputs, shapes, folder / "decoder.onnx", one_file)
+    with all_experts(model):
+        _export(_Decoder(model), arguments, inputs, outputs, shapes, folder / "decoder.onnx", one_file)
     image_id = int(model.config.image_token_id)
     return {"layers": layers, "key_value_heads": heads, "head_size": size, "image_id": image_id}
 

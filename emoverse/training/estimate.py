@@ -22,6 +22,8 @@ BYTES: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 _LIVE: Final = 1_000_000_000  # weights; stage3_max_live_parameters in ms-swift's zero3.json
 FP32: Final = 4  # bytes: LoRA weights, statistics of norms, the loss
 
+_EXPERTS: Final = ".experts."
+
 
 @dataclass(frozen=True)
 class Row:
@@ -45,7 +47,7 @@ def trainable(shapes: Shapes, params: TrainParams) -> int:
     if params.tuner == "full":
         return sum(count(shapes.part(part).values()) for part in ["language", *whole, *vision])
     parts = ["language", *(["projector"] * (params.projector == "lora")), *vision]
-    adapters = params.lora_rank * sum(sum(shape) for part in parts for shape in shapes.matrices(part).values())
+    adapters = params.lora_rank * sum(sum(shape) for part in parts for shape in shapes.adapted(part).values())
     return adapters + sum(count(shapes.part(part).values()) for part in whole)
 
 
@@ -99,8 +101,8 @@ def activations(shapes: Shapes, params: TrainParams, batch: Sequence[Row], *, ch
     layer = 2 * hidden * FP32 + 2 * hidden * width + 5 * query * width + 4 * inner * width
     if params.tuner == "lora":
         # inputs of the LoRA layers: after dropout with a mask of bytes, or a 32-bit copy of a narrower type
-        inputs = sum(shape[1] for name, shape in shapes.matrices("language").items() if ".layers.0." in name)
-        outputs = sum(1 for name in shapes.matrices("language") if ".layers.0." in name) * params.lora_rank
+        inputs = sum(shape[1] for name, shape in shapes.adapted("language").items() if ".layers.0." in name)
+        outputs = sum(1 for name in shapes.adapted("language") if ".layers.0." in name) * params.lora_rank
         copied = FP32 + 1 if params.lora_dropout else FP32 if width < FP32 else 0
         layer += inputs * copied + outputs * FP32
     kept = tokens * (hidden * width * layers + layer if checkpointing else layer * layers)
@@ -139,7 +141,7 @@ def flops(shapes: Shapes, params: TrainParams, rows: Sequence[Row]) -> int:
     the half below the diagonal in the language model and all of it in the vision encoder.
     """
     text, vision = shapes.text, shapes.vision
-    language, projector, encoder = (count(shapes.matrices(part).values()) for part in PARTS)
+    language, projector, encoder = (shapes.used_a_token(part) for part in PARTS)
     passes = 3 if params.tuner == "full" else 2
     adapters = 0 if params.tuner == "full" else 6 * trainable(shapes, params)
     heads = 2 * shapes.query_width * int(text["num_hidden_layers"])
@@ -210,6 +212,21 @@ class Shapes:
             for name, shape in self.part(part).items()
             if name.endswith(".weight") and len(shape) == 2 and not any(word in name for word in excluded)
         }
+
+    def adapted(self, part: str) -> dict[str, tuple[int, ...]]:
+        """Return the weights of a part's linear layers that get an adapter: no experts, and not their router."""
+        return {
+            name: shape
+            for name, shape in self.matrices(part).items()
+            if _EXPERTS not in name and not name.endswith(".mlp.gate.weight")
+        }
+
+    def used_a_token(self, part: str) -> int:
+        """Return the number of weights of a part's linear layers that a token meets: of experts, the chosen ones."""
+        weights = self.matrices(part)
+        experts = count(shape for name, shape in weights.items() if _EXPERTS in name)
+        chosen, every = (int(self.text.get(key) or 1) for key in ("num_experts_per_tok", "num_experts"))
+        return count(weights.values()) - experts + experts * chosen // every
 
     @property
     def patch_weights(self) -> int:

@@ -52,13 +52,13 @@ def original_format(row: dict[str, Any], image_tokens: int, n_frames: int) -> st
     return "".join(f"<|im_start|>{role}\n{words}<|im_end|>" for role, words in turns)
 
 
-def make_converted(folder: Path, kind: str) -> Path:
-    """Publish a tiny InternVL2 of one backbone (``qwen2``, ``internlm2``, ``phi3``), converted from the original form.
+def make_converted(folder: Path, kind: str, *, text: dict[str, Any] | None = None) -> Path:
+    """Publish a tiny InternVL of one text model (``qwen2``, ``internlm2`` ...), converted from the original form.
 
-    It sees frames as ``make_validated`` makes them.
+    It sees frames as ``make_validated`` makes them; ``text`` overrides settings of the text model.
     """
     size = {"image_size": MEDIA.size, "patch_size": MEDIA.size // 4}
-    original = write_checkpoint(folder / "original", config(kind, vision=size, force_image_size=MEDIA.size))
+    original = write_checkpoint(folder / "original", config(kind, text=text, vision=size, force_image_size=MEDIA.size))
     convert(original, folder / "converted")
     return folder / "converted"
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,12 @@ import torch
 from safetensors.torch import load_file
 
 from emoverse.artifacts.digests import folder_files
-from emoverse.artifacts.manifest import read_manifest
+from emoverse.artifacts.manifest import open_source, read_manifest
 from emoverse.config import TrainParams
 from emoverse.errors import RowErrors, UserError
 from emoverse.training.preview import preview
 from emoverse.training.train import train
+from tests.conftest import REPO
 from tests.factories.training import make_training, train_params
 
 
@@ -60,6 +64,27 @@ def test_two_trainings_give_the_same_bytes_and_hold_no_path_and_no_time(
         assert str(tmp_path).encode() not in blob, name
         assert str(house["model"]).encode() not in blob, name
     assert all(set(entry) <= {"loss", "grad_norm", "learning_rate", "epoch", "step"} for entry in log_of(first))
+
+
+@pytest.mark.slow
+def test_the_number_of_openmp_threads_in_the_environment_decides_nothing(
+    house: dict[str, Path], tmp_path: Path
+) -> None:
+    digests, words = set(), ["--model", house["model"], "--amt", house["amt"], "--validated", house["meld"]]
+    settings = ["media.frames=2", "train.validation_rows=0", "stage1.epochs=1"]
+    for threads in ("1", "3"):
+        out = tmp_path / threads
+        command = [sys.executable, "-m", "emoverse.cli", "train", "--stage", "stage1", *words, "--out", out]
+        command += ["--params", REPO / "params.yaml", *(word for one in settings for word in ("--set", one))]
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": threads,
+            "EMOVERSE_SCRATCH": str(tmp_path / f"scratch{threads}"),
+        }
+        subprocess.run(list(map(str, command)), env=environment, cwd=tmp_path, check=True, capture_output=True)
+        digests.add(open_source(out).digest)
+    assert len(digests) == 1
+    assert json.loads((tmp_path / "1.run.json").read_text("utf-8"))["cpu_capability"]
 
 
 def test_every_row_is_trained_once_an_epoch_and_the_ledger_says_so(

@@ -13,7 +13,7 @@ from emoverse.errors import UserError
 from emoverse.evaluation.formats import FORMATS, read_rows
 from emoverse.profiles import profile_text
 from emoverse.registry import STEPS
-from scripts import docs_site, messages, reference
+from scripts import docs_site, messages, python_reference, reference
 
 REPO = Path(__file__).resolve().parents[2]
 DOCS = REPO / "docs"
@@ -67,9 +67,9 @@ def test_every_prediction_format_is_on_its_page() -> None:
 
 
 def test_the_public_python_interface_exists_and_is_documented() -> None:
-    for _, module, names in reference.PUBLIC:
+    for _, module, names in python_reference.PUBLIC:
         for name in names:
-            assert len(reference.described(module, name)) > 100
+            assert len(python_reference.described(module, name)) > 100
 
 
 def test_every_place_that_raises_an_error_is_in_the_catalogue() -> None:
@@ -97,7 +97,7 @@ def found(text: str) -> bool:
     [
         lambda folder: load_params(folder / "params.yaml"),
         lambda folder: load_params(REPO / "params.yaml", {"media.framse": 3}),
-        lambda folder: load_params(REPO / "params.yaml", {"stage1.tuner": "full"}),
+        lambda folder: load_params(REPO / "params.yaml", {"stage1.tuner": "full", "stage1.projector": "lora"}),
         lambda folder: parse_overrides(["media"]),
         lambda folder: profile_text("internvl9"),
         lambda folder: read_rows(folder / "a.csv", "excel"),

@@ -15,7 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText
 
 from emoverse.cli.__init__ import main
+from emoverse.config import load_params
 from emoverse.errors import UserError
+from emoverse.profiles import names, profile_text
 from emoverse.training.estimate import (
     Row,
     Shapes,
@@ -31,7 +33,7 @@ from emoverse.training.estimate import (
 from emoverse.training.preview import check_device
 from tests.conftest import REPO
 from tests.factories.answering import make_model
-from tests.factories.training import make_training, train_params
+from tests.factories.training import make_converted, make_training, train_params
 
 LINEAR = r".*language_model.*_proj|.*multi_modal_projector\.linear_[12]"
 BATCH = [Row(tokens=160, answer=10, frames=4)] * 8
@@ -73,6 +75,16 @@ def test_parameters_are_those_of_the_model(folder: Path, shapes: Shapes) -> None
     assert trainable(shapes, train_params(lora_rank=8)) == 2 * trained
     assert trainable(shapes, train_params(tuner="full", train_vision=True)) == whole - trained
     assert trainable(shapes, train_params(projector="frozen")) < trained
+
+
+def test_of_experts_the_chosen_ones_count_and_none_gets_an_adapter(tmp_path: Path) -> None:
+    folder = make_converted(tmp_path, "qwen3_moe") / "model"
+    shapes, model = read_shapes(folder), adapted(folder, attention="eager")
+    trained = sum(tensor.numel() for tensor in model.parameters() if tensor.requires_grad)
+    assert trainable(shapes, train_params()) == trained
+    with FlopCounterMode(display=False) as counter:
+        loss_of(model, shapes).backward()
+    assert 0.8 < flops(shapes, train_params(), BATCH) / counter.get_total_flops() < 1.25
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
@@ -147,27 +159,47 @@ def test_the_values_of_weights_do_not_matter(folder: Path, tmp_path: Path) -> No
         read_shapes(tmp_path)
 
 
-def dry_run(house: dict[str, Path], *words: str) -> int:
-    folders = ["--model", house["model"], "--amt", house["amt"], "--validated", house["meld"]]
-    return main(["train", "--stage", "stage1", *map(str, folders), "--params", str(REPO / "params.yaml"),
+def dry_run(inputs: dict[str, Path], *words: str, params: Path = REPO / "params.yaml") -> int:
+    folders = ["--model", inputs["model"], "--amt", inputs["amt"], "--validated", inputs["meld"]]
+    return main(["train", "--stage", "stage1", *map(str, folders), "--params", str(params),
                  "--set", "media.frames=2", "--dry-run", *words])  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_training(tmp_path_factory.mktemp("training"))
+
+
+@pytest.mark.parametrize("profile", names())
+def test_a_dry_run_of_each_profile_says_memory_steps_and_time(
+    profile: str, inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(profile_text(profile), "utf-8")
+    assert dry_run(inputs, "--json", "--tflops", "100", params=path) == 0
+    found = json.loads(capsys.readouterr().out)
+    params = load_params(path)
+    effective = params.stage1.batch_size * params.stage1.accumulation
+    assert found["steps"] == steps_of(12, params.stage1) >= params.stage1.epochs * 12 / effective
+    assert found["memory"]["total"] > found["parameters"]["all"] * {"float32": 4, "bfloat16": 2}[params.stage1.dtype]
+    assert found["seconds"]["at_full_rate"] > 0
 
 
 def test_a_dry_run_says_what_it_takes_and_names_over_long_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house = make_training(tmp_path)
+    inputs = make_training(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    assert dry_run(house, "--json", "--tflops", "0.5") == 0
+    assert dry_run(inputs, "--json", "--tflops", "0.5") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["rows"] == 12
     assert found["frames"] == 8 * 2 + 4
     assert found["budget"]["tasks"]["mer"]["rows"] == 12
     assert found["seconds"]["at_full_rate"] == pytest.approx(found["flops"] / 0.5e12)
     assert found["longest_row"] == found["budget"]["tasks"]["mer"]["longest"]
-    assert dry_run(house) == 0
+    assert dry_run(inputs) == 0
     assert f"{found['parameters']['all']:,} parameters" in capsys.readouterr().out
-    assert dry_run(house, "--set", "stage1.max_length=60") == 2
+    assert dry_run(inputs, "--set", "stage1.max_length=60") == 2
     assert "mer 12 of 12; the first are mer/meld/" in capsys.readouterr().err
     assert sorted(tmp_path.rglob("*")) == before
 
