@@ -86,6 +86,7 @@ def check_params(params: Params, options: PipelineOptions) -> None:
             remedy = f"name its folder under corpora in params.yaml, or remove it from amt.{stage}.corpora"
             raise UserError(f"there is no corpus {name!r} to train on", place=f"amt.{stage}.corpora", remedy=remedy)
     stages(params.amt, list(params.corpora))
+    _check_reasons(params.amt.reasons, options)
     for name in params.export.floor:
         if name not in tasks():
             raise UserError(f"unknown task {name!r}", place="export.floor", remedy=did_you_mean(name, tasks()))
@@ -98,6 +99,16 @@ def check_params(params: Params, options: PipelineOptions) -> None:
         if gpu and "train" in gpu.steps and wanted > gpu.count:
             problem = f"wants {wanted} GPUs, but the cluster profile gives a pod {gpu.count}"
             raise UserError(problem, place=f"{stage}.gpus", remedy="set gpu.count in the profile, or train.gpus")
+
+
+def _check_reasons(spec: str, options: PipelineOptions) -> None:
+    """Raise UserError if ``amt.reasons`` names a file that the step's pod or container would not find."""
+    kind, _, path = spec.partition(":")
+    mounts = [volume.path.rstrip("/") for volume in options.cluster.volumes]
+    if kind in ("file", "endpoint") and not options.local and not any(_below(path, mount) for mount in mounts):
+        problem = f"names the file {path}, which no pod would find (mounted volumes: {', '.join(mounts) or 'none'})"
+        remedy = "put it on a volume of the cluster profile and give its path there, or set amt.reasons=rules"
+        raise UserError(problem, place="amt.reasons", remedy=remedy)
 
 
 EXAMINED: Final = ("gs", "s3")  # with this machine's own credentials; Kubeflow's are the cluster's

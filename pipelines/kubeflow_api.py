@@ -7,7 +7,10 @@ on a broken ``~/.config/kfp/context.json``.
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -18,6 +21,7 @@ from emoverse.errors import UserError
 from emoverse.http import HttpClient, NoAnswerError, bearer, check_address, json_object, token_from
 
 TOKEN: Final = "KUBEFLOW_TOKEN"  # the variable that contains the bearer token of a cluster that asks for one
+_ERROR_AS_LOG: Final = re.compile(r'\{"error_message": ?"Failed to read logs? .*\Z', re.DOTALL)
 _PORT_FORWARD: Final = (
     "check the address; `kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80` makes one at "
     "http://localhost:8080"
@@ -140,16 +144,31 @@ class KubeflowApi:
         return [spec["pipeline_spec"], spec.get("platform_spec") or {}] if "pipeline_spec" in spec else [spec]
 
     def workflow(self, run_id: str) -> dict[str, Any]:
-        """Return the Argo workflow of a run; only the older API knows its nodes' places and messages."""
-        answer = self._call("GET", f"runs/{quote(run_id, safe='')}", api="v1beta1")
-        text = (answer.get("pipeline_runtime") or {}).get("workflow_manifest") or "{}"
-        return dict(json.loads(text))
+        """Return the Argo workflow of a run; only the older API knows its nodes' places and messages.
 
-    def log(self, run_id: str, pod: str) -> str:
-        """Return a pod's log, from the pod or from the archive; empty where it is gone."""
-        url = f"{self.address}/apis/v1alpha1/runs/{quote(run_id, safe='')}/nodes/{quote(pod, safe='')}/log"
-        reply = self._client.request("GET", url)
-        return reply.data.decode("utf-8", "replace") if reply.status == 200 else ""
+        Argo compresses the nodes of a workflow that would be larger than 1 MB; they are returned as they were.
+        """
+        answer = self._call("GET", f"runs/{quote(run_id, safe='')}", api="v1beta1")
+        workflow = dict(json.loads((answer.get("pipeline_runtime") or {}).get("workflow_manifest") or "{}"))
+        status = workflow.get("status") or {}
+        if packed := status.get("compressedNodes"):
+            nodes = json.loads(gzip.decompress(base64.b64decode(packed)))
+            workflow["status"] = {**status, "nodes": nodes}
+        return workflow
+
+    def log(self, run_id: str, *names: str) -> str:
+        """Return a pod's log, which the server finds by the pod's name, or in its archive by the node's id.
+
+        Returns an empty text where the log is gone.
+        """
+        for name in names:
+            url = f"{self.address}/apis/v1alpha1/runs/{quote(run_id, safe='')}/nodes/{quote(name, safe='')}/log"
+            reply = self._client.request("GET", url)
+            # The server sends status 200 before it looks for the log; its error then follows as the text.
+            text = _ERROR_AS_LOG.sub("", reply.data.decode("utf-8", "replace")) if reply.status == 200 else ""
+            if text:
+                return text
+        return ""
 
     def retry(self, run_id: str) -> None:
         """Restart a failed run from its failed steps."""

@@ -58,7 +58,7 @@ def run(
     Raises:
         UserError: A raw corpus or an image is missing, or a step failed.
     """
-    check_params(params, PipelineOptions())
+    check_params(params, PipelineOptions(local=not docker))
     images, commit = images or Images(), revision(base)
     labels = image_ids(images) if docker else {}
     arguments = local_arguments(params, base)

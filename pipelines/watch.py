@@ -18,9 +18,14 @@ ENDED: Final = ("SUCCEEDED", "FAILED", "SKIPPED", "ERROR", "CANCELED")
 # What Argo and the kubelet report of a pod that went away with its node, or was removed from it.
 NODE_LOSS: Final = re.compile(
     r"pod deleted|deletionTimestamp|evict|node was low on resource|node ?lost|node shutdown|preempt|NodeAffinity"
-    r"|not ready|unreachable|shut ?down in progress|spot",
+    r"|not ready|unreachable|shut ?down in progress|spot|exit code 143",  # 143: ended by SIGTERM, as in a drain
     re.IGNORECASE,
 )
+# What Argo reports of the steps of a run that a person terminated: Kubeflow gives it a deadline of 0 s for that, and
+# calls the run failed.
+TERMINATED: Final = re.compile(r"exceeded its deadline|workflow shutdown", re.IGNORECASE)
+# Kubernetes' reasons for a pod that stays pending, without those of every start (ContainerCreating, PodInitializing).
+HINDRANCE: Final = re.compile(r"Unschedulable|ErrImage|ImagePull|InvalidImage|CreateContainer(Config)?Error|CrashLoop")
 _PHASES: Final = {
     "Pending": "pending", "Running": "running", "Succeeded": "succeeded", "Skipped": "cached", "Failed": "failed",
     "Error": "failed",
@@ -40,7 +45,8 @@ class Run:
 class StepState:
     """The state of one step: ``pending``, ``running``, ``succeeded``, ``cached`` or ``failed``.
 
-    ``pod`` is the last pod that ran it; ``message`` is Kubernetes' reason for a failure.
+    ``pod`` is the last pod that ran it, ``node`` its node in the workflow; ``message`` is Kubernetes' reason for a
+    failure.
     """
 
     name: str
@@ -48,16 +54,28 @@ class StepState:
     seconds: float = 0.0
     pod: str = ""
     message: str = ""
+    node: str = ""
 
     @property
     def lost(self) -> bool:
         """Return whether the step failed because its pod or node went away."""
         return self.state == "failed" and bool(NODE_LOSS.search(self.message))
 
+    @property
+    def terminated(self) -> bool:
+        """Return whether the step ended because a person terminated the run."""
+        return self.state == "failed" and bool(TERMINATED.search(self.message))
+
     def line(self) -> str:
-        """Return the state, the duration and the name."""
+        """Return the state, the duration and the name; for a pod that cannot start, why."""
         duration = f"{self.seconds:6.0f} s" if self.state in ("succeeded", "failed") else " " * 8
-        return f"{self.state:10}{duration}  {self.name}"
+        waits = f" ({self.message})" if self.hindered else ""
+        return f"{self.state:10}{duration}  {self.name}{waits}"
+
+    @property
+    def hindered(self) -> bool:
+        """Return whether the pod cannot start: no node has room for it, or its image cannot be pulled."""
+        return self.state == "pending" and bool(HINDRANCE.search(self.message))
 
 
 def steps_of(workflow: Mapping[str, Any], spec: Mapping[str, Any], parameters: Mapping[str, Any]) -> list[StepState]:
@@ -68,7 +86,7 @@ def steps_of(workflow: Mapping[str, Any], spec: Mapping[str, Any], parameters: M
         spec: The compiled pipeline, which knows the steps' names.
         parameters: The run's parameters, which hold the items of its loops.
     """
-    nodes = list((workflow.get("status") or {}).get("nodes", {}).values())
+    nodes = list(((workflow.get("status") or {}).get("nodes") or {}).values())
     by_step: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for node in nodes:
         path = tuple(node["name"].split("."))[1:]
@@ -124,7 +142,12 @@ def _state(name: str, nodes: Sequence[Mapping[str, Any]], workflow: Mapping[str,
     last = pods[-1] if pods else None
     messages = [str(node["message"]) for node in (*reversed(pods), decisive) if node.get("message")]
     return StepState(
-        name, state, _seconds(decisive), _pod_name(last, workflow) if last else "", messages[0] if messages else ""
+        name,
+        state,
+        _seconds(decisive),
+        pod=_pod_name(last, workflow) if last else "",
+        message=messages[0] if messages else "",
+        node=str(last["id"]) if last else "",
     )
 
 
@@ -170,9 +193,11 @@ class Follower:
 
     def error_of(self, step: StepState) -> str:
         """Return a failed step's own last error line, else Kubernetes' reason."""
+        if step.terminated:
+            return "the run was terminated"
         if step.lost or not step.pod:
             return step.message
-        return last_error_line(self._api.log(self.run.id, step.pod)) or step.message
+        return last_error_line(self._api.log(self.run.id, step.pod, step.node)) or step.message
 
 
 def watch(
@@ -225,8 +250,9 @@ def _until_it_ends(
             remedy = f"{error.remedy}; the run continues, look at it there"
             raise type(error)(f"no longer watched: {error.problem}", place=follower.run.url, remedy=remedy) from None
         for step in steps:
-            if seen.get(step.name) != step.state:
-                seen[step.name] = step.state
+            state_seen = f"{step.state} {step.message}" if step.hindered else step.state
+            if seen.get(step.name) != state_seen:
+                seen[step.name] = state_seen
                 say(step.line())
         if state in ENDED:
             return state, steps
@@ -238,7 +264,7 @@ def _failure(follower: Follower, state: str, failed: Sequence[StepState]) -> Use
     if failed:
         problem += ": " + "; ".join(f"{step.name}: {follower.error_of(step)}" for step in failed)
     remedy = "correct that and submit again: finished steps come from the cache"
-    if failed and all(step.lost for step in failed):
+    if failed and all(step.lost or step.terminated for step in failed):
         remedy = f"run `emoverse retry {follower.run.id}`: only the failed steps run again"
     return UserError(problem, place=follower.run.url, remedy=remedy)
 
@@ -247,7 +273,8 @@ def retry(run: Run, *, host: str, force: bool = False) -> list[StepState]:
     """Restart a run from its failed steps; return these.
 
     Raises:
-        UserError: The run has not failed, or (unless ``force``) a step failed by itself and would fail again.
+        UserError: The run has not failed, or (unless ``force``) a step failed by itself and would fail again. Steps
+            that were lost with their node, or that a person terminated, did not.
     """
     api = KubeflowApi(host)
     follower = Follower(api, run)
@@ -255,7 +282,7 @@ def retry(run: Run, *, host: str, force: bool = False) -> list[StepState]:
     failed = [step for step in steps if step.state == "failed"]
     if state not in ("FAILED", "ERROR", "CANCELED"):
         raise UserError(f"the run is {state.lower()}", place=run.url, remedy="only a run that failed can be retried")
-    own = [step for step in failed if not step.lost]
+    own = [step for step in failed if not (step.lost or step.terminated)]
     if own and state != "CANCELED" and not force:
         problem = "; ".join(f"{step.name} failed by itself: {follower.error_of(step)}" for step in own)
         remedy = "correct that and submit again; --force retries it nevertheless"

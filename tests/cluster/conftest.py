@@ -15,9 +15,17 @@ from pipelines.kubeflow_api import KubeflowApi
 from pipelines.watch import Follower, Run, StepState
 
 REPO = Path(__file__).resolve().parents[2]
-HOST, PROFILE, REMOTE, WORKSPACE, KUBECTL = (
-    os.environ.get(f"EMOVERSE_CLUSTER_{name}", "") for name in ("HOST", "PROFILE", "REMOTE", "WORKSPACE", "KUBECTL")
+HOST, PROFILE, REMOTE, PARAMS, WORKSPACE, CLAIM, PUBLIC, KUBECTL = (
+    os.environ.get(f"EMOVERSE_CLUSTER_{name}", "")
+    for name in ("HOST", "PROFILE", "REMOTE", "PARAMS", "WORKSPACE", "CLAIM", "PUBLIC", "KUBECTL")
 )
+# Other parameters than the sample's own, for a quicker acceptance without the comparison with `dvc repro`.
+GIVEN = ("--params", PARAMS) if PARAMS else ()
+# For runs whose results are not compared.
+BRIEF = (
+    "--set", "stage1.epochs=0.5", "--set", "stage2.epochs=0.5", "--set", "evaluate.bootstrap=20",
+    "--set", "evaluate.agreement=0",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,14 +34,14 @@ class Cluster:
 
     api: KubeflowApi
 
-    def emoverse(self, *words: str, timeout: int = 7200) -> subprocess.CompletedProcess[str]:
+    def emoverse(self, *words: str, cwd: Path = REPO, timeout: int = 7200) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "emoverse.cli", *words]
-        return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
 
-    def submit(self, *words: str, wait: bool = True, profile: str = PROFILE) -> tuple[Run, str]:
+    def submit(self, *words: str, wait: bool = True, profile: str = PROFILE, cwd: Path = REPO) -> tuple[Run, str]:
         """Submit and return the run and what was printed; fail unless it succeeded."""
-        options = ["--host", HOST, "--cluster", profile, *(["--remote", REMOTE] if REMOTE else [])]
-        done = self.emoverse("submit", *options, *words, *(["--wait"] if wait else []))
+        options = ["--host", HOST, "--cluster", profile, *(["--remote", REMOTE] if REMOTE else []), *GIVEN]
+        done = self.emoverse("submit", *options, *words, *(["--wait"] if wait else []), cwd=cwd)
         assert done.returncode == 0, done.stdout + done.stderr
         return self.run_of(done.stdout), done.stdout
 
@@ -55,7 +63,8 @@ class Cluster:
         raise AssertionError(f"{step} was not {state} after {timeout} s")
 
     def log(self, run: Run, step: str) -> str:
-        return self.api.log(run.id, self.steps(run)[step].pod)
+        found = self.steps(run)[step]
+        return self.api.log(run.id, found.pod, found.node)
 
     def computed(self, step: str, run: Run) -> list[Run]:
         """Return the runs up to this one in which a step was computed, not cached; newest first."""
@@ -78,6 +87,8 @@ def cluster() -> Cluster:
 @pytest.fixture(scope="session")
 def digests() -> dict[str, str]:
     """Return the digests that `dvc repro` gave in this tree, by output."""
+    if PARAMS:
+        pytest.skip("PARAMS names other parameters than those of `dvc repro`")
     found = {}
     corpora = [f"validated/{name}" for name in ("meld", "ecf", "mosei")]
     for name in (*corpora, "amt", "base", "stage1", "stage2", "scores", "onnx"):

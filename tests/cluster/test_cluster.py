@@ -1,17 +1,19 @@
 """Acceptance on a real server: the sample, its cache, variants, lost pods, failures; digests equal to `dvc repro`'s."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
 
 from emoverse.config import load_params
 from pipelines.options import default_arguments
+from pipelines.pipeline import GOLDEN
 from pipelines.watch import Run
-from tests.cluster.conftest import HOST, KUBECTL, PROFILE, REMOTE, REPO, WORKSPACE, Cluster
+from tests.cluster.conftest import BRIEF, CLAIM, GIVEN, HOST, KUBECTL, PROFILE, PUBLIC, REMOTE, REPO, WORKSPACE, Cluster
 
 pytestmark = pytest.mark.slow
 STEPS = {
@@ -45,7 +47,7 @@ def test_the_digests_are_those_of_dvc_repro(cluster: Cluster, first: tuple[Run, 
 
 
 def test_submitted_again_everything_is_cached_and_the_plan_says_so(cluster: Cluster, first: tuple[Run, str]) -> None:
-    remote = ["--remote", REMOTE] if REMOTE else []
+    remote = [*(["--remote", REMOTE] if REMOTE else []), *GIVEN]
     planned = cluster.emoverse("plan", "--host", HOST, "--cluster", PROFILE, *remote, "--json")
     assert planned.returncode == 0, planned.stderr
     plan = json.loads(planned.stdout[planned.stdout.index("[") :])
@@ -54,8 +56,28 @@ def test_submitted_again_everything_is_cached_and_the_plan_says_so(cluster: Clus
     assert set(states(cluster, run).values()) == {"cached"}
 
 
+def test_after_a_commit_that_changes_no_code_everything_is_cached(
+    cluster: Cluster, first: tuple[Run, str], tmp_path: Path
+) -> None:
+    def git(*words: str, cwd: Path = REPO) -> str:
+        return subprocess.run(["git", *words], cwd=cwd, capture_output=True, text=True, check=True).stdout.strip()
+
+    folder = tmp_path / "checkout"
+    git("worktree", "add", "--detach", str(folder))
+    try:
+        author = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+        git(*author, "commit", "--allow-empty", "--message", "Change nothing", cwd=folder)
+        if (REPO / ".dvc/config.local").is_file():
+            shutil.copy(REPO / ".dvc/config.local", folder / ".dvc/config.local")
+        run, _ = cluster.submit("--name", "after a commit", cwd=folder, profile=str(Path(PROFILE).absolute()))
+        assert git("rev-parse", "HEAD", cwd=folder) in cluster.api.run(run.id)["description"]
+    finally:
+        git("worktree", "remove", "--force", str(folder))
+    assert set(states(cluster, run).values()) == {"cached"}
+
+
 def test_a_changed_parameter_runs_what_the_plan_says(cluster: Cluster, first: tuple[Run, str]) -> None:
-    remote = ["--remote", REMOTE] if REMOTE else []
+    remote = [*(["--remote", REMOTE] if REMOTE else []), *GIVEN]
     change = ["--set", "export.compared=3"]
     planned = cluster.emoverse("plan", "--host", HOST, "--cluster", PROFILE, *remote, "--json", *change)
     plan = json.loads(planned.stdout[planned.stdout.index("[") :])
@@ -65,7 +87,7 @@ def test_a_changed_parameter_runs_what_the_plan_says(cluster: Cluster, first: tu
 
 
 def test_two_shards_and_two_seeds_succeed(cluster: Cluster, first: tuple[Run, str]) -> None:
-    run, _ = cluster.submit("--shards", "2", "--seeds", "1", "2", "--name", "sweep")
+    run, _ = cluster.submit("--shards", "2", "--seeds", "1", "2", "--name", "sweep", *BRIEF)
     found = states(cluster, run)
     assert {"compare-seeds", "evaluate seed 1", "evaluate seed 2", "validate-part meld 2/2"} <= found.keys()
     assert set(found.values()) <= {"succeeded", "cached"}
@@ -74,14 +96,23 @@ def test_two_shards_and_two_seeds_succeed(cluster: Cluster, first: tuple[Run, st
 def test_a_workspace_keeps_the_raw_corpora(cluster: Cluster, first: tuple[Run, str]) -> None:
     if not WORKSPACE:
         pytest.skip("needs a profile with a workspace: WORKSPACE=FILE")
-    run, _ = cluster.submit("--name", "workspace", profile=WORKSPACE)
+    run, _ = cluster.submit("--name", "workspace", *BRIEF, profile=WORKSPACE)
+    assert set(states(cluster, run).values()) <= {"succeeded", "cached"}
+
+
+def test_a_claim_keeps_the_raw_corpora(cluster: Cluster, first: tuple[Run, str]) -> None:
+    profile, _, folder = CLAIM.partition(":")
+    if not folder:
+        pytest.skip("needs a profile with a volume: CLAIM=FILE:FOLDER")
+    run, _ = cluster.submit("--name", "claim", "--raw-volume", folder, *BRIEF, profile=profile)
+    assert states(cluster, run)["fetch meld"] == "succeeded"
     assert set(states(cluster, run).values()) <= {"succeeded", "cached"}
 
 
 def test_a_deleted_pod_is_retried_and_training_goes_on(cluster: Cluster, first: tuple[Run, str]) -> None:
     if not KUBECTL:
         pytest.skip('needs kubectl: KUBECTL="kubectl -n NAMESPACE"')
-    run, _ = cluster.submit("--set", "stage2.seed=4711", "--name", "deleted", wait=False)
+    run, _ = cluster.submit(*BRIEF, "--set", "stage2.seed=4711", "--name", "deleted", wait=False)
     step = cluster.until(run, "train stage2", "running")
     cluster.kubectl("delete", "pod", step.pod, "--wait=false")
     watched = cluster.emoverse("watch", run.id, "--host", HOST, "--retries", "2")
@@ -90,17 +121,18 @@ def test_a_deleted_pod_is_retried_and_training_goes_on(cluster: Cluster, first: 
 
 
 def test_a_terminated_run_is_retried(cluster: Cluster, first: tuple[Run, str]) -> None:
-    run, _ = cluster.submit("--set", "stage2.seed=4712", "--name", "terminated", wait=False)
+    run, _ = cluster.submit(*BRIEF, "--set", "stage2.seed=4712", "--name", "terminated", wait=False)
     cluster.until(run, "train stage2", "running")
     cluster.api.terminate(run.id)
     watched = cluster.emoverse("watch", run.id, "--host", HOST)
     assert watched.returncode == 2
+    assert "train stage2: the run was terminated" in watched.stderr
     assert cluster.emoverse("retry", run.id, "--host", HOST).returncode == 0
     assert cluster.emoverse("watch", run.id, "--host", HOST).returncode == 0
 
 
 def test_the_message_of_a_failing_step_reaches_the_terminal(cluster: Cluster, first: tuple[Run, str]) -> None:
-    remote = ["--remote", REMOTE] if REMOTE else []
+    remote = [*(["--remote", REMOTE] if REMOTE else []), *GIVEN]
     change = ["--set", "stage2.max_length=16", "--wait"]
     done = cluster.emoverse("submit", "--host", HOST, "--cluster", PROFILE, *remote, *change)
     assert done.returncode == 2
@@ -108,20 +140,35 @@ def test_the_message_of_a_failing_step_reaches_the_terminal(cluster: Cluster, fi
     assert "stage2.max_length" in done.stderr
 
 
-def test_the_committed_file_runs_by_kubeflows_own_client(cluster: Cluster, tmp_path: Path) -> None:
-    profile = yaml.safe_load(Path(PROFILE).read_text("utf-8"))
-    done = cluster.emoverse("compile", "--cluster", PROFILE, "--out", str(tmp_path / "emoverse.yaml"))
-    assert done.returncode == 0, done.stderr
-    assert profile["images"]
-    settings = [one for run in cluster.api.runs() for one in run["runtime_config"]["parameters"].get("corpora", [])]
-    remotes = {one["corpus"]: one["remote"] for one in reversed(settings)}
-    corpora = default_arguments(load_params(REPO / "params.yaml"), REPO).corpora
-    given = json.dumps([{**one, "remote": remotes[one["corpus"]]} for one in corpora])
+def kfp_run(cluster: Cluster, file: Path, corpora: list[dict[str, str]]) -> Run:
+    """Start a run of a compiled file with kfp's own client and wait until it has succeeded."""
     kfp = [str(Path(sys.executable).with_name("kfp")), "--endpoint", HOST, "run", "create", "-e", "acceptance"]
-    made = subprocess.run(
-        [*kfp, "-f", str(tmp_path / "emoverse.yaml"), f"corpora={given}"], capture_output=True, text=True, check=False
-    )
+    command = [*kfp, "-f", str(file), f"corpora={json.dumps(corpora)}"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
     run = Run(cluster.api.runs(count=1)[0]["run_id"], "")
     watched = cluster.emoverse("watch", run.id, "--host", HOST)
     assert watched.returncode == 0, watched.stdout + watched.stderr
+    return run
+
+
+def test_a_file_compiled_for_the_cluster_runs_by_kubeflows_own_client(
+    cluster: Cluster, first: tuple[Run, str], tmp_path: Path
+) -> None:
+    done = cluster.emoverse("compile", *GIVEN, "--cluster", PROFILE, "--out", str(tmp_path / "emoverse.yaml"))
+    assert done.returncode == 0, done.stderr
+    remotes = {one["corpus"]: one["remote"] for one in arguments_of(cluster, first[0])["corpora"]}
+    corpora = default_arguments(load_params(REPO / "params.yaml"), REPO).corpora
+    kfp_run(cluster, tmp_path / "emoverse.yaml", [{**one, "remote": remotes[one["corpus"]]} for one in corpora])
+
+
+def test_the_committed_file_runs_by_kubeflows_own_client(cluster: Cluster) -> None:
+    if not PUBLIC:
+        pytest.skip("needs the images on the nodes and a remote without secrets: PUBLIC=URL")
+    corpora = default_arguments(load_params(REPO / "params.yaml"), REPO).corpora
+    run = kfp_run(cluster, GOLDEN, [{**one, "remote": json.dumps({"url": PUBLIC})} for one in corpora])
+    assert states(cluster, run).keys() == STEPS
+
+
+def arguments_of(cluster: Cluster, run: Run) -> dict[str, Any]:
+    return dict(cluster.api.run(run.id)["runtime_config"]["parameters"])

@@ -114,6 +114,19 @@ def test_more_gpus_than_a_pod_gets_are_refused(capsys: pytest.CaptureFixture[str
     assert "stage1.gpus: wants 4 GPUs, but the cluster profile gives a pod 1; set gpu.count" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("spec", ["file:reasons.jsonl", "endpoint:/home/me/judge.json", "file:/rawdata/reasons.jsonl"])
+def test_a_file_of_reasons_that_no_pod_would_find_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, spec: str
+) -> None:
+    words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path / "p.yaml")]
+    assert main([*words, "--cluster", str(EXAMPLE), "--set", f"amt.reasons={spec}"]) == 2
+    problem = f"amt.reasons: names the file {spec.partition(':')[2]}, which no pod would find"
+    assert f"{problem} (mounted volumes: /raw, /scratch, /reports)" in capsys.readouterr().err
+    assert not (tmp_path / "p.yaml").exists()
+    assert main([*words, "--cluster", str(EXAMPLE), "--set", "amt.reasons=file:/raw/reasons.jsonl"]) == 0
+    assert main([*words, "--set", "amt.reasons=rules"]) == 0
+
+
 def test_a_workspace_is_made_for_the_run_and_told_to_the_steps_that_read_raw_corpora(tmp_path: Path) -> None:
     (tmp_path / "cluster.yaml").write_text("workspace: {size: 9Gi, access_modes: [ReadWriteMany]}\n", "utf-8")
     words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path / "p.yaml"), "--shards", "2"]

@@ -135,7 +135,7 @@ def test_an_experiment_that_exists_is_used_and_the_cache_can_be_left_out(order: 
 def test_waiting_shows_each_step_once_per_state_and_ends_with_the_run(
     order: Submit, cluster: Kubeflow, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    corpus = "root.for-loop-1.iterations(0:0).iteration-item"
+    corpus = "root.for-loop-1.iteration-iterations(0:0).iteration-item"
     cluster.states = [
         ("PENDING", {}),
         ("RUNNING", {f"{corpus}.fetch": "Skipped", f"{corpus}.validate": "Running"}),

@@ -13,7 +13,7 @@ from tests.conftest import REPO
 from tests.factories.kubeflow import RUN, WORKFLOW, Kubeflow, kubeflow, node, nodes_of
 
 SPEC = yaml.safe_load((REPO / "pipelines/emoverse.yaml").read_text("utf-8"))
-ITERATION = "root.for-loop-1.iterations({0}:{0}).iteration-item"
+ITERATION = "root.for-loop-1.iteration-iterations({0}:{0}).iteration-item"
 
 
 def started(cluster: Kubeflow) -> Run:
@@ -42,10 +42,37 @@ def test_silence_for_a_moment_is_borne() -> None:
     assert [line.split() for line in lines] == [["running", "train", "stage1"]]
 
 
+@pytest.mark.parametrize(
+    "message",
+    ["Unschedulable: 0/1 nodes are available: 1 Insufficient memory.", 'ImagePullBackOff: Back-off pulling image "x"'],
+)
+def test_a_pod_that_cannot_start_is_shown_with_the_reason(message: str) -> None:
+    lines: list[str] = []
+    with kubeflow() as cluster:
+        run = started(cluster)
+        creating = ("RUNNING", {"root.train": ("Pending", "ContainerCreating")})
+        waiting = ("RUNNING", {"root.train": ("Pending", message)})
+        cluster.states = [creating, waiting, waiting, ("SUCCEEDED", {"root.train": "Succeeded"})]
+        watch(run, host=cluster.host, pause=0.001, say=lines.append)
+    assert [" ".join(line.split()) for line in lines] == [
+        "pending train stage1", f"pending train stage1 ({message})", "succeeded 90 s train stage1",
+    ]  # fmt: skip
+
+
+def test_the_steps_of_a_workflow_above_a_megabyte_are_read() -> None:
+    lines: list[str] = []
+    with kubeflow() as cluster:
+        run = started(cluster)
+        cluster.compressed = True
+        cluster.states = [("SUCCEEDED", {"root.train": "Succeeded", "root.export": "Skipped"})]
+        watch(run, host=cluster.host, pause=0.001, say=lines.append)
+    assert [line.split() for line in lines] == [["succeeded", "90", "s", "train", "stage1"], ["cached", "export"]]
+
+
 def test_steps_have_the_names_of_the_pipeline_and_of_their_corpus() -> None:
     steps = {f"{ITERATION.format(n)}.{task}": "Succeeded" for n in range(3) for task in ("fetch", "validate")}
     nodes = nodes_of({**steps, "root.base-model": "Skipped", "root.train": "Pending"})
-    for part in ("for-loop-1", "for-loop-1.iteration-driver", "for-loop-1.iterations"):
+    for part in ("for-loop-1", "for-loop-1.iteration-driver", "for-loop-1.iteration-iterations"):
         nodes.append(node(f"root.{part}", "Succeeded"))
     nodes += [node(f"{ITERATION.format(n)}-driver", "Succeeded") for n in range(3)]
     workflow = {"metadata": {"name": WORKFLOW}, "status": {"nodes": {one["id"]: one for one in nodes}}}
@@ -84,6 +111,7 @@ def test_a_driver_that_fails_is_its_steps_failure() -> None:
         "NodeLost",
         "Preempted in order to admit critical pod",
         "pod deleted during operation",
+        "main: Error (exit code 143)",
     ],
 )
 def test_waiting_retries_a_run_whose_pod_went_away_with_its_node(message: str) -> None:
@@ -123,10 +151,29 @@ def test_a_step_that_failed_by_itself_is_not_retried(message: str, capsys: pytes
     assert "again: train stage2" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("archived", "words"),
+    [(True, "evaluate: emoverse: there is no model; train one"), (False, r"evaluate: Error \(exit code 2\); correct")],
+)
+def test_the_log_of_a_pod_that_is_gone_comes_from_the_archive(archived: bool, words: str) -> None:
+    with kubeflow() as cluster:
+        run = started(cluster)
+        cluster.states = [("FAILED", {"root.evaluate": ("Failed", "Error (exit code 2)")})]
+        cluster.logs = {"root.evaluate": "emoverse: there is no model; train one\n"} if archived else {}
+        cluster.archived = {"root.evaluate"}
+        with pytest.raises(UserError, match=words):
+            watch(run, host=cluster.host, pause=0.001, say=lambda _: None)
+
+
 def test_a_run_that_was_terminated_can_be_retried_and_one_that_goes_on_cannot() -> None:
     with kubeflow() as cluster:
         run = started(cluster)
-        cluster.states = [("CANCELED", {"root.train": ("Failed", "workflow shutdown with strategy: Terminate")})]
+        # Kubeflow 2.17 calls a terminated run failed; only the messages of its steps tell.
+        cluster.states = [("FAILED", {"root.train": ("Failed", "Step exceeded its deadline")})]
+        cluster.logs = {"root.train": "step 3 of 9\n"}
+        with pytest.raises(UserError, match=f"train stage1: the run was terminated; run `emoverse retry {RUN}`"):
+            watch(run, host=cluster.host, pause=0.001, retries=3, say=lambda _: None)
+        assert cluster.retried == []
         retry(run, host=cluster.host)
         assert cluster.retried == [RUN]
         cluster.states = [("RUNNING", {})]
