@@ -9,7 +9,7 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-h
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run docs test test-cluster test-fast lint format bench lock sample image test-containers clean
+.PHONY: help setup run docs test test-cluster test-fast lint format bench lock sample pictures image test-containers clean
 
 help:  ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ lock: setup  ## resolve requirements/*.in: lock.txt for this machine, data.txt a
 
 sample: setup  ## draw the sample corpora again, byte for byte
 	$(BIN)/python -m emoverse.synthetic data/raw/sample
+
+pictures: setup  ## take docs/images/report.png of the page that `make run` has written (needs chromium)
+	$(BIN)/python scripts/pictures.py
 
 # BASE_IMAGE: your site's own base; scripts/base-image.sh makes one where no registry can be reached.
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' emoverse/__init__.py)

@@ -109,7 +109,8 @@ class BaseModelParams:
     """The model that stage 1 starts from: the tiny one (``source`` TINY), or a folder with an InternVL2 checkpoint.
 
     The rest is for the tiny one alone. ``faces`` are clips drawn for its pretraining and ``sentences`` lessons about
-    words alone; ``face_epochs`` passes over the frames train its eyes, ``epochs`` passes over the lessons its words.
+    words alone, ``dialogues`` lessons about who answers whom; ``face_epochs`` passes over the frames train its eyes,
+    ``epochs`` passes over the lessons its words.
     """
 
     source: str
@@ -117,6 +118,7 @@ class BaseModelParams:
     faces: int = Field(default=3000, ge=1)
     face_epochs: int = Field(default=5, ge=1)
     sentences: int = Field(default=4000, ge=1)
+    dialogues: int = Field(default=4000, ge=0)
     epochs: int = Field(default=3, ge=1)
     threads: int = Field(default=1, ge=1)  # of the CPU, which decide the last bits of the weights
 

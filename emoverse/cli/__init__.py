@@ -26,6 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "export": ("emoverse.cli.deployment", "write a model as ONNX graphs, checked against torch"),
     "predict": ("emoverse.cli.deployment", "run an exported model on your own clip or dialogue"),
     "demo": ("emoverse.cli.deployment", "serve a web page that runs an exported model on your own clip"),
+    "ablate": ("emoverse.cli.ablation", "train and score without a stage and without each task; a table"),
     "report": ("emoverse.cli.evaluation", "write one self-contained page over all results"),
     "lineage": ("emoverse.cli.evaluation", "print what an output was made from, back to the raw data"),
     "budget": ("emoverse.cli.training", "count the rows that are too long for a model"),
@@ -89,7 +90,7 @@ def guarded(run: Callable[[], Any], *, debug: bool) -> int:
     except UserError as error:
         return _report(error, debug, 2, str(error))
     except KeyboardInterrupt as error:
-        if "RemoteTraceback" in type(error.__cause__).__name__:  # of a worker process, so nobody pressed Ctrl-C
+        if "RemoteTraceback" in type(error.__cause__).__name__:  # of a worker process, so it was not Ctrl-C
             return _report_internal(error, debug)
         return _report(error, debug, 130, "interrupted; run the same command again")
     except ModuleNotFoundError as error:

@@ -122,6 +122,7 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scores", type=Path, required=True, metavar="DIR", help="output of evaluate")
     parser.add_argument("--onnx", type=Path, required=True, metavar="DIR", help="output of export")
+    parser.add_argument("--ablations", type=Path, metavar="DIR", help="output of ablate, for a table of ablations")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to publish")
     add_params(parser)
 
@@ -131,7 +132,7 @@ def run_report(args: argparse.Namespace) -> None:
     params = parameters_from(args)
     from emoverse.report.report import report
 
-    report(validated_folders(args, params), args.amt, args.stages, args.scores, args.onnx, args.out)
+    report(validated_folders(args, params), args.amt, args.stages, args.scores, args.onnx, args.out, args.ablations)
     print(f"the page: {args.out / 'index.html'}")
 
 

@@ -89,7 +89,9 @@ def _task_numbers(parts: Sequence[Measured]) -> dict[str, Any]:
     numbers |= {"low": stable(low), "high": stable(high)}
     numbers["baseline"] = stable(np.average([p.baseline for p in parts], weights=weights) if weights.sum() else 0.0)
     for name in parts[0].controls:
-        numbers[_key(name)] = stable(pooled([part.controls[name] for part in parts], head)[0])
+        value, samples = pooled([part.controls[name] for part in parts], head)
+        low, high = interval(samples)
+        numbers |= {_key(name): stable(value), f"{_key(name)}_low": stable(low), f"{_key(name)}_high": stable(high)}
     return numbers
 
 

@@ -40,7 +40,8 @@ def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict
 
     from emoverse.models.pretrain import pretrain_language, pretrain_vision
     from emoverse.models.pretraining_data import draw_face, make_examples
-    from emoverse.models.tiny import build_model, build_processor, known_words, save_folder, train_tokenizer
+    from emoverse.models.pretraining_dialogues import vocabulary
+    from emoverse.models.tiny import build_model, build_processor, save_folder, train_tokenizer
 
     torch.set_num_threads(params.threads)
     draw = partial(draw_face, seed=params.seed, n_frames=media.frames, media=media)
@@ -49,11 +50,11 @@ def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict
     examples = [
         example
         for epoch in range(params.epochs)
-        for example in make_examples(faces, params.sentences, params.seed, epoch)
+        for example in make_examples(faces, params.sentences, params.seed, epoch, params.dialogues)
     ]
-    vocabulary = [" ".join(known_words())] * 20  # often enough that whole words win over their parts
+    known = [" ".join(vocabulary())] * 20  # often enough that whole words win over their parts
     texts = [text for each in examples[:TOKENIZER_EXAMPLES] for text in (each.system, each.question, each.answer)]
-    tokenizer = train_tokenizer(texts + vocabulary)
+    tokenizer = train_tokenizer(texts + known)
     model = build_model(tokenizer, media, params.seed)
     pretrain_vision(model, faces, params.face_epochs, params.seed)
     losses = pretrain_language(model, tokenizer, faces, examples, params.seed)

@@ -14,7 +14,7 @@ from emoverse.models.tiny import MEAN, STD
 VISION_LEARNING_RATE: Final = 3e-3
 VISION_BATCH: Final = 128
 LANGUAGE_LEARNING_RATE: Final = 3e-3
-LANGUAGE_BATCH: Final = 64
+LANGUAGE_BATCH: Final = 32
 QUESTION_WEIGHT: Final = 0.2
 """Weight of the loss on question tokens (answers: 1); it trains the words that no answer contains."""
 QUESTION_SHARE: Final = 0.15

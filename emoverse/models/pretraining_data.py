@@ -13,6 +13,7 @@ import yaml
 
 from emoverse.config import MediaParams
 from emoverse.media.transform import picture
+from emoverse.models.pretraining_dialogues import ask_about, make_dialogue, vocabulary
 from emoverse.synthetic.clips import render
 from emoverse.synthetic.expressions import COLUMN, EXPRESSIVE_UNITS, Expression, animate
 from emoverse.synthetic.portrait import Identity
@@ -196,6 +197,11 @@ MATCHING: Final = 0.85
 """Share of examples whose text expresses the feeling of the face; in the others it expresses any."""
 
 
+REPEAT: Final = ("Repeat this:", "Say again:", "Copy the words:", "Once more:", "Echo:")
+REPEATED: Final = 0.4
+"""Share of examples about text that only ask for the same words again: so every word is once an answer."""
+
+
 @dataclass(frozen=True)
 class Example:
     """One question and answer; ``face`` indexes a drawn clip, or is None; ``still`` shows one frame of it only."""
@@ -211,21 +217,22 @@ BLANK: Final = -1
 """A face number that stands for grey frames, so that only the text carries information."""
 
 
-def make_examples(faces: Sequence[Face], n_texts: int, seed: int, epoch: int = 0) -> list[Example]:
-    """Make three examples about each drawn clip and ``n_texts`` about text alone, in an order drawn from the seed.
+def make_examples(faces: Sequence[Face], n_texts: int, seed: int, epoch: int = 0, dialogues: int = 0) -> list[Example]:
+    """Make three examples about each drawn clip, ``n_texts`` about text and some about dialogues, in random order.
 
     Each ``epoch`` words the questions about the same clips differently, because repeated ones are memorised.
     """
     rng = np.random.default_rng([seed, 0x1E55, epoch])
     shown = [_about_face(index, face, rng) for _ in range(3) for index, face in enumerate(faces)]
     examples = shown + [_about_text(rng) for _ in range(n_texts)]
+    examples += [_about_dialogue(faces, rng) for _ in range(dialogues)]
     return [examples[i] for i in rng.permutation(len(examples))]
 
 
 def _about_face(index: int, face: Face, rng: np.random.Generator) -> Example:
     system = pick(SYSTEM, rng)
     still = int(rng.integers(1, len(face.frames))) if rng.random() < 0.6 else None
-    if face.feeling is None or rng.random() < 0.05:
+    if face.feeling is None or rng.random() < 0.2:
         units = face.units if still is None else face.units[still : still + 1]
         return Example(system, pick(CAPTION, rng), caption(units), index, still)
     shown = face.feeling if rng.random() < MATCHING else pick(FEELINGS, rng)
@@ -238,6 +245,8 @@ def _about_face(index: int, face: Face, rng: np.random.Generator) -> Example:
 
 
 def _about_text(rng: np.random.Generator) -> Example:
+    if rng.random() < REPEATED:
+        return _repetition(rng)
     system, draw = pick(SYSTEM, rng), rng.random()
     feeling = pick(FEELINGS, rng)
     if draw < 0.3:
@@ -250,6 +259,35 @@ def _about_text(rng: np.random.Generator) -> Example:
         text = verdict_sentence(_verdict_class(valence), rng) if draw < 0.5 else _sentence(feeling, valence, rng)
         return Example(system, *_verdict(text, valence, rng), face, still)
     return Example(system, *_choice(_sentence(feeling, valence, rng), feeling, rng), face, still)
+
+
+def _repetition(rng: np.random.Generator) -> Example:
+    words = " ".join(pick(vocabulary(), rng) for _ in range(int(rng.integers(4, 11))))
+    return Example(pick(SYSTEM, rng), f"{pick(REPEAT, rng)}\n{words}", words)
+
+
+def _about_dialogue(faces: Sequence[Face], rng: np.random.Generator) -> Example:
+    """Ask about a line of a dialogue, half the time beside a face that shows the line's feeling."""
+    lines = make_dialogue(FEELINGS, _remark, rng)
+    target = int(rng.integers(len(lines)))
+    question, answer = ask_about(lines, target, rng, quiet="composed")
+    face = None
+    if rng.random() < 0.5:
+        drawn = [int(i) for i in rng.integers(len(faces), size=24)]
+        face = next((i for i in drawn if faces[i].feeling == lines[target].feeling), BLANK)
+    return Example(pick(SYSTEM, rng), question, answer, face)
+
+
+def _remark(feeling: str, rng: np.random.Generator) -> str:
+    """Generate a few words that express a feeling, or now and then a whole sentence."""
+    if rng.random() < 0.25:
+        return feeling_sentence(feeling, rng)
+    words = lexicon()["feelings"][feeling]
+    keyword = pick(words[pick(("adjectives", "nouns", "words", "cries"), rng)], rng)
+    plain = [pick(lexicon()["plain"], rng) for _ in range(int(rng.integers(1, 5)))]
+    mixed = [keyword, *plain]
+    text = " ".join(mixed[i] for i in rng.permutation(len(mixed)))
+    return f"{text[0].upper()}{text[1:]}{pick('.!?', rng)}"
 
 
 def _sentence(feeling: str, valence: int, rng: np.random.Generator) -> str:

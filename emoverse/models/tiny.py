@@ -20,7 +20,8 @@ from emoverse.config import MediaParams
 
 WIDTH: Final = 64
 VISION_LAYERS: Final = 2
-TEXT_LAYERS: Final = 2
+TEXT_LAYERS: Final = 3
+"""Following who answers whom takes three: find the number of a line, find who is addressed, bring both together."""
 DOWNSAMPLE: Final = 0.5
 MEAN: Final = 0.5
 STD: Final = 0.25
@@ -124,7 +125,7 @@ def save_folder(model: Any, processor: Any, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-VOCABULARY: Final = 2560
+VOCABULARY: Final = 2816
 SPECIAL: Final = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>",
     "</ref>", "<box>", "</box>", "<video>",
@@ -136,14 +137,7 @@ _SPLIT: Final = (
 )
 """How Qwen2 splits text into words before merging."""
 
-_WORDS: Final = Path(__file__).with_name("words.txt")
 _TEMPLATE: Final = Path(__file__).with_name("chat_template.jinja")
-
-
-def known_words() -> list[str]:
-    """Read the built-in list of common English words, which a large model's tokenizer would contain."""
-    lines = _WORDS.read_text("utf-8").splitlines()
-    return [word for line in lines if not line.startswith("#") for word in line.split()]
 
 
 def train_tokenizer(texts: Iterable[str], size: int = VOCABULARY) -> Any:

@@ -23,7 +23,15 @@ NAMES = ("base", "stage1", "stage2")
 CURVES = ("loss", "learning_rate")
 
 
-def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores: Path, onnx: Path, out: Path) -> None:
+def report(
+    validated: Sequence[Path],
+    amt: Path,
+    stages: Sequence[Path],
+    scores: Path,
+    onnx: Path,
+    out: Path,
+    ablations: Path | None = None,
+) -> None:
     """Publish ``index.html`` at ``out``, and what ``dvc metrics`` and ``dvc plots`` show.
 
     The tables are ``scores/<task>.json`` (headline, interval, baseline, controls), ``loss/<stage>.csv`` (step, loss,
@@ -38,6 +46,7 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
         scores: Output of evaluate.
         onnx: Output of export; a copy without weights will do.
         out: The folder to publish.
+        ablations: Output of ablate, whose table the page then shows.
 
     Raises:
         UserError: An input is unfinished or the output of another step, or scores or graphs were made from a model
@@ -55,16 +64,24 @@ def report(validated: Sequence[Path], amt: Path, stages: Sequence[Path], scores:
     }
     sources |= {"scores": open_source(scores, made_by="evaluate")}
     sources |= {"onnx": open_source(onnx, made_by="export", weights=False)}
+    ablated: list[dict[str, Any]] = []
+    if ablations is not None:
+        sources["ablations"] = open_source(ablations, made_by="ablate")
+        _require_same_data(sources, "ablations")
+        ablated = json.loads((ablations / "ablations.json").read_text("utf-8"))
     for name in ("scores", "onnx"):
         require_same_model(sources[names[-1]], sources[name])
         _require_same_data(sources, name)
     with publish(out, step="report", params={}, inputs=sources) as draft:
+        shown = samples.choose(scores, amt, [source.path for source in corpora])
         logs = {name: charts.read_log(sources[name].path) for name in names}
         page = render(
             headlines=scored.headlines(scores),
             tests=scored.test_sets(scores),
             published=json.loads((scores / "published.json").read_text("utf-8")),
-            samples=samples.choose(scores, amt, [source.path for source in corpora]),
+            samples=shown,
+            ablations=ablated,
+            showcase=samples.showcase(shown),
             corpora=[data.corpus(source) for source in corpora],
             mixtures=data.mixtures(amt),
             audit=data.audit(amt),

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,13 @@ from typing import Any, Final, Literal
 from PIL import Image
 
 from emoverse.media.frames import FrameStore
+from emoverse.report.pictures import Picture, picture
 from emoverse.tasks import rank
 from emoverse.tasks import task as task_named
 
 PER_TEST: Final = 6  # clips per test set, half of them mistakes if there are that many
 SIDE: Final = 112  # pixels, of a frame on the page
+_QUOTED: Final = re.compile(r"The person says: (['\"])(.*)\1 <[a-z]+> ", re.DOTALL)
 Verdict = Literal["right", "wrong", "unparsable"]
 
 
@@ -26,11 +29,14 @@ Verdict = Literal["right", "wrong", "unparsable"]
 class Sample:
     """One test record; ``frames`` are data URIs, ``likely`` the answers by descending probability.
 
-    ``confidence`` is the probability of the reply, None where it was generated.
+    ``title`` is the task's, ``said`` the transcript where the question quotes one. ``confidence`` is the probability of
+    the reply, None where it was generated.
     """
 
     test: str
     task: str
+    title: str
+    said: str
     channel: str
     frames: list[str]
     question: str
@@ -40,6 +46,7 @@ class Sample:
     controls: dict[str, str]
     likely: list[tuple[str, float]]
     confidence: float | None
+    picture: Picture | None = None
 
 
 def choose(scores: Path, amt: Path, validated: Sequence[Path]) -> list[Sample]:
@@ -96,6 +103,8 @@ def _sample(test: str, row: dict[str, Any], question: dict[str, Any], store: Fra
     return Sample(
         test=test,
         task=task,
+        title=task_named(task).title,
+        said=match[2] if (match := _QUOTED.search(user)) else "",
         channel=str(row["channel"]),
         frames=[_data_uri(frame) for frame in store[reference]],
         question=user,
@@ -105,7 +114,30 @@ def _sample(test: str, row: dict[str, Any], question: dict[str, Any], store: Fra
         controls={str(k): str(v) for k, v in row.get("controls", {}).items()},
         likely=[(str(k), float(v)) for k, v in likely[:3]],
         confidence=_confidence(row),
+        picture=picture(task, user, row["gold"], str(row["response"])),
     )
+
+
+def showcase(samples: Sequence[Sample]) -> list[Sample]:
+    """Return one sample of each task, a right reply where there is one, for the top of the page.
+
+    Of the right ones the picture with most to see: several units, clues or lines.
+    """
+    best: dict[str, Sample] = {}
+    for one in samples:
+        if one.task not in best or _sights(one) > _sights(best[one.task]):
+            best[one.task] = one
+    return [best[name] for name in sorted(best, key=rank)]
+
+
+def _sights(one: Sample) -> tuple[bool, int]:
+    drawn = one.picture
+    far = (
+        sum(abs(arrow.cause - turn.number) for arrow in drawn.arrows for turn in drawn.turns if turn.target)
+        if drawn
+        else 0
+    )
+    return one.verdict == "right", far + len(drawn.units) + len(drawn.clues) if drawn else 0
 
 
 def _data_uri(frame: Any) -> str:

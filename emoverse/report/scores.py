@@ -58,6 +58,36 @@ def headlines(scores: Path) -> list[Headline]:
     return [_headline(task, metrics[task]) for task in sorted(metrics, key=rank) if task != "tests"]
 
 
+def ablation_rows(whole: Path, variants: Mapping[str, Path]) -> list[dict[str, Any]]:
+    """Return each model's headline of every task, with its interval: the whole model, its controls, then the variants.
+
+    Args:
+        whole: Output of evaluate, of the model with all tasks and stages.
+        variants: Title of each ablation to its output of evaluate.
+
+    Returns:
+        ``{"title": ..., "tasks": {task: {"metric", "value", "low", "high", "n"}}}`` each; a control has only the tasks
+        that it was measured on.
+    """
+    rows = [{"title": "whole model", "tasks": _ablated(whole)}]
+    titles = {"text_only": "words only", "face_only": "face only"}
+    rows += [{"title": titles[name], "tasks": _ablated(whole, name)} for name in CONTROLS]
+    rows += [{"title": title, "tasks": _ablated(scores)} for title, scores in variants.items()]
+    return [row for row in rows if row["tasks"]]
+
+
+def _ablated(scores: Path, control: str = "") -> dict[str, dict[str, Any]]:
+    metrics = json.loads((scores / "metrics.json").read_text("utf-8"))
+    found: dict[str, dict[str, Any]] = {}
+    for task in sorted(metrics.keys() - {"tests"}, key=rank):
+        numbers, metric = metrics[task], task_named(task).headline
+        keys = (control, f"{control}_low", f"{control}_high") if control else (metric, "low", "high")
+        if all(key in numbers for key in keys):
+            value, low, high = (float(numbers[key]) for key in keys)
+            found[task] = {"metric": metric, "value": value, "low": low, "high": high, "n": int(numbers["n"])}
+    return found
+
+
 def test_sets(scores: Path) -> list[TestSet]:
     """Return every test set, a task's together."""
     tests = json.loads((scores / "metrics.json").read_text("utf-8"))["tests"]

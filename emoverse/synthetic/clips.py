@@ -12,7 +12,7 @@ from emoverse.synthetic.expressions import COLUMN, MAX_INTENSITY, OPENFACE_UNITS
 from emoverse.synthetic.portrait import Canvas, Identity, draw
 
 FPS: Final = 12
-_CRF: Final = "25"
+_CRF: Final = "28"
 _X264: Final = "threads=1:mbtree=0"
 # x264's macroblock tree reads memory it never wrote where half the width is not a multiple of 16 or so (96 and 112 px
 # are such): the same frames then give other bytes each time, which MALLOC_PERTURB_ shows.
@@ -118,13 +118,13 @@ def render(
 
 
 def _drift(n_frames: int, rng: np.random.Generator) -> Floats:
-    """Return the head's pose in each frame, (T, 4): shift x and y, roll, zoom; a drift with a sway."""
-    start = rng.normal(0.0, [0.022, 0.02, 0.028, 0.018])
-    slope = rng.normal(0.0, [0.018, 0.014, 0.02, 0.008])
-    sway = rng.normal(0.0, [0.008, 0.008, 0.008, 0.0])
+    """Return the head's pose in each frame, (T, 5): shift x and y, roll, zoom, yaw; a drift with a sway."""
+    start = rng.normal(0.0, [0.03, 0.028, 0.05, 0.03, 0.07])
+    slope = rng.normal(0.0, [0.018, 0.014, 0.02, 0.008, 0.02])
+    sway = rng.normal(0.0, [0.008, 0.008, 0.008, 0.0, 0.0])
     time = np.linspace(-0.5, 0.5, n_frames)[:, None]
     poses = start + slope * time + sway * np.sin(2 * np.pi * (time * 1.3 + rng.random()))
-    poses[:, 3] += 1.0
+    poses[:, 3] += 0.95
     return np.asarray(poses, dtype=np.float64)
 
 
@@ -132,7 +132,7 @@ def _light(frames: Frames, rng: np.random.Generator) -> Frames:
     """Light (T, H, W, 3) frames unevenly in time and from side to side, and add sensor noise."""
     n_frames, height, width, _ = frames.shape
     level = rng.uniform(0.78, 1.12) + rng.normal(0.0, 0.05) * np.linspace(-1, 1, n_frames)
-    slope = rng.normal(0.0, 0.13) * np.linspace(-1, 1, width)
+    slope = rng.normal(0.0, 0.22) * np.linspace(-1, 1, width)
     gain = (level[:, None] * (1.0 + slope)).astype(np.float32)[:, None, :, None]
     tint = (1.0 + rng.normal(0.0, 0.03, 3)).astype(np.float32)
     noise = rng.standard_normal((n_frames, height, width, 1), dtype=np.float32) * np.float32(rng.uniform(1.0, 3.0))

@@ -17,13 +17,13 @@ from emoverse.synthetic.expressions import EMOTIONS
 from emoverse.synthetic.people import Conversation, Line, make_conversations, seeded_rng
 from emoverse.synthetic.recording import plant_faults, planted_fault, write_line_clip
 
-LINES: Final = {"train": 70, "test": 26}
-FROM_MELD: Final = {"train": 5, "dev": 1, "test": 3}
+LINES: Final = {"train": 730, "test": 132}
+FROM_MELD: Final = {"train": 24, "dev": 1, "test": 3}
 """Dialogues of each MELD split that ECF train repeats."""
 CONFLICT_SHARE: Final = 0.15
 """Share of repeated utterances whose emotion is relabelled (17.7 % between the real corpora)."""
 FIRST_TEST: Final = 101
-_NO_CAUSE, _SELF, _EARLIER, _LATER = 0.04, 0.62, 0.58, 0.04
+_NO_CAUSE, _BOTH, _LATER = 0.03, 0.06, 0.01
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ def plan_ecf(meld: dict[str, list[Conversation]], seed: int, scale: float) -> di
         pool = [d for i, d in enumerate(meld[split]) if split != "test" or i % 3 != 1]
         repeated += pool[: max(1, round(count * scale))]
     lines = sum(len(dialogue.lines) for dialogue in repeated)
-    fresh = make_conversations("ECF/train", round(LINES["train"] * scale) - lines, 1, seed)
+    fresh = make_conversations("ECF/train", round(LINES["train"] * scale) - lines, 1, seed, small=True)
     train = [_annotate(i, d, seed, relabel=1 < i <= len(repeated)) for i, d in enumerate([*repeated, *fresh], 1)]
     order = seeded_rng(seed, "ECF", "order").permutation(len(train))
     rng = seeded_rng(seed, "ECF", "numbers")
     number, test = FIRST_TEST, []
-    for dialogue in make_conversations("ECF/test", round(LINES["test"] * scale), 1, seed, guests=True):
+    for dialogue in make_conversations("ECF/test", round(LINES["test"] * scale), 1, seed, guests=True, small=True):
         test.append(_annotate(number, dialogue, seed, relabel=False))
         number += int(rng.integers(1, 4))
     return {"train": [train[int(i)] for i in order], "test": test}
@@ -77,22 +77,20 @@ def _annotate(number: int, conversation: Conversation, seed: int, relabel: bool)
     pairs: list[tuple[int, int]] = []
     for target, emotion in enumerate(emotions, 1):
         if emotion != "neutral":
-            pairs += [(target, cause) for cause in _causes(target, emotions, conversation.lines, rng)]
+            pairs += [(target, cause) for cause in _causes(target, conversation.lines, rng)]
     return Annotated(number, conversation, tuple(emotions), tuple(pairs))
 
 
-def _causes(target: int, emotions: list[str], lines: tuple[Line, ...], rng: np.random.Generator) -> list[int]:
-    """Draw the causes of line `target` (from 1): itself, another's latest feeling, rarely a later line."""
+def _causes(target: int, lines: tuple[Line, ...], rng: np.random.Generator) -> list[int]:
+    """Draw the causes of line `target` (from 1): the line that it answers, else itself; rarely both, or a later one."""
     if rng.random() < _NO_CAUSE:
         return []
-    causes = [target] if rng.random() < _SELF else []
-    if target > 1 and (not causes or rng.random() < _EARLIER):
-        speaker = lines[target - 1].speaker
-        felt = [i for i in range(1, target) if emotions[i - 1] != "neutral" and lines[i - 1].speaker != speaker]
-        causes.append(felt[-1] if felt and rng.random() < 0.8 else target - 1)
+    answered = lines[target - 1].answers
+    causes = [target] if answered is None else [answered + 1]
+    if answered is not None and rng.random() < _BOTH:
+        causes.append(target)
     if target < len(lines) and rng.random() < _LATER:
         causes.append(target + 1)
-    causes = causes or [target]
     return causes if rng.random() < 0.2 else sorted(causes)
 
 

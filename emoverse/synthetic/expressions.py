@@ -97,23 +97,39 @@ PROTOTYPES: Final[dict[str, tuple[int, ...]]] = {
     "disgust": (7, 9, 15, 17),
     "fear": (1, 2, 4, 5, 7, 20, 26),
 }
+PARTIAL: Final[dict[str, tuple[tuple[int, ...], ...]]] = {
+    "joy": ((12,),),
+    "surprise": ((1, 2, 5), (1, 2)),
+    "anger": ((4, 5, 7), (4, 7)),
+    "sadness": ((1, 4), (15, 17)),
+    "disgust": ((15, 17), (9,)),
+    "fear": ((1, 2, 5), (4, 5, 7), (1, 4)),
+}
+"""Parts of a prototype that another emotion has, too: by the face alone they cannot be told apart."""
+PARTIAL_SHARE: Final = 0.45
+_POLITE: Final = ((12,), (1, 2), (4,))
+"""What a neutral face does in talking, too faintly to be annotated: a polite smile, raised or lowered brows."""
 LOW_SHARE: Final = 0.20
-_DROP_SHARE: Final = 0.16
-_STRAY_SHARE: Final = 0.35
+_DROP_SHARE: Final = 0.10
+_STRAY_SHARE: Final = 0.25
 
 
 def draw_peaks(emotion: str, rng: np.random.Generator, low: bool | None = None) -> dict[int, float]:
     """Draw peak intensities (0..5); `low` forces or forbids a faint face. Raises KeyError for no emotion."""
     prototype = PROTOTYPES[emotion]
     faint = bool(rng.random() < LOW_SHARE) if low is None else low
-    strength = rng.uniform(1.0, 1.8) if faint else rng.uniform(2.8, 4.8)
+    strength = rng.uniform(1.3, 2.0) if faint else rng.uniform(2.6, 4.6)
+    if rng.random() < PARTIAL_SHARE:
+        options = PARTIAL.get(emotion, _POLITE)
+        prototype = options[int(rng.integers(len(options)))]
+        strength = min(strength, 2.6) if emotion in PARTIAL else 0.7
     kept = [unit for unit in prototype if rng.random() >= _DROP_SHARE]
     if prototype and not kept:
         kept = [prototype[int(rng.integers(len(prototype)))]]
     peaks = {unit: float(strength * rng.uniform(0.65, 1.25)) for unit in kept}
     if rng.random() < _STRAY_SHARE:
         stray = EXPRESSIVE_UNITS[int(rng.integers(len(EXPRESSIVE_UNITS)))]
-        peaks[stray] = max(peaks.get(stray, 0.0), float(rng.uniform(0.5, 2.0)))
+        peaks[stray] = max(peaks.get(stray, 0.0), float(rng.uniform(0.3, 1.2)))
     return {unit: round(min(peak, MAX_INTENSITY), 3) for unit, peak in sorted(peaks.items())}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from emoverse.synthetic.expressions import EMOTIONS, LOW_SHARE
 from emoverse.synthetic.people import GUEST_VLOGGERS, SIZES, VIDEO_IDS, VLOGGERS, Line, cycle_shuffled, seeded_rng
-from emoverse.synthetic.phrases import REVIEWS, make_text, valence_of
+from emoverse.synthetic.phrases import REVIEWS, TEST_REVIEWS, make_text, valence_of
 from emoverse.synthetic.recording import plant_faults, planted_fault, write_line_clip
 
 COLUMNS: Final = (
@@ -22,7 +22,7 @@ FEATURES: Final = ("sentiment", "joy", "sadness", "anger", "surprise", "disgust"
 """Columns of the CMU features in this package's words; the SDK says happy and sad."""
 SEGMENTS: Final = {"train": 106, "valid": 16, "test": 58}
 _AT_LEAST: Final = {"train": 3, "valid": 1, "test": 1}
-DECK: Final = (*EMOTIONS, *EMOTIONS, "neutral", "joy")
+DECK: Final = (*EMOTIONS, *EMOTIONS, "neutral", "neutral", "joy", "joy", "surprise", "surprise")
 THIRD: Final = 3
 """Labels lie on a grid of thirds."""
 
@@ -58,7 +58,8 @@ def _video(index: int, mode: str, guest: bool, emotions: Iterator[str], seed: in
     pool = GUEST_VLOGGERS if guest else VLOGGERS
     n = int(rng.integers(4, 10))
     clip_ids = [i for i in range(n + index % 2) if n + index % 2 == n or i != 2]
-    topic, used, clock = REVIEWS[int(rng.integers(len(REVIEWS)))], set[str](), float(rng.uniform(0, 20))
+    topics = TEST_REVIEWS if mode == "test" else REVIEWS
+    topic, used, clock = topics[int(rng.integers(len(topics)))], set[str](), float(rng.uniform(0, 20))
     size = SIZES[int(rng.integers(len(SIZES)))]
     lines, labels = [], []
     for position in rng.permutation(n):

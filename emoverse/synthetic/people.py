@@ -9,7 +9,7 @@ import numpy as np
 
 from emoverse.synthetic.clips import FPS
 from emoverse.synthetic.expressions import EMOTIONS, LOW_SHARE
-from emoverse.synthetic.phrases import TOPICS, make_text, valence_of
+from emoverse.synthetic.phrases import TEST_TOPICS, TOPICS, make_text, valence_of
 
 NAMES: Final = (
     "Anouk", "Bashir", "Corin", "Dilara", "Emeka", "Frida", "Goran", "Hanneke", "Idris", "Jolanda", "Kwame",
@@ -44,13 +44,24 @@ VIDEO_IDS: Final = (
 SIZES: Final = ((96, 96), (128, 96), (112, 112), (96, 120))
 """Frame sizes of the clips, (width, height) in pixels; one to a conversation or video."""
 
-DIALOGUE_DECK: Final = (*EMOTIONS, *EMOTIONS, "neutral")
-"""Emotions dealt in turn: neutral three times in fifteen, the other six twice."""
+SMALL: Final = (72, 72)
+"""The frame size of ECF's own clips, which are many."""
+
+DIALOGUE_DECK: Final = (*EMOTIONS, *EMOTIONS, "neutral", "joy", "surprise")
+"""Emotions dealt in turn: neutral, joy and surprise three times in seventeen, the other four twice."""
+
+ADDRESS_SHARE: Final = 0.65
+"""Share of a dialogue's lines that begin with the name of the person whom they answer, once there is one."""
+FAR_SHARE: Final = 0.8
+"""Share of these that answer a line before the previous one, where another person said one."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """Hold one utterance and how its clip is drawn; times in seconds; `key` seeds the clip."""
+    """Hold one utterance and how its clip is drawn; times in seconds; `key` seeds the clip.
+
+    `answers` is the place (from 0) of the line of the dialogue that this one answers, None when it answers none.
+    """
 
     key: str
     number: int
@@ -63,6 +74,7 @@ class Line:
     start: float
     n_frames: int
     size: tuple[int, int]
+    answers: int | None = None
 
     @property
     def end(self) -> float:
@@ -99,40 +111,51 @@ def make_conversations(
     seed: int,
     guests: bool = False,
     forced: dict[str, str] | None = None,
+    small: bool = False,
 ) -> list[Conversation]:
     """Plan conversations until there are `n_lines` lines and `at_least` conversations.
 
     With `guests` every third conversation is among identities that occur nowhere else. `forced` sets the emotion
-    of the lines whose key (`{name}/dia{i}_utt{j}`) it names.
+    of the lines whose key (`{name}/dia{i}_utt{j}`) it names. `small`: short conversations of small, short clips.
     """
     emotions = cycle_shuffled(DIALOGUE_DECK, seeded_rng(seed, name, "deck"))
     made: list[Conversation] = []
     total = 0
     while total < n_lines or len(made) < at_least:
-        conversation = _conversation(name, len(made), seed, guests and len(made) % 3 == 1, emotions, forced or {})
+        guest = guests and len(made) % 3 == 1
+        conversation = _conversation(name, len(made), seed, guest, emotions, forced or {}, small)
         made.append(conversation)
         total += len(conversation.lines)
     return made
 
 
 def _conversation(
-    name: str, number: int, seed: int, guests: bool, emotions: Iterator[str], forced: dict[str, str]
+    name: str,
+    number: int,
+    seed: int,
+    guests: bool,
+    emotions: Iterator[str],
+    forced: dict[str, str],
+    small: bool,
 ) -> Conversation:
     rng = seeded_rng(seed, name, number)
     names, first = (GUESTS, FIRST_GUEST) if guests else (NAMES, 0)
-    people = [int(i) for i in rng.choice(len(names), int(rng.integers(2, 4)), replace=False)]
-    topic = TOPICS[int(rng.integers(len(TOPICS)))]
-    size = SIZES[int(rng.choice(len(SIZES), p=[0.4, 0.3, 0.15, 0.15]))]
+    people = [int(i) for i in rng.choice(len(names), int(rng.integers(3, 5)), replace=False)]
+    topics = TEST_TOPICS if name.endswith("/test") else TOPICS
+    topic = topics[int(rng.integers(len(topics)))]
+    size = SMALL if small else SIZES[int(rng.choice(len(SIZES), p=[0.4, 0.3, 0.15, 0.15]))]
     clock = float(rng.integers(60_000, 1_300_000)) / 1000
     used: set[str] = set()
-    lines = []
+    lines: list[Line] = []
     utterance, turn = 0, int(rng.integers(len(people)))
-    for index in range(int(rng.integers(3, 9))):
+    for index in range(int(rng.integers(4, 6) if small else rng.integers(3, 9))):
         if index >= 3 and rng.random() < 0.08:
             utterance += 1
         key = f"{name}/dia{number}_utt{utterance}"
         emotion = forced.get(key, next(emotions))
         valence = valence_of(emotion, rng)
+        answers = _addressed(lines, names[people[turn]], rng)
+        text = make_text(emotion, valence, topic, used, rng)
         line = Line(
             key=key,
             number=utterance,
@@ -141,13 +164,28 @@ def _conversation(
             emotion=emotion,
             valence=valence,
             low=bool(rng.random() < LOW_SHARE),
-            text=make_text(emotion, valence, topic, used, rng),
+            text=text if answers is None else f"{lines[answers].speaker}, {_uncapitalised(text)}",
             start=round(clock, 3),
-            n_frames=int(rng.integers(12, 19)),
+            n_frames=int(rng.integers(8, 10) if small else rng.integers(12, 19)),
             size=size,
+            answers=answers,
         )
         lines.append(line)
         clock = line.end + float(rng.uniform(0.05, 1.5))
         utterance += 1
         turn = (turn + int(rng.integers(1, len(people)))) % len(people)
     return Conversation(number, int(rng.integers(1, 5)), int(rng.integers(1, 13)), tuple(lines))
+
+
+def _addressed(lines: Sequence[Line], speaker: str, rng: np.random.Generator) -> int | None:
+    """Draw the line (from 0) that the next one answers: the latest of another person, who is then called by name."""
+    latest = sorted({line.speaker: place for place, line in enumerate(lines) if line.speaker != speaker}.values())
+    if not latest or rng.random() >= ADDRESS_SHARE:
+        return None
+    far = [place for place in latest if place < len(lines) - 1]
+    choice = far if far and rng.random() < FAR_SHARE else latest
+    return choice[int(rng.integers(len(choice)))]
+
+
+def _uncapitalised(text: str) -> str:
+    return text if text.startswith(("I ", "I'")) else text[0].lower() + text[1:]

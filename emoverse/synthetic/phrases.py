@@ -10,7 +10,7 @@ BY_EMOTION: Final[dict[str, tuple[str, ...]]] = {
         "The meeting about {thing} is at four.",
         "I think {thing} costs about forty.",
         "We can take the bus to {place}.",
-        "It is on the second shelf in {place}.",
+        "It is on a shelf in {place}.",
         "I will check {place} after lunch.",
         "It says here that {place} opens at nine.",
         "They asked for the number of {place}.",
@@ -35,7 +35,7 @@ BY_EMOTION: Final[dict[str, tuple[str, ...]]] = {
         "You did what with {thing}?",
         "Wow, look at the size of {thing}!",
         "Wait, since when is {thing} in {place}?",
-        "Wow, I did not see that coming.",
+        "Wow, I did not see {thing} coming.",
         "Hold on, {thing} moved by itself?",
     ),
     "anger": (
@@ -47,7 +47,7 @@ BY_EMOTION: Final[dict[str, tuple[str, ...]]] = {
         "Who gave you the right to sell {thing}?",
         "I am furious, get out of {place}!",
         "You ruined {thing} and you blame me?",
-        "Do not shout at me about {thing}!",
+        "Never shout at me about {thing}!",
     ),
     "sadness": (
         "I miss {thing} so much already.",
@@ -67,7 +67,7 @@ BY_EMOTION: Final[dict[str, tuple[str, ...]]] = {
         "That is revolting, take {thing} away.",
         "Ugh, there is mould all over {thing}.",
         "Yuck, did something rot in {place}?",
-        "It turns my stomach, honestly.",
+        "{thing} turns my stomach, honestly.",
         "Ugh, {thing} is sticky and it reeks.",
         "I cannot look at {thing}, it is revolting.",
     ),
@@ -80,9 +80,58 @@ BY_EMOTION: Final[dict[str, tuple[str, ...]]] = {
         "What if {thing} falls on us?",
         "I heard footsteps in {place}.",
         "I am too scared to go near {thing}.",
-        "Lock the door, they are coming to {place}.",
+        "Lock {place}, they are coming.",
     ),
 }
+
+AMBIGUOUS: Final[dict[tuple[str, ...], tuple[str, ...]]] = {
+    ("joy", "anger"): (
+        "I will never forget what you did with {thing}.",
+        "You really did that to {thing}.",
+        "I told everyone in {place} what you did.",
+        "So it was you who brought {thing}.",
+        "Look me in the eye and say that about {thing} again.",
+    ),
+    ("joy", "sadness"): (
+        "There were tears in my eyes because of {thing}.",
+        "I thought about {thing} all night.",
+        "We will not see a day like that in {place} again.",
+        "That was the last time we had {thing}.",
+        "I kept one picture of {thing} for you.",
+    ),
+    ("joy", "surprise"): (
+        "They gave {thing} to me, just like that.",
+        "Guess who is in {place}.",
+        "You did all this with {thing}?",
+    ),
+    ("surprise", "fear"): (
+        "Did you hear that, over in {place}?",
+        "{thing} was not there a minute ago.",
+        "The door of {place} opened, and there was no one.",
+        "Wait, what is that behind {thing}?",
+    ),
+    ("disgust", "fear"): (
+        "I am not going into {place}.",
+        "Please keep {thing} away from me.",
+        "There is something in {thing}, I saw it crawl.",
+    ),
+    ("anger", "disgust"): (
+        "Take {thing} out of {place} at once.",
+        "Who left {thing} like this?",
+        "I do not want to see {thing} again.",
+    ),
+    ("anger", "sadness"): (
+        "You left me alone with {thing}.",
+        "After all these years, {thing} means so little to you.",
+        "You could have told me about {thing}.",
+    ),
+    ("surprise", "anger"): (
+        "You sold {thing}?",
+        "You were in {place} the whole time?",
+        "What did you just say about {thing}?",
+    ),
+}
+"""Phrases that fit several emotions, which the face tells apart."""
 
 GENERIC: Final = (
     "So this is {thing}.",
@@ -92,7 +141,7 @@ GENERIC: Final = (
     "Just look at {thing}.",
     "Tell me again about {place}.",
     "You know how it is with {thing}.",
-    "I do not know what to say.",
+    "People talk about {thing}.",
     "And then I saw {thing} in {place}.",
 )
 
@@ -118,8 +167,18 @@ TOPICS: Final = (
     ("the soup", "the diner"), ("the contract", "the bank"), ("the treehouse", "the orchard"),
     ("the camera", "the studio"), ("the costume", "the theatre"), ("the aquarium", "the waiting room"),
     ("the bicycle", "the courtyard"), ("the trophy", "the gym"), ("the jukebox", "the bar"),
+    ("the ladder", "the cellar"), ("the mirror", "the salon"), ("the sledge", "the barn"),
+    ("the radio", "the lighthouse"), ("the statue", "the museum"), ("the carpet", "the market"),
 )  # fmt: skip
 """(thing, place) of conversations among the cast."""
+
+TEST_TOPICS: Final = (
+    ("the violin", "the chapel"), ("the canoe", "the boathouse"), ("the birthday cake", "the bakery"),
+    ("the passport", "the airport"), ("the tractor", "the farm"), ("the diploma", "the school"),
+    ("the kitten", "the balcony"), ("the invitation", "the hotel lobby"), ("the rehearsal", "the ballroom"),
+    ("the drum", "the basement"),
+)  # fmt: skip
+"""The same for test splits: else short dialogues about the same things would say the same words."""
 
 REVIEWS: Final = (
     ("this film", "the cinema"), ("this phone", "the shop"), ("this novel", "the library"),
@@ -129,10 +188,21 @@ REVIEWS: Final = (
 )  # fmt: skip
 """(thing, place) of monologues to a camera."""
 
+TEST_REVIEWS: Final = (
+    ("this laptop", "the warehouse"), ("the podcast", "the bedroom"), ("this restaurant", "the old town"),
+    ("the musical", "the opera"), ("this jacket", "the boutique"),
+)  # fmt: skip
+"""The same for the test split."""
 
-OWN_SHARE: Final = 0.62
-GENERIC_SHARE: Final = 0.24
-TAIL_SHARE: Final = 0.60
+
+OWN_SHARE: Final = 0.38
+AMBIGUOUS_SHARE: Final = 0.42
+GENERIC_SHARE: Final = 0.15
+"""Shares of utterances whose words fit one emotion, several or any; the rest fit another emotion."""
+TAIL_SHARE: Final = 0.25
+"""Share of utterances with a closing phrase where the emotion implies a valence."""
+OPEN_TAIL_SHARE: Final = 0.9
+"""The same where it implies none: the words alone say whether a surprise is a good one."""
 VALENCES: Final = {"neutral": 0, "joy": 1, "anger": -1, "sadness": -1, "disgust": -1, "fear": -1}
 """Valence an emotion implies; surprise implies none."""
 
@@ -146,18 +216,26 @@ def valence_of(emotion: str, rng: np.random.Generator) -> int:
 
 def make_text(emotion: str, valence: int, topic: tuple[str, str], used: set[str], rng: np.random.Generator) -> str:
     """Return an utterance about a topic (thing, place) without phrases in `used`, to which it adds its own."""
-    draw = rng.random()
-    if draw < OWN_SHARE:
-        bank = BY_EMOTION[emotion]
-    elif draw < OWN_SHARE + GENERIC_SHARE:
-        bank = GENERIC
-    else:
-        others = [name for name in BY_EMOTION if name != emotion]
-        bank = BY_EMOTION[others[int(rng.integers(len(others)))]]
-    parts = [_pick(bank, used, rng)]
-    if rng.random() < TAIL_SHARE:
+    parts = [_pick(_bank(emotion, rng.random(), rng), used, rng)]
+    implied = valence == VALENCES.get(emotion)
+    if rng.random() < (TAIL_SHARE if implied else OPEN_TAIL_SHARE):
         parts.append(_pick(TAILS[valence], used, rng))
-    return " ".join(parts).format(thing=topic[0], place=topic[1])
+    text = " ".join(parts).format(thing=topic[0], place=topic[1])
+    return text[0].upper() + text[1:]
+
+
+def _bank(emotion: str, draw: float, rng: np.random.Generator) -> tuple[str, ...]:
+    """Return the phrases of the kind that `draw` (0..1) stands for; a neutral remark is never ambiguous."""
+    if draw < OWN_SHARE:
+        return BY_EMOTION[emotion]
+    draw -= OWN_SHARE
+    shared = [bank for emotions, bank in AMBIGUOUS.items() if emotion in emotions]
+    if draw < AMBIGUOUS_SHARE:
+        return shared[int(rng.integers(len(shared)))] if shared else BY_EMOTION[emotion]
+    if draw < AMBIGUOUS_SHARE + GENERIC_SHARE:
+        return GENERIC
+    others = [name for name in BY_EMOTION if name != emotion]
+    return BY_EMOTION[others[int(rng.integers(len(others)))]]
 
 
 def _pick(bank: tuple[str, ...], used: set[str], rng: np.random.Generator) -> str:

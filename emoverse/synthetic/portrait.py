@@ -43,18 +43,21 @@ class Canvas:
     """Hold one supersampled frame and the head's pose in it."""
 
     def __init__(self, size: tuple[int, int], background: Colour, pose: Floats) -> None:
-        """Open a frame of (width, height) pixels; pose = shift x, y (face units), roll (radians), zoom."""
+        """Open a frame of (width, height) pixels; pose = shift x, y (face units), roll (radians), zoom, yaw (-1..1)."""
         width, height = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE
         self._image = Image.new("RGB", (width, height), background)
         self._pen = ImageDraw.Draw(self._image)
         self.unit = 0.49 * min(width, height) * float(pose[3])
         cos, sin = float(np.cos(pose[2])) * self.unit, float(np.sin(pose[2])) * self.unit
         self._turn = (cos, sin)
+        self._yaw = float(pose[4])
         self._centre = (width / 2 + float(pose[0]) * self.unit, height / 2 + float(pose[1]) * self.unit)
 
     def _place(self, points: Points) -> Points:
         cos, sin = self._turn
         cx, cy = self._centre
+        # a turned head: what is near its middle moves to the side, its outline does not
+        points = [(x + self._yaw * (1.0 - x * x), y) if abs(x) < 1.0 else (x, y) for x, y in points]
         return [(cx + cos * x - sin * y, cy + sin * x + cos * y) for x, y in points]
 
     def fill(self, points: Points, colour: Colour) -> None:

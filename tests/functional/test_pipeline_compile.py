@@ -152,7 +152,7 @@ def test_a_name_that_kubeflow_does_not_take_is_refused(tmp_path: Path, capsys: p
     [
         ("  meld:  {root", "  melt:  {root", "unknown corpus 'melt'; did you mean 'meld'?"),
         ("  mosei: {root: data/raw/sample/MOSEI}\n", "", "amt.stage1.corpora: there is no corpus 'mosei' to train on"),
-        ("corpora: [meld, mosei]", "corpora: [meld, mosie]", "amt.stage1.corpora: unknown corpus 'mosie'"),
+        ("corpora: [meld, ecf, mosei]", "corpora: [meld, ecf, mosie]", "amt.stage1.corpora: unknown corpus 'mosie'"),
         ("tasks: {mer: 0.2,", "tasks: {mre: 0.2,", "amt.stage1.tasks: unknown task 'mre'; did you mean 'mer'?"),
         ("floor: {}", "floor: {mmer: {weighted_f1: 0.5}}", "export.floor: unknown task 'mmer'; did you mean 'mer'?"),
     ],

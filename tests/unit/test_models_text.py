@@ -22,7 +22,7 @@ from emoverse.models.pretraining_data import (
 from emoverse.synthetic import SAMPLE_IDENTITIES
 from emoverse.synthetic.expressions import EMOTIONS
 from emoverse.synthetic.phrases import TOPICS, make_text, valence_of
-from emoverse.tasks import mer, msa
+from emoverse.tasks import ecpe, eri, fer, mer, msa
 
 MEDIA = MediaParams(frames=2, size=32, crop="center", colour="grey-equalised", timeout=20.0)
 
@@ -34,7 +34,7 @@ def faces() -> list[Face]:
 
 @pytest.fixture(scope="module")
 def examples(faces: list[Face]) -> list[Example]:
-    return make_examples(faces, 1500, seed=1)
+    return make_examples(faces, 1500, seed=1, dialogues=300)
 
 
 def words_of(text: str) -> list[str]:
@@ -79,15 +79,16 @@ def test_no_answer_about_a_face_or_a_sentence_is_a_label_of_amt(examples: list[E
 
 
 def test_no_question_is_a_question_of_amt(examples: list[Example]) -> None:
-    asked = (mer.prompt("", "meld"), mer.prompt("", "mosei"), msa.prompt(""))
+    asked = [mer.prompt("", "meld"), mer.prompt("", "mosei"), msa.prompt(""), eri.prompt(""), fer.PROMPT]
+    asked += [ecpe.prompt([""], 0, emotions=given) for given in (True, False)]
     shared = set().union(*(runs(prompt, 5) for prompt in asked))
     assert not any(runs(example.question, 5) & shared for example in examples)
     assert not any("<emotion>" in example.question or "<sentiment>" in example.question for example in examples)
 
 
 def test_the_seed_decides_the_examples(faces: list[Face], examples: list[Example]) -> None:
-    assert make_examples(faces, 1500, seed=1) == examples
-    assert make_examples(faces, 1500, seed=2) != examples
+    assert make_examples(faces, 1500, seed=1, dialogues=300) == examples
+    assert make_examples(faces, 1500, seed=2, dialogues=300) != examples
 
 
 def test_a_face_is_drawn_the_same_whatever_was_drawn_before(faces: list[Face]) -> None:
@@ -95,3 +96,12 @@ def test_a_face_is_drawn_the_same_whatever_was_drawn_before(faces: list[Face]) -
     assert (again.frames == faces[7].frames).all()
     assert again.frames.shape == (2, 32, 32, 3)
     assert {face.feeling for face in faces} == {*FEELINGS, None}
+
+
+def test_no_line_of_a_dialogue_is_labelled_as_a_corpus_labels_it(examples: list[Example]) -> None:
+    dialogues = [example for example in examples if re.search(r"^\d[_.]", example.question, re.MULTILINE)]
+    assert len(dialogues) > 150
+    written = {label for one in dialogues for label in re.findall(r"\d_(\w+)\. \w+: ", one.question)}
+    labels = written | {label for one in dialogues for label in re.findall(r"\d_(\w+),\d", one.answer)}
+    assert labels
+    assert not labels & set(EMOTIONS)

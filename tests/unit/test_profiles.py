@@ -82,7 +82,7 @@ def test_parameters_of_ones_own_are_not_overwritten_unasked(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["profile", "sample"]) == 0
-    own = Path("params.yaml").read_text("utf-8").replace("epochs: 12", "epochs: 13")
+    own = Path("params.yaml").read_text("utf-8").replace("lora_rank: 16", "lora_rank: 17")
     Path("params.yaml").write_text(own, "utf-8")
     assert main(["profile", "fast"]) == 2
     assert Path("params.yaml").read_text("utf-8") == own

@@ -1,28 +1,58 @@
 import numpy as np
 
 from emoverse.synthetic.expressions import EMOTIONS
-from emoverse.synthetic.phrases import BY_EMOTION, GENERIC, REVIEWS, TAILS, TOPICS, make_text
+from emoverse.synthetic.phrases import (
+    AMBIGUOUS,
+    BY_EMOTION,
+    GENERIC,
+    OWN_SHARE,
+    REVIEWS,
+    TAILS,
+    TEST_REVIEWS,
+    TEST_TOPICS,
+    TOPICS,
+    make_text,
+)
 
 
 def test_every_phrase_fits_every_topic():
-    banks = [*BY_EMOTION.values(), GENERIC, *TAILS.values()]
-    for thing, place in (*TOPICS, *REVIEWS):
+    banks = [*BY_EMOTION.values(), *AMBIGUOUS.values(), GENERIC, *TAILS.values()]
+    for thing, place in (*TOPICS, *REVIEWS, *TEST_TOPICS, *TEST_REVIEWS):
         for bank in banks:
             assert all("{" not in phrase.format(thing=thing, place=place) for phrase in bank)
 
 
 def test_every_emotion_has_phrases_of_its_own():
     assert set(BY_EMOTION) == set(EMOTIONS)
-    phrases = [phrase for bank in (*BY_EMOTION.values(), GENERIC) for phrase in bank]
+    phrases = [phrase for bank in (*BY_EMOTION.values(), *AMBIGUOUS.values(), GENERIC) for phrase in bank]
     assert len(phrases) == len(set(phrases))
 
 
-def test_words_fit_the_emotion_in_about_62_of_100_utterances():
+def test_words_that_fit_one_emotion_alone_are_as_frequent_as_said():
     rng = np.random.default_rng(0)
-    own = {phrase.format(thing="the tent", place="the bar") for phrase in BY_EMOTION["fear"]}
+    own = {phrase.format(thing="the tent", place="the bar").capitalize() for phrase in BY_EMOTION["fear"]}
     texts = [make_text("fear", -1, ("the tent", "the bar"), set(), rng) for _ in range(1000)]
-    share = sum(any(text.startswith(phrase) for phrase in own) for text in texts) / 1000
-    assert 0.57 < share < 0.67
+    share = sum(any(text.capitalize().startswith(phrase) for phrase in own) for text in texts) / 1000
+    assert abs(share - OWN_SHARE) < 0.05
+
+
+def test_every_emotion_but_neutral_has_words_that_another_one_has_too():
+    assert {name for emotions in AMBIGUOUS for name in emotions} == set(EMOTIONS) - {"neutral"}
+    assert all(len(set(emotions)) >= 2 for emotions in AMBIGUOUS)
+
+
+def test_words_say_whether_a_surprise_is_a_good_one():
+    rng = np.random.default_rng(2)
+    for valence in (1, -1):
+        texts = [make_text("surprise", valence, TOPICS[0], set(), rng) for _ in range(300)]
+        assert sum(text.endswith(TAILS[valence]) for text in texts) > 240
+        assert not any(text.endswith(TAILS[-valence]) for text in texts)
+
+
+def test_things_and_places_of_test_splits_occur_in_no_other():
+    assert not {word for pair in (*TOPICS, *REVIEWS) for word in pair[:1]} & {
+        t for t, _ in (*TEST_TOPICS, *TEST_REVIEWS)
+    }
 
 
 def test_a_conversation_does_not_repeat_a_phrase_while_others_are_left():
