@@ -138,8 +138,8 @@ def _state(name: str, nodes: Sequence[Mapping[str, Any]], workflow: Mapping[str,
     executors = sorted((n for n in nodes if "executor" in n["name"].rpartition(".")[2]), key=lambda n: len(n["name"]))
     decisive = executors[0] if executors else nodes[0]
     state = _PHASES.get(decisive.get("phase", ""), "pending")
-    if not executors and state == "succeeded":
-        state = "pending"  # the driver is done, its executor has no node yet
+    if not executors and state in ("running", "succeeded"):
+        state = "pending"  # the driver looks into the cache, or is done and its executor has no node yet
     pods = [node for node in nodes if node.get("type") == "Pod"]
     pods.sort(key=lambda node: (not node["name"].endswith("-driver"), str(node.get("startedAt") or "")))
     last = pods[-1] if pods else None

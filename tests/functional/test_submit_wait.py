@@ -94,6 +94,13 @@ def test_a_retried_container_is_one_step_with_the_log_of_its_last_pod() -> None:
     assert step.pod == f"{WORKFLOW}-system-container-impl-{nodes[3]['id'].rpartition('-')[2]}"
 
 
+@pytest.mark.parametrize("phase", ["Pending", "Running", "Succeeded"])
+def test_a_step_is_pending_as_long_as_only_its_driver_runs(phase: str) -> None:
+    nodes = [node("root.train-driver", phase)]
+    workflow = {"metadata": {"name": WORKFLOW}, "status": {"nodes": {one["id"]: one for one in nodes}}}
+    assert [step.state for step in steps_of(workflow, SPEC, {})] == ["pending"]
+
+
 def test_steps_that_are_omitted_after_a_failure_are_not_pending() -> None:
     nodes = [node("root.train.executor", "Failed", "Error"), node("root.evaluate-driver", "Omitted")]
     workflow = {"metadata": {"name": WORKFLOW}, "status": {"nodes": {one["id"]: one for one in nodes}}}
