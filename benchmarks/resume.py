@@ -37,16 +37,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="resume-benchmark-") as name:
         work = Path(name)
         data = args.data.absolute()
-        house = House(data.parent, data, args.stage, args.rows, work)
-        steps = int(EPOCHS) * -(-len(house.rows) // BATCH)
+        folders = House(data.parent, data, args.stage, args.rows, work)
+        steps = int(EPOCHS) * -(-len(folders.rows) // BATCH)
         middle = steps // 2 // args.save_every * args.save_every + args.save_every // 2
-        whole = run(house, work / "undisturbed", args.save_every)
+        whole = run(folders, work / "undisturbed", args.save_every)
         start = whole["wall"] - whole["training"]["seconds"]
         print(f"{steps} steps, a checkpoint every {args.save_every}, interrupted after step {middle}")
         print(f"{'':14}{'wall s':>8}{'CPU s':>8}{'lost wall s':>13}{'lost CPU s':>12}{'steps twice':>13}  same bytes")
         print(f"{'undisturbed':14}{whole['wall']:8.1f}{whole['cpu']:8.1f}   of it start-up and end {start:.1f} s")
         for how in (signal.SIGKILL, signal.SIGTERM):
-            found = run(house, work / how.name, args.save_every, interrupt=(how, middle))
+            found = run(folders, work / how.name, args.save_every, interrupt=(how, middle))
             same = folder_files(work / how.name / "out") == folder_files(work / "undisturbed" / "out")
             twice = whole["training"]["steps"] - found["training"]["steps"]
             twice = found["stopped"] - twice
@@ -57,12 +57,12 @@ def main() -> None:
 
 
 def run(
-    house: House, work: Path, save_every: int, interrupt: tuple[signal.Signals, int] | None = None
+    folders: House, work: Path, save_every: int, interrupt: tuple[signal.Signals, int] | None = None
 ) -> dict[str, Any]:
     """Train, stopped once by ``interrupt`` (signal, step) and started again; return its seconds and its report."""
     work.mkdir()
     settings = {"epochs": EPOCHS, "batch_size": BATCH, "accumulation": 1, "save_every": save_every}
-    command = [*house.train_command(settings), "--out", str(work / "out")]
+    command = [*folders.train_command(settings), "--out", str(work / "out")]
     began, cpu, stopped = time.perf_counter(), 0.0, 0
     if interrupt is not None:
         how, step = interrupt

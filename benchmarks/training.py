@@ -72,9 +72,9 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="training-benchmark-") as name:
         data = args.data.absolute()
-        house = House(data.parent, data, args.stage, args.rows, Path(name))
-        ours = train_ours(house, {})
-        show(ours, train_plainly(house, ours["tokens"], {"torch_dtype": "float32", "use_cpu": "true"}), wanted=1.5)
+        prepared = House(data.parent, data, args.stage, args.rows, Path(name))
+        ours = train_ours(prepared, {})
+        show(ours, train_plainly(prepared, ours["tokens"], {"torch_dtype": "float32", "use_cpu": "true"}), wanted=1.5)
 
 
 class House:
@@ -115,46 +115,46 @@ class House:
         return found
 
 
-def train_ours(house: House, settings: Mapping[str, object]) -> dict[str, Any]:
+def train_ours(prepared: House, settings: Mapping[str, object]) -> dict[str, Any]:
     """Train by ``emoverse train``; return what it says of its speed."""
-    whole = run([*house.train_command({**OURS, **settings}), "--out", house.work / "ours"], house.work)
-    return {**json.loads((house.work / "ours.run.json").read_text("utf-8"))["training"], "whole": whole}
+    whole = run([*prepared.train_command({**OURS, **settings}), "--out", prepared.work / "ours"], prepared.work)
+    return {**json.loads((prepared.work / "ours.run.json").read_text("utf-8"))["training"], "whole": whole}
 
 
-def train_plainly(house: House, tokens: float, settings: Mapping[str, object]) -> dict[str, Any]:
+def train_plainly(prepared: House, tokens: float, settings: Mapping[str, object]) -> dict[str, Any]:
     """Train by ms-swift alone; ``tokens`` is what the same rows hold."""
-    model, dataset = sampling_copy(house, house.work / "model"), write_dataset(house)
+    model, dataset = sampling_copy(prepared, prepared.work / "model"), write_dataset(prepared)
     flags = {
-        **AUTHORS, "model": model, "dataset": dataset, "output_dir": house.work / "plain", "model_type": "internvl",
+        **AUTHORS, "model": model, "dataset": dataset, "output_dir": prepared.work / "plain", "model_type": "internvl",
         "template": "internvl_hf", "max_length": 1 << 15, "use_hf": "true", "check_model": "false",
         "add_version": "false", "report_to": "none", "split_dataset_ratio": 0, "strict": "true",
         "load_from_cache_file": "false", **settings,
     }  # fmt: skip
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    whole = run([sys.executable, "-c", PLAIN, house.work / "clock.json", *words], house.work)
-    found = json.loads((house.work / "clock.json").read_text("utf-8"))
-    return {**found, "tokens": tokens, "rows": EPOCHS * len(house.rows), "whole": whole}
+    whole = run([sys.executable, "-c", PLAIN, prepared.work / "clock.json", *words], prepared.work)
+    found = json.loads((prepared.work / "clock.json").read_text("utf-8"))
+    return {**found, "tokens": tokens, "rows": EPOCHS * len(prepared.rows), "whole": whole}
 
 
-def sampling_copy(house: House, folder: Path) -> Path:
+def sampling_copy(prepared: House, folder: Path) -> Path:
     """Copy the model with a processor that takes as many frames of a video as our shards hold."""
     folder.mkdir()
-    for path in (house.model / "model").iterdir():
+    for path in (prepared.model / "model").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     path = folder / "processor_config.json"
     settings = json.loads(path.read_text("utf-8"))
-    settings["video_processor"] |= {"do_sample_frames": True, "num_frames": house.params.media.frames}
+    settings["video_processor"] |= {"do_sample_frames": True, "num_frames": prepared.params.media.frames}
     path.write_text(json.dumps(settings), "utf-8")
     return folder
 
 
-def write_dataset(house: House) -> Path:
+def write_dataset(prepared: House) -> Path:
     """Write the rows with paths of videos, and the stills as files."""
-    clips, frames = house.clips(), FrameStore(list(house.validated.values()))
-    work = house.work
+    clips, frames = prepared.clips(), FrameStore(list(prepared.validated.values()))
+    work = prepared.work
     path = work / "rows.jsonl"
     with path.open("w", encoding="utf-8") as handle:
-        for number, row in enumerate(house.rows):
+        for number, row in enumerate(prepared.rows):
             images = [work / f"still-{number}-{k}.png" for k in range(len(row["images"]))]
             for still, reference in zip(images, row["images"], strict=True):
                 Image.fromarray(frames[reference][0]).save(still)

@@ -60,11 +60,11 @@ def main() -> None:
         (work / "run").mkdir()
         make_inputs(args.data.absolute(), work, shrunk=args.shrunk)
         overrides = {f"media.{key}": value for key, value in MEDIA.items()}
-        house = House(args.data.absolute().parent, work, "stage1", args.rows, work / "run", overrides)
-        ours = train_ours(house, OURS if cuda else {**OURS, "workers": 2})
-        plain = train_plainly(house, ours["tokens"], {**AUTHORS, "use_cpu": str(not cuda).lower()})
+        folders = House(args.data.absolute().parent, work, "stage1", args.rows, work / "run", overrides)
+        ours = train_ours(folders, OURS if cuda else {**OURS, "workers": 2})
+        plain = train_plainly(folders, ours["tokens"], {**AUTHORS, "use_cpu": str(not cuda).lower()})
         show(ours, plain, wanted=3.0)
-        state_utilisation(house, {"swift sft, authors'": plain, "emoverse train": ours})
+        state_utilisation(folders, {"swift sft, authors'": plain, "emoverse train": ours})
 
 
 def make_inputs(data: Path, work: Path, *, shrunk: bool) -> None:
@@ -109,9 +109,9 @@ def make_model(like: Path, folder: Path, *, shrunk: bool) -> None:
     path.write_text(json.dumps(settings), "utf-8")
 
 
-def state_utilisation(house: House, sides: dict[str, dict[str, Any]]) -> None:
+def state_utilisation(folders: House, sides: dict[str, dict[str, Any]]) -> None:
     """Print each side's model-FLOPs utilisation, after `emoverse train --dry-run` of the same rows."""
-    command = [*house.train_command(OURS), "--set", f"stage1.epochs={float(EPOCHS)}", "--dry-run", "--json"]
+    command = [*folders.train_command(OURS), "--set", f"stage1.epochs={float(EPOCHS)}", "--dry-run", "--json"]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     device = found["device"]
     print(f"{device['name']}: {device['flops_a_second'] / 1e12:.1f} TFLOP/s in a large bfloat16 matmul")

@@ -103,9 +103,9 @@ def check_given(folder: Path, asked: str) -> None:
 
 
 def made_with() -> dict[str, str]:
-    """Return the git revision and the image of the run this process is a step of, as far as it was told."""
-    told = {"revision": os.environ.get(REVISION, ""), "image": os.environ.get(IMAGE_NAME, "")}
-    return {key: value for key, value in told.items() if value}
+    """Return the git revision and the image of the run this process is a step of, where the run passes them on."""
+    values = {"revision": os.environ.get(REVISION, ""), "image": os.environ.get(IMAGE_NAME, "")}
+    return {key: value for key, value in values.items() if value}
 
 
 def metadata_of(folder: Path, *, raw: str | None = None) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def guarded(run: Callable[[], Any], *, debug: bool) -> int:
     except UserError as error:
         return _report(error, debug, 2, str(error))
     except KeyboardInterrupt as error:
-        if "RemoteTraceback" in type(error.__cause__).__name__:  # of a worker process, so nobody pressed Ctrl-C
+        if "RemoteTraceback" in type(error.__cause__).__name__:  # of a worker process, so it was not Ctrl-C
             return _report_internal(error, debug)
         return _report(error, debug, 130, "interrupted; run the same command again")
     except ModuleNotFoundError as error:

@@ -77,7 +77,7 @@ def _mp4(data: mmap.mmap) -> Fault | None:
     while start + 8 <= len(data):
         length, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
         if kind not in MP4_LATER and {b"moov", b"mdat"} <= seen:
-            return None  # bytes that somebody appended: players ignore them
+            return None  # appended bytes, which players ignore
         if length == 1:  # a 64-bit length follows the name
             length = int.from_bytes(data[start + 8 : start + 16], "big")
         elif length == 0:  # the box reaches to the end of the file

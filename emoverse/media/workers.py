@@ -38,8 +38,8 @@ START_LIMIT: Final = 120.0  # seconds a process may take to import its libraries
 class Lost:
     """An item without a result, which may be the machine's fault.
 
-    ``timeout``: stopped by us; ``crash``: its process died by itself; ``killed``: somebody, mostly the kernel for want
-    of memory, killed its process; ``memory``: its process got no memory.
+    ``timeout``: stopped by us; ``crash``: its process died by itself; ``killed``: another process ended it, mostly the
+    kernel for want of memory; ``memory``: its process got no memory.
     """
 
     kind: Literal["timeout", "crash", "killed", "memory"]

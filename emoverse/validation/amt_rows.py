@@ -87,9 +87,9 @@ def amt_table(rows: Iterable[Mapping[str, Any]], seen: set[bytes] | None = None)
     flat = []
     for row in rows:
         messages = row.get("messages") or []
-        said = {message.get("role"): message.get("content") for message in messages}
+        contents = {message.get("role"): message.get("content") for message in messages}
         media = [*(row.get("videos") or []), *(row.get("images") or [])]
-        prompt = str(said.get("user") or "")
+        prompt = str(contents.get("user") or "")
         mark = blake2b(str(row.get("channel")).encode(), digest_size=8).digest()
         flat.append(
             {
@@ -102,7 +102,7 @@ def amt_table(rows: Iterable[Mapping[str, Any]], seen: set[bytes] | None = None)
                 "prompt": prompt,
                 "placeholders": prompt.count("<video>") + prompt.count("<image>"),
                 "roles": ",".join(str(message.get("role")) for message in messages),
-                "answer": said.get("assistant"),
+                "answer": contents.get("assistant"),
             }
         )
         before.add(mark)

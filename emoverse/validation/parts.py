@@ -103,7 +103,7 @@ def _bound(plan: Plan, part: int, parts: int) -> int:
 
 
 def _files(plan: Plan, tasks: Sequence[Task], part: int, parts: int) -> list[str]:
-    """Return the files a part hashes: its clips, and each ``parts``-th of the files that are nobody's clip."""
+    """Return the files a part hashes: its clips, and each ``parts``-th of the files that are no row's clip."""
     home = plan.raw.absolute()
     clips = {task.path.relative_to(home).as_posix() for task in plan.tasks}
     others = [name for name in files_below(plan.raw) if name not in clips]

@@ -106,7 +106,7 @@ class Warned:
 
 @dataclass(frozen=True)
 class KnownFault:
-    """One report: clip patterns (relative to the corpus root), what was said, and where."""
+    """One report: clip patterns (relative to the corpus root), its text, and where it was published."""
 
     clips: tuple[str, ...]
     fault: str
@@ -118,7 +118,7 @@ class KnownFault:
 
 
 def known_faults(corpus: str) -> list[KnownFault]:
-    """Return what has been reported about a corpus's clips; empty for a corpus nobody reported on."""
+    """Return what has been reported about a corpus's clips; empty for a corpus without reports."""
     text = resources.files("emoverse.validation").joinpath("known_media.json").read_text("utf-8")
     return [KnownFault(tuple(e["clips"]), e["fault"], e["source"]) for e in json.loads(text).get(corpus, [])]
 

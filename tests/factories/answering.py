@@ -151,7 +151,7 @@ def write_model(folder: Path, seed: int = 1) -> None:
     save_folder(build_model(tokenizer, MEDIA, seed), build_processor(tokenizer, MEDIA), folder)
 
 
-def make_house(folder: Path, *, utterances_per_corpus: int = 12) -> dict[str, Path]:
+def make_inputs(folder: Path, *, utterances_per_corpus: int = 12) -> dict[str, Path]:
     """Publish a model, two validated corpora and their test sets; return the folders by name."""
     meld, ecf = utterances("meld", utterances_per_corpus), utterances("ecf", utterances_per_corpus)
     sets = {"meld-mer": rows_of("mer", meld), "meld-msa": rows_of("msa", meld), "ecf-ecpe": rows_of("ecpe", ecf)}
@@ -164,15 +164,15 @@ def make_house(folder: Path, *, utterances_per_corpus: int = 12) -> dict[str, Pa
     }
 
 
-def exported_house(base: Path) -> dict[str, Path]:
-    """Return a house below ``base`` that was evaluated and exported, too; made once, as an export takes long."""
+def exported_model(base: Path) -> dict[str, Path]:
+    """Return a prepared below ``base`` that was evaluated and exported, too; made once, as an export takes long."""
     from emoverse.evaluation.evaluate import evaluate
     from emoverse.export.export import export
 
-    root = base / "exported-house"
+    root = base / "exported-prepared"
     names = ("model", "amt", "meld", "ecf", "scores", "onnx")
     if not (root / "onnx" / "manifest.json").is_file():
-        made = make_house(root, utterances_per_corpus=8)
+        made = make_inputs(root, utterances_per_corpus=8)
         validated = [made["meld"], made["ecf"]]
         evaluate(made["model"], made["amt"], validated, root / "scores", EVALUATE)
         export(made["model"], root / "onnx", EXPORT, amt=made["amt"], validated=validated, scores=root / "scores")

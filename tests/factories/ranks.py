@@ -36,7 +36,7 @@ if "emoverse.training.launch" in sys.orig_argv:
 """
 
 
-def make_house(folder: Path, params: TrainParams) -> dict[str, Path]:
+def make_inputs(folder: Path, params: TrainParams) -> dict[str, Path]:
     """Synthesise what a training reads, with a params.yaml for stage 1 and a folder `first` that holds it."""
     tree = yaml.safe_load((REPO / "params.yaml").read_text("utf-8"))
     (folder / "params.yaml").write_text(yaml.safe_dump({**tree, "stage1": plain(params)}))
@@ -45,12 +45,12 @@ def make_house(folder: Path, params: TrainParams) -> dict[str, Path]:
     return {**make_training(folder), "params": folder / "params.yaml", "first": folder / "first"}
 
 
-def start_training(house: dict[str, Path], folder: Path) -> subprocess.Popen[bytes]:
+def start_training(folders: dict[str, Path], folder: Path) -> subprocess.Popen[bytes]:
     """Train stage 1 to `out` in a folder, by the command line; what it says goes to `log.txt`."""
-    words = ["train", "--stage", "stage1", "--model", house["model"], "--amt", house["amt"], "--validated",
-             house["meld"], "--out", folder / "out", "--params", house["params"]]  # fmt: skip
+    words = ["train", "--stage", "stage1", "--model", folders["model"], "--amt", folders["amt"], "--validated",
+             folders["meld"], "--out", folder / "out", "--params", folders["params"]]  # fmt: skip
     environment = {**os.environ, "EMOVERSE_SCRATCH": str(folder / "scratch"), "TMPDIR": str(folder)}
-    environment["PYTHONPATH"] = os.pathsep.join([str(house["first"]), str(REPO), os.environ.get("PYTHONPATH", "")])
+    environment["PYTHONPATH"] = os.pathsep.join([str(folders["first"]), str(REPO), os.environ.get("PYTHONPATH", "")])
     with (folder / "log.txt").open("wb") as log:
         command = [sys.executable, "-m", "emoverse.cli", *map(str, words)]
         return subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
@@ -69,13 +69,13 @@ def wait_until(happened: Callable[[], Any], seconds: float = 180.0) -> None:
         time.sleep(0.02)
 
 
-def hold_training(house: dict[str, Path], folder: Path, step: int) -> tuple[subprocess.Popen[bytes], list[int]]:
+def hold_training(folders: dict[str, Path], folder: Path, step: int) -> tuple[subprocess.Popen[bytes], list[int]]:
     """Start a training that waits before a step; return it and its processes' ids by rank, once they wait."""
     (folder / "hold").write_text(str(step))
     marks = [folder / f"held-{rank}" for rank in range(2)]
     for mark in marks:
         mark.unlink(missing_ok=True)
-    process = start_training(house, folder)
+    process = start_training(folders, folder)
     wait_until(lambda: process.poll() is not None or all(mark.is_file() and mark.read_text() for mark in marks))
     assert process.poll() is None, said(folder)
     return process, [int(mark.read_text()) for mark in marks]

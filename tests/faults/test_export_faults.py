@@ -22,28 +22,28 @@ from emoverse.inference.onnx_engine import onnx_engine
 from emoverse.inference.torch_engine import TorchBackend, load_model, torch_engine
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import settings_of_model
-from tests.factories.answering import EVALUATE, EXPORT, TOLERANCE, exported_house
+from tests.factories.answering import EVALUATE, EXPORT, TOLERANCE, exported_model
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    return exported_house(tmp_path_factory.getbasetemp())
+def folders(tmp_path_factory):
+    return exported_model(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture
-def copy(house, tmp_path):
-    return shutil.copytree(house["onnx"], tmp_path / "copy")
+def copy(folders, tmp_path):
+    return shutil.copytree(folders["onnx"], tmp_path / "copy")
 
 
-def parity_of(house, change=lambda model: None):
+def parity_of(folders, change=lambda model: None):
     """Compare the export with the model after something was done to the model's weights."""
-    folder = house["model"] / "model"
+    folder = folders["model"] / "model"
     settings = settings_of_model(folder)
     rows, frames = synthetic_rows(settings)
     model = load_model(folder)
     change(model)
     reference = Engine(TorchBackend(model), Encoder(folder, settings), frames)
-    return compare(reference, onnx_engine(house["onnx"], frames, device="cpu"), rows)
+    return compare(reference, onnx_engine(folders["onnx"], frames, device="cpu"), rows)
 
 
 def perturb(name: str, by: float):
@@ -54,8 +54,8 @@ def perturb(name: str, by: float):
     return change
 
 
-def test_an_unchanged_model_passes(house):
-    parity_of(house).require(TOLERANCE)
+def test_an_unchanged_model_passes(folders):
+    parity_of(folders).require(TOLERANCE)
 
 
 @pytest.mark.parametrize(
@@ -67,21 +67,21 @@ def test_an_unchanged_model_passes(house):
         "model.vision_tower.encoder.layer.0.mlp.fc1.weight",
     ],
 )
-def test_one_perturbed_weight_fails_the_parity_gate(house, name):
+def test_one_perturbed_weight_fails_the_parity_gate(folders, name):
     with pytest.raises(UserError, match="largest logit difference"):
-        parity_of(house, perturb(name, 0.5)).require(TOLERANCE)
+        parity_of(folders, perturb(name, 0.5)).require(TOLERANCE)
 
 
-def test_a_nan_weight_stops_the_comparison_and_names_the_row(house):
+def test_a_nan_weight_stops_the_comparison_and_names_the_row(folders):
     with pytest.raises(UserError, match="clip:noise/0: the model's logits are NaN or infinite"):
-        parity_of(house, perturb("lm_head.weight", float("nan")))
+        parity_of(folders, perturb("lm_head.weight", float("nan")))
 
 
-def test_an_export_outside_the_tolerance_publishes_nothing_and_keeps_the_earlier_one(house, tmp_path):
-    out = shutil.copytree(house["onnx"], tmp_path / "onnx")
+def test_an_export_outside_the_tolerance_publishes_nothing_and_keeps_the_earlier_one(folders, tmp_path):
+    out = shutil.copytree(folders["onnx"], tmp_path / "onnx")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     with pytest.raises(UserError, match=r"tolerance 1e-12.*export\.tolerance\.fp32 in params\.yaml"):
-        export(house["model"], out, replace(EXPORT, tolerance={"fp32": replace(TOLERANCE, absolute=1e-12)}))
+        export(folders["model"], out, replace(EXPORT, tolerance={"fp32": replace(TOLERANCE, absolute=1e-12)}))
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert not list(tmp_path.glob(".*partial*"))
 
@@ -108,36 +108,38 @@ def test_broken_settings_are_named(copy, text):
         onnx_engine(copy, {})
 
 
-def test_a_changed_graph_is_noticed_before_it_is_evaluated(house, copy, tmp_path):
+def test_a_changed_graph_is_noticed_before_it_is_evaluated(folders, copy, tmp_path):
     graph = np.frombuffer((copy / "decoder.onnx").read_bytes(), np.uint8).copy()
     graph[len(graph) // 2] ^= 1
     (copy / "decoder.onnx").write_bytes(graph.tobytes())
     with pytest.raises(UserError, match=r"decoder\.onnx changed"):
-        evaluate(copy, house["amt"], [house["meld"], house["ecf"]], tmp_path / "out", replace(EVALUATE, engine="onnx"))
+        evaluate(
+            copy, folders["amt"], [folders["meld"], folders["ecf"]], tmp_path / "out", replace(EVALUATE, engine="onnx")
+        )
 
 
-def test_test_rows_without_frames_are_asked_for(house, tmp_path):
+def test_test_rows_without_frames_are_asked_for(folders, tmp_path):
     with pytest.raises(UserError, match="--validated"):
-        export(house["model"], tmp_path / "out", EXPORT, amt=house["amt"])
+        export(folders["model"], tmp_path / "out", EXPORT, amt=folders["amt"])
 
 
-def test_a_parity_report_is_json_and_gives_its_tolerance(house):
-    report = json.loads(json.dumps(parity_of(house).as_json(TOLERANCE)))
+def test_a_parity_report_is_json_and_gives_its_tolerance(folders):
+    report = json.loads(json.dumps(parity_of(folders).as_json(TOLERANCE)))
     assert report["tolerance"] == plain(TOLERANCE)
     assert report["largest_absolute"] == float(f"{report['largest_absolute']:.1e}")
 
 
-def test_an_export_that_does_not_fit_into_memory_is_refused_before_it_writes(house, tmp_path):
+def test_an_export_that_does_not_fit_into_memory_is_refused_before_it_writes(folders, tmp_path):
     with pytest.raises(UserError, match=r"export: fp32 needs about .* set export\.batch_size to \d+"):
-        export(house["model"], tmp_path / "onnx", replace(EXPORT, batch_size=1 << 24))
+        export(folders["model"], tmp_path / "onnx", replace(EXPORT, batch_size=1 << 24))
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("one_file", [1, 1 << 30])
-def test_an_export_behind_links_answers_as_the_plain_folder_does(house, tmp_path, one_file):
+def test_an_export_behind_links_answers_as_the_plain_folder_does(folders, tmp_path, one_file):
     plain_folder = tmp_path / "plain"
     params = replace(EXPORT, one_file=one_file)
-    export(house["model"], plain_folder, params, amt=house["amt"], validated=[house["meld"], house["ecf"]])
+    export(folders["model"], plain_folder, params, amt=folders["amt"], validated=[folders["meld"], folders["ecf"]])
     assert (plain_folder / "decoder.onnx.data").exists() == (one_file == 1)
     linked = tmp_path / "linked"
     linked.mkdir()
@@ -146,27 +148,27 @@ def test_an_export_behind_links_answers_as_the_plain_folder_does(house, tmp_path
         blob.parent.mkdir(parents=True)
         shutil.copyfile(path, blob)
         (linked / path.name).symlink_to(blob)
-    rows, frames = synthetic_rows(settings_of_model(house["model"] / "model"))
+    rows, frames = synthetic_rows(settings_of_model(folders["model"] / "model"))
     answers = ("Joy.", "Anger.")
     expected, found = (onnx_engine(folder, frames).score_answers(rows, answers)[0] for folder in (plain_folder, linked))
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_device_that_is_not_there_is_an_error_only_where_it_is_demanded(house, capsys):
-    engine = onnx_engine(house["onnx"], {}, device="auto")
+def test_a_device_that_is_not_there_is_an_error_only_where_it_is_demanded(folders, capsys):
+    engine = onnx_engine(folders["onnx"], {}, device="auto")
     if engine.backend.device == "CUDA":
         pytest.skip("there is a GPU")
     with pytest.raises(UserError, match=r"device cuda: .*set the device to auto or cpu"):
-        onnx_engine(house["onnx"], {}, device="cuda")
+        onnx_engine(folders["onnx"], {}, device="cuda")
     with pytest.raises(UserError, match="device cuda: torch finds no GPU"):
-        torch_engine(house["model"] / "model", {}, device="cuda")
+        torch_engine(folders["model"] / "model", {}, device="cuda")
 
 
 DRIVER = "int cuInit(unsigned f) {return 0;} int cuDeviceGetCount(int *n) {*n = 1; return 0;}"
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_a_provider_that_fails_to_load_is_one_line_or_an_error(house, tmp_path, device):
+def test_a_provider_that_fails_to_load_is_one_line_or_an_error(folders, tmp_path, device):
     """A driver that reports a GPU and can do nothing else, as with libraries of another version."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
@@ -178,7 +180,7 @@ def test_a_provider_that_fails_to_load_is_one_line_or_an_error(house, tmp_path, 
     script += "from emoverse.errors import UserError\n"
     script += "try:\n    onnx_engine(Path(sys.argv[1]), {}, device=sys.argv[2])\n"
     script += "except UserError as error:\n    print(error)\n"
-    process = subprocess.run([sys.executable, "-c", script, house["onnx"], device], capture_output=True, text=True,
+    process = subprocess.run([sys.executable, "-c", script, folders["onnx"], device], capture_output=True, text=True,
                              env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}, check=True)  # fmt: skip
     said = [line for line in (process.stdout + process.stderr).splitlines() if line.strip()]
     if device == "cuda":

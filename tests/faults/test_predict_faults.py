@@ -15,20 +15,20 @@ from emoverse.export.export import export
 from emoverse.serving.clips import Limits, read_clip
 from emoverse.serving.dialogues import predict_dialogue, read_dialogue
 from emoverse.serving.predictor import MAX_CHARACTERS, load_predictor
-from tests.factories.answering import EXPORT, exported_house
+from tests.factories.answering import EXPORT, exported_model
 from tests.factories.clips import cut, write_clip, write_endless, write_negative_count, write_sound_only
 
 MEDIA = MediaParams(frames=2, size=32, timeout=20.0)
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    return exported_house(tmp_path_factory.getbasetemp())
+def prepared(tmp_path_factory):
+    return exported_model(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
-def predictor(house):
-    return load_predictor(house["onnx"], Limits(size=1 << 20, seconds=2.0))
+def predictor(prepared):
+    return load_predictor(prepared["onnx"], Limits(size=1 << 20, seconds=2.0))
 
 
 def playlist(path):
@@ -159,35 +159,35 @@ def test_words_in_a_dialogue_add_no_line_and_no_media(predictor, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["vision.onnx", "embed.onnx", "decoder.onnx", "tokenizer.json", "prompts.json"])
-def test_a_missing_file_of_the_model_is_named(house, tmp_path, name):
-    copy = shutil.copytree(house["onnx"], tmp_path / "copy")
+def test_a_missing_file_of_the_model_is_named(prepared, tmp_path, name):
+    copy = shutil.copytree(prepared["onnx"], tmp_path / "copy")
     (copy / name).unlink()
     with pytest.raises(UserError, match=f"{name} is missing"):
         load_predictor(copy)
 
 
-def test_a_folder_without_its_manifest_or_of_another_step_is_refused(house, tmp_path, capsys):
-    copy = shutil.copytree(house["onnx"], tmp_path / "copy")
+def test_a_folder_without_its_manifest_or_of_another_step_is_refused(prepared, tmp_path, capsys):
+    copy = shutil.copytree(prepared["onnx"], tmp_path / "copy")
     (copy / "manifest.json").unlink()
     assert main(["predict", "x.mp4", "--model", str(copy)]) == 2
     said = capsys.readouterr()
     assert "unfinished: it has no manifest.json; run `emoverse export`" in said.err
     assert said.out == ""
     with pytest.raises(UserError, match="an output of 'base-model', not of 'export'"):
-        load_predictor(house["model"])
+        load_predictor(prepared["model"])
     with pytest.raises(UserError, match="no such folder"):
         load_predictor(tmp_path / "nowhere")
 
 
-def test_a_changed_file_of_the_model_is_noticed(house, tmp_path):
-    copy = shutil.copytree(house["onnx"], tmp_path / "copy")
+def test_a_changed_file_of_the_model_is_noticed(prepared, tmp_path):
+    copy = shutil.copytree(prepared["onnx"], tmp_path / "copy")
     (copy / "prompts.json").write_text("{}", "utf-8")
     with pytest.raises(UserError, match=r"prompts\.json changed"):
         load_predictor(copy)
 
 
-def test_a_model_exported_without_a_dataset_says_that_nobody_knows_its_questions(house, tmp_path):
-    export(house["model"], tmp_path / "onnx", EXPORT)
+def test_a_model_exported_without_a_dataset_says_that_nobody_knows_its_questions(prepared, tmp_path):
+    export(prepared["model"], tmp_path / "onnx", EXPORT)
     with pytest.raises(UserError, match=r"exported without a dataset.*--amt and --validated"):
         load_predictor(tmp_path / "onnx")
 

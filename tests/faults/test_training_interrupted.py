@@ -31,17 +31,17 @@ REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("house")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("prepared")
     tree = yaml.safe_load((REPO / "params.yaml").read_text("utf-8"))
     (folder / "params.yaml").write_text(yaml.safe_dump({**tree, "stage1": plain(PARAMS)}))
     return {**make_training(folder), "params": folder / "params.yaml"}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(house: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = start(house, folder).wait()
+    done = start(prepared, folder).wait()
     assert done == 0
     return folder / "out"
 
@@ -77,20 +77,20 @@ sys.exit(main())
 
 
 def start(
-    house: dict[str, Path], folder: Path, program: Sequence[str] = ("-m", "emoverse.cli")
+    prepared: dict[str, Path], folder: Path, program: Sequence[str] = ("-m", "emoverse.cli")
 ) -> subprocess.Popen[bytes]:
     words = [
         "train",
         "--stage",
         "stage1",
         "--model",
-        house["model"],
+        prepared["model"],
         "--amt",
-        house["amt"],
+        prepared["amt"],
         "--validated",
-        house["meld"],
+        prepared["meld"],
     ]
-    command = [sys.executable, *program, *words, "--out", folder / "out", "--params", house["params"]]
+    command = [sys.executable, *program, *words, "--out", folder / "out", "--params", prepared["params"]]
     environment = {**os.environ, "EMOVERSE_SCRATCH": str(folder / "scratch"), "PYTHONPATH": str(REPO)}
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(list(map(str, command)), env=environment, cwd=folder, stdout=log, stderr=log)
@@ -111,44 +111,44 @@ def steps_of(out: Path) -> list[int]:
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint_and_ends_with_the_same_bytes(
-    house: dict[str, Path], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: dict[str, Path], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOLD", "9")
-    process = start(house, tmp_path, ["-c", HELD])
+    process = start(prepared, tmp_path, ["-c", HELD])
     wait_for(tmp_path, "train/*/checkpoint-8/trainer_state.json", process)
     process.kill()
     process.wait()
     assert not (tmp_path / "out").exists()
-    assert start(house, tmp_path).wait() == 0
+    assert start(prepared, tmp_path).wait() == 0
     assert "resuming from checkpoint-" in (tmp_path / "log.txt").read_text("utf-8")
     assert folder_files(tmp_path / "out") == folder_files(undisturbed)
     assert steps_of(tmp_path / "out") == list(range(1, 25))
 
 
 def test_sigterm_saves_a_checkpoint_and_exits_with_its_own_code(
-    house: dict[str, Path], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: dict[str, Path], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOLD", "5")
-    process = start(house, tmp_path, ["-c", HELD])
+    process = start(prepared, tmp_path, ["-c", HELD])
     wait_for(tmp_path, "train/*/checkpoint-4/trainer_state.json", process)
     process.send_signal(signal.SIGTERM)
     (tmp_path / "go").touch()
     assert process.wait() == PREEMPTED
     assert not (tmp_path / "out").exists()
     assert "run again to resume" in (tmp_path / "log.txt").read_text("utf-8")
-    assert start(house, tmp_path).wait() == 0
+    assert start(prepared, tmp_path).wait() == 0
     assert folder_files(tmp_path / "out") == folder_files(undisturbed)
 
 
 def test_a_kill_while_a_checkpoint_is_saved_costs_that_checkpoint_and_the_log_says_so(
-    house: dict[str, Path], undisturbed: Path, tmp_path: Path
+    prepared: dict[str, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
-    process = start(house, tmp_path, ["-c", SLOW_DISK])
+    process = start(prepared, tmp_path, ["-c", SLOW_DISK])
     weights = wait_for(tmp_path, "train/*/checkpoint-8/adapter_config.json", process)
     process.kill()
     process.wait()
     assert not (weights.parent / "trainer_state.json").exists()
-    assert start(house, tmp_path).wait() == 0
+    assert start(prepared, tmp_path).wait() == 0
     log = (tmp_path / "log.txt").read_text("utf-8")
     assert "checkpoint-8 is incomplete (no trainer_state.json), not used" in log
     assert "resuming from checkpoint-4" in log
@@ -156,7 +156,7 @@ def test_a_kill_while_a_checkpoint_is_saved_costs_that_checkpoint_and_the_log_sa
 
 
 def test_a_disk_that_fills_up_is_named_and_the_checkpoint_before_stays(
-    house: dict[str, Path],
+    prepared: dict[str, Path],
     undisturbed: Path,
     make_disk: Callable[[str], Path],
     tmp_path: Path,
@@ -174,7 +174,7 @@ def test_a_disk_that_fills_up_is_named_and_the_checkpoint_before_stays(
         inner(self, folder)
 
     monkeypatch.setattr(Seq2SeqTrainer, "_save_optimizer_and_scheduler", crowded)
-    folders = (house["model"], house["amt"], [house["meld"]], tmp_path / "out", PARAMS)
+    folders = (prepared["model"], prepared["amt"], [prepared["meld"]], tmp_path / "out", PARAMS)
     with pytest.raises(UserError, match=r"the disk is full: \d+ bytes are free now, a checkpoint takes more") as told:
         train("stage1", *folders)
     assert str(small_disk) in str(told.value)
@@ -188,7 +188,7 @@ def test_a_disk_that_fills_up_is_named_and_the_checkpoint_before_stays(
 
 
 def test_a_row_that_the_trainer_puts_in_anothers_place_fails_the_step_by_name(
-    house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from swift.dataset import LazyLLMDataset
 
@@ -199,12 +199,12 @@ def test_a_row_that_the_trainer_puts_in_anothers_place_fails_the_step_by_name(
     with pytest.raises(
         UserError, match=r"2 of 12 rows were not trained once an epoch: mer/meld/\S+ 0 times, .* 2 times"
     ):
-        train("stage1", house["model"], house["amt"], [house["meld"]], tmp_path / "out", params)
+        train("stage1", prepared["model"], prepared["amt"], [prepared["meld"]], tmp_path / "out", params)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_row_that_the_trainer_cuts_stops_it_at_once_by_name(
-    house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from swift.dataset import LazyLLMDataset
 
@@ -219,11 +219,11 @@ def test_a_row_that_the_trainer_cuts_stops_it_at_once_by_name(
 
     monkeypatch.setattr(LazyLLMDataset, "__getitem__", cut)
     with pytest.raises(RowErrors, match=r"mer/meld/\S+: \d+ tokens, expected \d+"):
-        train("stage1", house["model"], house["amt"], [house["meld"]], tmp_path / "out", PARAMS)
+        train("stage1", prepared["model"], prepared["amt"], [prepared["meld"]], tmp_path / "out", PARAMS)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
-    house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
     from safetensors.torch import load_file
@@ -238,22 +238,22 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
 
     monkeypatch.setattr(Seq2SeqTrainer, "compute_loss", overflow)
     with pytest.raises(UserError, match=r"loss nan at step 7 \(rows mer/meld/"):
-        train("stage1", house["model"], house["amt"], [house["meld"]], tmp_path / "out", PARAMS)
+        train("stage1", prepared["model"], prepared["amt"], [prepared["meld"]], tmp_path / "out", PARAMS)
     assert not (tmp_path / "out").exists()
     (weights,) = (tmp_path / "scratch").glob("train/*/checkpoint-4/adapter_model.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in load_file(weights).values())
 
 
 def test_a_second_training_to_the_same_folder_says_who_holds_it(
-    house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOLD", "5")
-    process = start(house, tmp_path, ["-c", HELD])
+    process = start(prepared, tmp_path, ["-c", HELD])
     wait_for(tmp_path, "train/*/checkpoint-4/trainer_state.json", process)
     monkeypatch.setenv("EMOVERSE_SCRATCH", str(tmp_path / "scratch"))
     for name in ("out", "other"):  # the same folder, and another one: they share the scratch folder
         with pytest.raises(UserError, match=f"process {process.pid}"):
-            train("stage1", house["model"], house["amt"], [house["meld"]], tmp_path / name, PARAMS)
+            train("stage1", prepared["model"], prepared["amt"], [prepared["meld"]], tmp_path / name, PARAMS)
     assert not (tmp_path / "other").exists()
     process.kill()
     process.wait()

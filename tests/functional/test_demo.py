@@ -21,7 +21,7 @@ from emoverse.config import CorpusParams, load_params
 from emoverse.serving.clips import Limits
 from emoverse.serving.demo import NO_CLIP, NO_TASK, choices, find_examples, reply
 from emoverse.serving.predictor import Predictor, load_predictor
-from tests.factories.answering import MEDIA, exported_house, utterances
+from tests.factories.answering import MEDIA, exported_model, utterances
 from tests.factories.browser import browsing
 from tests.factories.clips import write_clip
 
@@ -37,7 +37,7 @@ def watch(event: str, args: tuple[Any, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
-    return load_predictor(exported_house(tmp_path_factory.getbasetemp())["onnx"], Limits(size=1 << 20, seconds=10.0))
+    return load_predictor(exported_model(tmp_path_factory.getbasetemp())["onnx"], Limits(size=1 << 20, seconds=10.0))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from emoverse.cli.__init__ import main
 from emoverse.config import EvaluateParams
 from emoverse.errors import RowErrors, UserError
 from emoverse.evaluation.evaluate import evaluate
-from tests.factories.answering import make_amt, make_house, rows_of, utterances
+from tests.factories.answering import make_amt, make_inputs, rows_of, utterances
 
 REPO = Path(__file__).parents[2]
 PARAMS = EvaluateParams(
@@ -29,14 +29,14 @@ PARAMS = EvaluateParams(
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    return make_house(tmp_path_factory.mktemp("house"))
+def folders(tmp_path_factory):
+    return make_inputs(tmp_path_factory.mktemp("folders"))
 
 
 @pytest.fixture(scope="module")
-def scores(house):
-    out = house["model"].parent / "scores"
-    evaluate(house["model"], house["amt"], [house["meld"], house["ecf"]], out, PARAMS)
+def scores(folders):
+    out = folders["model"].parent / "scores"
+    evaluate(folders["model"], folders["amt"], [folders["meld"], folders["ecf"]], out, PARAMS)
     return out
 
 
@@ -44,8 +44,8 @@ def predictions(folder, name):
     return [json.loads(line) for line in (folder / "predictions" / f"{name}.jsonl").read_text("utf-8").splitlines()]
 
 
-def test_every_test_row_has_a_prediction_in_its_place(house, scores):
-    for path in (house["amt"] / "test").iterdir():
+def test_every_test_row_has_a_prediction_in_its_place(folders, scores):
+    for path in (folders["amt"] / "test").iterdir():
         asked = [json.loads(line)["channel"] for line in path.read_text("utf-8").splitlines()]
         assert [row["channel"] for row in predictions(scores, path.stem)] == asked
     rows = read_manifest(scores, made_by="evaluate")["rows"]
@@ -83,44 +83,44 @@ def test_plots_are_tables_dvc_can_draw(scores):
     assert {path.name for path in (scores / "plots").iterdir()} >= {"classes-meld-mer.csv", "reliability-meld-mer.csv"}
 
 
-def test_the_verb_gives_the_same_bytes_again(house, scores, tmp_path, capsys):
+def test_the_verb_gives_the_same_bytes_again(folders, scores, tmp_path, capsys):
     changed = {"agreement": 6, "bootstrap": 100, "batch_size": 5, "max_new_tokens": 8}
-    words = ["evaluate", "--model", house["model"], "--amt", house["amt"], "--out", tmp_path / "again"]
-    words += ["--validated", house["meld"], house["ecf"], "--params", REPO / "params.yaml"]
+    words = ["evaluate", "--model", folders["model"], "--amt", folders["amt"], "--out", tmp_path / "again"]
+    words += ["--validated", folders["meld"], folders["ecf"], "--params", REPO / "params.yaml"]
     words += [word for name, value in changed.items() for word in ("--set", f"evaluate.{name}={value}")]
     assert main([str(word) for word in words]) == 0
     assert read_manifest(tmp_path / "again")["outputs"] == read_manifest(scores)["outputs"]
     assert "meld-mer" in capsys.readouterr().out
 
 
-def test_answers_can_be_generated_instead(house, tmp_path):
+def test_answers_can_be_generated_instead(folders, tmp_path):
     amt = make_amt(tmp_path / "amt", {"meld-mer": rows_of("mer", utterances("meld", 4))})
-    evaluate(house["model"], amt, [house["meld"]], tmp_path / "out", replace(PARAMS, closed="generation"))
+    evaluate(folders["model"], amt, [folders["meld"]], tmp_path / "out", replace(PARAMS, closed="generation"))
     rows = predictions(tmp_path / "out", "meld-mer")
     assert all("probabilities" not in row for row in rows)
     tree = json.loads((tmp_path / "out" / "metrics.json").read_text("utf-8"))
     assert tree["mer"]["unparsable"] == 4
 
 
-def test_a_folder_without_a_model_is_refused_before_anything_is_written(house, tmp_path):
+def test_a_folder_without_a_model_is_refused_before_anything_is_written(folders, tmp_path):
     with pytest.raises(UserError, match="there is no model in it"):
-        evaluate(house["amt"], house["amt"], [house["meld"], house["ecf"]], tmp_path / "out", PARAMS)
+        evaluate(folders["amt"], folders["amt"], [folders["meld"], folders["ecf"]], tmp_path / "out", PARAMS)
     assert not (tmp_path / "out").exists()
 
 
-def test_every_test_row_about_an_unknown_clip_is_named_before_the_model_is_asked(house, tmp_path, capsys):
+def test_every_test_row_about_an_unknown_clip_is_named_before_the_model_is_asked(folders, tmp_path, capsys):
     with pytest.raises(RowErrors, match="'clip:ecf/test/dia0_utt1'") as caught:
-        evaluate(house["model"], house["amt"], [house["meld"]], tmp_path / "out", PARAMS)
+        evaluate(folders["model"], folders["amt"], [folders["meld"]], tmp_path / "out", PARAMS)
     assert len(caught.value.problems) == 12
     assert capsys.readouterr().out == ""
 
 
-def test_broken_and_repeated_test_rows_are_all_listed(house, tmp_path):
+def test_broken_and_repeated_test_rows_are_all_listed(folders, tmp_path):
     rows = rows_of("mer", utterances("meld", 3))
     rows[2] = {key: value for key, value in rows[2].items() if key != "gold"}
     amt = make_amt(tmp_path / "amt", {"meld-mer": [*rows, rows[0]]})
     with pytest.raises(RowErrors) as caught:
-        evaluate(house["model"], amt, [house["meld"]], tmp_path / "out", PARAMS)
+        evaluate(folders["model"], amt, [folders["meld"]], tmp_path / "out", PARAMS)
     assert caught.value.problems == [
         "meld-mer.jsonl:3: missing gold",
         "meld-mer.jsonl:4: channel: 'mer/meld/test/dia0_utt1' repeats line 1",

@@ -14,7 +14,7 @@ from emoverse.artifacts.manifest import read_manifest
 from emoverse.evaluation.evaluate import evaluate
 from emoverse.export.export import export
 from emoverse.inference.onnx_engine import onnx_engine
-from tests.factories.answering import EVALUATE, EXPORT, exported_house
+from tests.factories.answering import EVALUATE, EXPORT, exported_model
 
 ALONE = """
 import sys
@@ -31,43 +31,43 @@ print(sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "trans
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    return exported_house(tmp_path_factory.getbasetemp())
+def folders(tmp_path_factory):
+    return exported_model(tmp_path_factory.getbasetemp())
 
 
-def test_an_export_holds_all_that_a_caller_needs(house):
-    names = {path.name for path in house["onnx"].iterdir()}
+def test_an_export_holds_all_that_a_caller_needs(folders):
+    names = {path.name for path in folders["onnx"].iterdir()}
     graphs = {"vision.onnx", "embed.onnx", "decoder.onnx"}
     assert names == graphs | {
         "tokenizer.json", "settings.json", "parity.json", "prompts.json", "MODEL_CARD.md", "manifest.json"
     }  # fmt: skip
-    report = json.loads((house["onnx"] / "parity.json").read_text("utf-8"))["fp32"]
+    report = json.loads((folders["onnx"] / "parity.json").read_text("utf-8"))["fp32"]
     assert report["rows"] == 14
     assert report["largest_absolute"] < 1e-4
     assert report["greedy_equal"] == report["answers_equal"] == report["top1_agreement"] == 1.0
     assert sorted(report["scores"]) == ["ecf-ecpe", "ecf-ecpe_semeval", "meld-mer", "meld-msa"]
     assert report["score_difference"] == 0.0
-    assert report["bytes"] == sum((house["onnx"] / name).stat().st_size for name in graphs)
-    prompts = json.loads((house["onnx"] / "prompts.json").read_text("utf-8"))
+    assert report["bytes"] == sum((folders["onnx"] / name).stat().st_size for name in graphs)
+    prompts = json.loads((folders["onnx"] / "prompts.json").read_text("utf-8"))
     assert prompts["meld-mer"]["answers"][0] == "Anger."
     assert "<video>" in prompts["ecf-ecpe"]["messages"][1]["content"]
 
 
-def test_the_model_card_names_the_model_and_its_scores(house):
-    card = (house["onnx"] / "MODEL_CARD.md").read_text("utf-8")
-    assert read_manifest(house["model"])["outputs"]["digest"][:12] in card
+def test_the_model_card_names_the_model_and_its_scores(folders):
+    card = (folders["onnx"] / "MODEL_CARD.md").read_text("utf-8")
+    assert read_manifest(folders["model"])["outputs"]["digest"][:12] in card
     assert "| meld-mer | 8 |" in card
-    metrics = json.loads((house["scores"] / "metrics.json").read_text("utf-8"))["tests"]["meld-mer"]
+    metrics = json.loads((folders["scores"] / "metrics.json").read_text("utf-8"))["tests"]["meld-mer"]
     assert f"| {metrics['headline']:.3f} | {metrics['low']:.3f} to {metrics['high']:.3f} |" in card
     for name in ("amt", "meld", "ecf", "scores"):  # the data, too, by its digests
-        assert read_manifest(house[name])["outputs"]["digest"][:12] in card
+        assert read_manifest(folders[name])["outputs"]["digest"][:12] in card
     assert all(corpus in card.partition("## Licences of the data")[2] for corpus in ("MELD", "ECF", "CMU-MOSEI"))
 
 
-def test_evaluating_the_export_gives_the_models_own_predictions(house, tmp_path):
-    validated = [house["meld"], house["ecf"]]
-    evaluate(house["onnx"], house["amt"], validated, tmp_path / "out", replace(EVALUATE, engine="onnx"))
-    for path in (house["scores"] / "predictions").iterdir():
+def test_evaluating_the_export_gives_the_models_own_predictions(folders, tmp_path):
+    validated = [folders["meld"], folders["ecf"]]
+    evaluate(folders["onnx"], folders["amt"], validated, tmp_path / "out", replace(EVALUATE, engine="onnx"))
+    for path in (folders["scores"] / "predictions").iterdir():
         mine = (tmp_path / "out" / "predictions" / path.name).read_text("utf-8").splitlines()
         for one, other in zip(mine, path.read_text("utf-8").splitlines(), strict=True):
             a, b = json.loads(one), json.loads(other)
@@ -75,8 +75,8 @@ def test_evaluating_the_export_gives_the_models_own_predictions(house, tmp_path)
             assert a == b
 
 
-def test_the_cache_stays_with_the_decoder_and_a_batch_may_lose_rows(house):
-    backend = onnx_engine(house["onnx"], {}, device="cpu").backend
+def test_the_cache_stays_with_the_decoder_and_a_batch_may_lose_rows(folders):
+    backend = onnx_engine(folders["onnx"], {}, device="cpu").backend
     ids, mask, columns = np.arange(8).reshape(2, 4) + 9, np.tril(np.ones((4, 4), bool))[None, None], np.array([3])
     places = np.arange(4)[None].repeat(2, 0)
     _, past = backend.decode(ids, None, mask.repeat(2, 0), places, None, columns)
@@ -90,17 +90,17 @@ def test_the_cache_stays_with_the_decoder_and_a_batch_may_lose_rows(house):
     np.testing.assert_allclose(alone, again, atol=1e-5)
 
 
-def test_an_export_runs_with_neither_torch_nor_transformers(house):
-    words = [sys.executable, "-c", ALONE, str(house["onnx"])]
+def test_an_export_runs_with_neither_torch_nor_transformers(folders):
+    words = [sys.executable, "-c", ALONE, str(folders["onnx"])]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.splitlines() == ["onnxruntime on the CPU", "(1, 2) 1", "[]"]
 
 
-def test_an_export_without_a_dataset_has_the_same_graphs_and_they_name_no_path(house, tmp_path):
-    export(house["model"], tmp_path / "onnx", EXPORT)
+def test_an_export_without_a_dataset_has_the_same_graphs_and_they_name_no_path(folders, tmp_path):
+    export(folders["model"], tmp_path / "onnx", EXPORT)
     assert json.loads((tmp_path / "onnx" / "parity.json").read_text("utf-8"))["fp32"]["rows"] == 3
     for name in ("vision.onnx", "embed.onnx", "decoder.onnx"):
         blob = (tmp_path / "onnx" / name).read_bytes()
-        assert blob == (house["onnx"] / name).read_bytes()
+        assert blob == (folders["onnx"] / name).read_bytes()
         assert b"site-packages" not in blob
         assert b".py" not in blob

@@ -19,7 +19,7 @@ from emoverse.inference.onnx_engine import GRAPHS, onnx_engine
 from emoverse.inference.torch_engine import TorchBackend, load_model
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import settings_of_model
-from tests.factories.answering import EVALUATE, EXPORT, TOLERANCE, exported_house
+from tests.factories.answering import EVALUATE, EXPORT, TOLERANCE, exported_model
 
 LESS = ("fp16", "int8", "int4")
 ORDER = ("int8", "fp32", "fp16", "int4")
@@ -32,16 +32,16 @@ SMALL = 40_000  # bytes of weights that a graph keeps inside
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    return exported_house(tmp_path_factory.getbasetemp())
+def folders(tmp_path_factory):
+    return exported_model(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
-def every(house, tmp_path_factory):
+def every(folders, tmp_path_factory):
     """Return an export in every precision, int8 first, weights beside the larger graphs."""
     out = tmp_path_factory.mktemp("precisions") / "onnx"
     params = replace(EXPORT, precision=ORDER, tolerance={"fp32": TOLERANCE, **WIDE}, one_file=SMALL)
-    export(house["model"], out, params, amt=house["amt"], validated=[house["meld"], house["ecf"]])
+    export(folders["model"], out, params, amt=folders["amt"], validated=[folders["meld"], folders["ecf"]])
     return out
 
 
@@ -59,13 +59,13 @@ def test_every_precision_has_its_own_report_and_its_own_folder(every):
     assert "| int8 | " in (every / "MODEL_CARD.md").read_text("utf-8")
 
 
-def test_weights_beside_a_graph_are_named_in_the_manifest_and_change_no_answer(house, every):
+def test_weights_beside_a_graph_are_named_in_the_manifest_and_change_no_answer(folders, every):
     files = open_source(every, made_by="export").manifest["outputs"]["files"]
     assert {"decoder.onnx.data", "fp16/decoder.onnx.data", "fp32/vision.onnx.data"} <= files.keys()
     assert (every / "fp32/decoder.onnx").stat().st_size < (every / "fp32/decoder.onnx.data").stat().st_size
-    assert not list(house["onnx"].glob("*.data"))
-    rows, frames = synthetic_rows(settings_of_model(house["model"] / "model"))
-    inside, beside = (onnx_engine(folder, frames, precision="fp32") for folder in (house["onnx"], every))
+    assert not list(folders["onnx"].glob("*.data"))
+    rows, frames = synthetic_rows(settings_of_model(folders["model"] / "model"))
+    inside, beside = (onnx_engine(folder, frames, precision="fp32") for folder in (folders["onnx"], every))
     for row in rows:
         np.testing.assert_array_equal(logits(inside, row), logits(beside, row))
 
@@ -86,14 +86,16 @@ def settings_of(folder):
     return Settings.from_json(json.loads((folder / "settings.json").read_text("utf-8"))["encoder"])
 
 
-def test_the_first_precision_is_the_one_evaluated(house, every, tmp_path):
-    evaluate(every, house["amt"], [house["meld"], house["ecf"]], tmp_path / "scores", replace(EVALUATE, engine="onnx"))
+def test_the_first_precision_is_the_one_evaluated(folders, every, tmp_path):
+    evaluate(
+        every, folders["amt"], [folders["meld"], folders["ecf"]], tmp_path / "scores", replace(EVALUATE, engine="onnx")
+    )
     assert json.loads((tmp_path / "scores" / "metrics.json").read_text("utf-8"))["tests"]["meld-mer"]["n"] == 8
 
 
 @pytest.mark.parametrize("name", LESS)
-def test_a_perturbed_weight_fails_every_precision(house, every, name):
-    folder = house["model"] / "model"
+def test_a_perturbed_weight_fails_every_precision(folders, every, name):
+    folder = folders["model"] / "model"
     rows, frames = synthetic_rows(settings_of_model(folder))
     candidate = onnx_engine(every, frames, device="cpu", precision=name)
     model = load_model(folder)
@@ -104,10 +106,10 @@ def test_a_perturbed_weight_fails_every_precision(house, every, name):
         compare(reference, candidate, rows).require(WIDE[name], name)
 
 
-def test_quantising_twice_gives_the_same_bytes(house, tmp_path):
+def test_quantising_twice_gives_the_same_bytes(folders, tmp_path):
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        quantise(house["onnx"], tmp_path / name, 4, 1 << 30)
+        quantise(folders["onnx"], tmp_path / name, 4, 1 << 30)
     for name in GRAPHS:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 

@@ -14,7 +14,7 @@ from emoverse.cli.__init__ import main
 from emoverse.inference.onnx_engine import onnx_engine
 from emoverse.serving.dialogues import predict_dialogue
 from emoverse.serving.predictor import load_predictor
-from tests.factories.answering import MEDIA, exported_house
+from tests.factories.answering import MEDIA, exported_model
 from tests.factories.clips import write_clip
 
 ALONE = """
@@ -40,13 +40,13 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory):
-    return exported_house(tmp_path_factory.getbasetemp())
+def folders(tmp_path_factory):
+    return exported_model(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="module")
-def predictor(house):
-    return load_predictor(house["onnx"])
+def predictor(folders):
+    return load_predictor(folders["onnx"])
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_a_clip_gets_an_answer_to_every_task_and_shows_what_was_seen(predictor, 
     assert found.seconds == pytest.approx(1.0)
 
 
-def test_the_answer_is_that_of_the_engine_evaluate_uses(house, predictor, clip):
+def test_the_answer_is_that_of_the_engine_evaluate_uses(folders, predictor, clip):
     found = predictor.predict_clip(clip, "what a day", ["mer"])
     row = {
         "messages": [
@@ -83,7 +83,7 @@ def test_the_answer_is_that_of_the_engine_evaluate_uses(house, predictor, clip):
         "videos": ["clip:x"],
     }
     answers = predictor.exported.prompts["mer"].answers
-    sums = onnx_engine(house["onnx"], {"clip:x": found.frames}).score_answers([row], answers)[0][0]
+    sums = onnx_engine(folders["onnx"], {"clip:x": found.frames}).score_answers([row], answers)[0][0]
     shares = np.exp(sums - sums.max())
     assert list(found.answers["mer"].probabilities.values()) == pytest.approx(list(shares / shares.sum()), abs=1e-6)
 
@@ -108,8 +108,8 @@ def test_without_words_the_prompt_says_so_as_the_training_did(predictor, clip):
     assert "The person says: '...' <emotion>" in predictor.predict_clip(clip, "  ", ["mer"]).answers["mer"].question
 
 
-def test_the_verb_prints_bars_or_one_json_object(house, clip, capsys):
-    words = ["predict", str(clip), "--model", str(house["onnx"]), "--text", "hello", "--task", "mer"]
+def test_the_verb_prints_bars_or_one_json_object(folders, clip, capsys):
+    words = ["predict", str(clip), "--model", str(folders["onnx"]), "--text", "hello", "--task", "mer"]
     assert main(words) == 0
     said = capsys.readouterr()
     assert said.out.startswith("a clip.mp4: 1.0 s, 2 frames\nemotion recognition: ")
@@ -120,10 +120,10 @@ def test_the_verb_prints_bars_or_one_json_object(house, clip, capsys):
     assert sum(told["answers"]["mer"]["probabilities"].values()) == pytest.approx(1.0, abs=1e-3)
 
 
-def test_predicting_imports_neither_torch_nor_transformers(house, clip, tmp_path):
+def test_predicting_imports_neither_torch_nor_transformers(folders, clip, tmp_path):
     script = tmp_path / "alone.py"
     script.write_text(ALONE)
-    words = [sys.executable, str(script), str(house["onnx"]), str(clip)]
+    words = [sys.executable, str(script), str(folders["onnx"]), str(clip)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.splitlines() == ["onnxruntime on the CPU", "['mer', 'msa']", "3", "[]"]
 
@@ -150,9 +150,9 @@ def test_a_dialogue_without_emotions_has_them_found_first(predictor, clip, tmp_p
     assert [one.target for one in found.causes] == [i for i, emotion in enumerate(alone, 1) if emotion != "neutral"]
 
 
-def test_the_verb_tells_a_dialogue_by_its_name(house, clip, tmp_path, capsys):
+def test_the_verb_tells_a_dialogue_by_its_name(folders, clip, tmp_path, capsys):
     path = dialogue(tmp_path, {"text": "I won!", "emotion": "joy", "clip": str(clip)})
-    assert main(["predict", str(path), "--model", str(house["onnx"])]) == 0
+    assert main(["predict", str(path), "--model", str(folders["onnx"])]) == 0
     assert capsys.readouterr().out.startswith("utterance 1: joy (given)\n")
-    assert main(["predict", str(path), "--model", str(house["onnx"]), "--json"]) == 0
+    assert main(["predict", str(path), "--model", str(folders["onnx"]), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["utterances"] == [{"emotion": "joy"}]

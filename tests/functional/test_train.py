@@ -26,16 +26,16 @@ from tests.factories.training import make_training, train_params
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_training(tmp_path_factory.mktemp("house"))
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_training(tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture
-def run(house: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+def run(prepared: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     monkeypatch.setenv("EMOVERSE_SCRATCH", str(tmp_path / "scratch"))
 
     def train_to(name: str, params: TrainParams | None = None, **other: Path) -> Path:
-        folders = {**house, **other}
+        folders = {**prepared, **other}
         out = tmp_path / name
         settings = params or train_params()
         train("stage1", folders["model"], folders["amt"], [folders["meld"]], out, settings, base=other.get("base"))
@@ -53,7 +53,7 @@ def weights_of(out: Path) -> dict[str, torch.Tensor]:
 
 
 def test_two_trainings_give_the_same_bytes_and_hold_no_path_and_no_time(
-    run: Callable[..., Path], tmp_path: Path, house: dict[str, Path]
+    run: Callable[..., Path], tmp_path: Path, prepared: dict[str, Path]
 ) -> None:
     first, second = run("first"), run("second")
     assert folder_files(first) == folder_files(second)
@@ -62,15 +62,15 @@ def test_two_trainings_give_the_same_bytes_and_hold_no_path_and_no_time(
     for name in folder_files(first):
         blob = (first / name).read_bytes()
         assert str(tmp_path).encode() not in blob, name
-        assert str(house["model"]).encode() not in blob, name
+        assert str(prepared["model"]).encode() not in blob, name
     assert all(set(entry) <= {"loss", "grad_norm", "learning_rate", "epoch", "step"} for entry in log_of(first))
 
 
 @pytest.mark.slow
 def test_the_number_of_openmp_threads_in_the_environment_decides_nothing(
-    house: dict[str, Path], tmp_path: Path
+    prepared: dict[str, Path], tmp_path: Path
 ) -> None:
-    digests, words = set(), ["--model", house["model"], "--amt", house["amt"], "--validated", house["meld"]]
+    digests, words = set(), ["--model", prepared["model"], "--amt", prepared["amt"], "--validated", prepared["meld"]]
     settings = ["media.frames=2", "train.validation_rows=0", "stage1.epochs=1"]
     for threads in ("1", "3"):
         out = tmp_path / threads
@@ -105,10 +105,10 @@ def test_every_row_is_trained_once_an_epoch_and_the_ledger_says_so(
 
 
 def test_a_preview_gives_the_steps_the_tokens_and_the_trained_parameters_of_the_training(
-    run: Callable[..., Path], house: dict[str, Path], tmp_path: Path
+    run: Callable[..., Path], prepared: dict[str, Path], tmp_path: Path
 ) -> None:
     params = train_params(epochs=1.0, accumulation=2)
-    expected = preview("stage1", house["model"], house["amt"], [house["meld"]], params)
+    expected = preview("stage1", prepared["model"], prepared["amt"], [prepared["meld"]], params)
     out = run("out", params)
     training = json.loads((tmp_path / "out.run.json").read_text("utf-8"))["training"]
     assert (training["steps"], training["rows"], training["tokens"]) == (
@@ -129,28 +129,28 @@ def test_rows_that_a_part_of_an_epoch_does_not_reach_are_listed_as_dropped(run: 
 
 
 def test_the_loss_falls_and_only_projector_and_language_model_change(
-    run: Callable[..., Path], house: dict[str, Path]
+    run: Callable[..., Path], prepared: dict[str, Path]
 ) -> None:
     out = run("out", train_params(epochs=8.0, learning_rate=5e-3))
     losses = [entry["loss"] for entry in log_of(out)]
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
-    before, after = load_file(house["model"] / "model" / "model.safetensors"), weights_of(out)
+    before, after = load_file(prepared["model"] / "model" / "model.safetensors"), weights_of(out)
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert any("multi_modal_projector" in name for name in changed)
     assert any("self_attn" in name for name in changed)
     assert not [name for name in changed if "vision" in name or "embed_tokens" in name or "lm_head" in name]
     for name in ("tokenizer.json", "chat_template.jinja", "processor_config.json", "generation_config.json"):
-        assert (out / "model" / name).read_bytes() == (house["model"] / "model" / name).read_bytes()
+        assert (out / "model" / name).read_bytes() == (prepared["model"] / "model" / name).read_bytes()
 
 
-def test_the_merged_model_answers_as_base_and_adapter_do(run: Callable[..., Path], house: dict[str, Path]) -> None:
+def test_the_merged_model_answers_as_base_and_adapter_do(run: Callable[..., Path], prepared: dict[str, Path]) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
     out = run("out")
     ids = torch.arange(20, 60)[None]
     merged = AutoModelForImageTextToText.from_pretrained(out / "model")
-    base = AutoModelForImageTextToText.from_pretrained(house["model"] / "model")
+    base = AutoModelForImageTextToText.from_pretrained(prepared["model"] / "model")
     with torch.no_grad():
         plain = base(input_ids=ids).logits
         both = PeftModel.from_pretrained(base, out / "adapter")(input_ids=ids).logits
@@ -158,8 +158,8 @@ def test_the_merged_model_answers_as_base_and_adapter_do(run: Callable[..., Path
         assert (plain - both).abs().max() > 1e-3
 
 
-def test_full_training_and_a_frozen_projector_are_honoured(run: Callable[..., Path], house: dict[str, Path]) -> None:
-    before = load_file(house["model"] / "model" / "model.safetensors")
+def test_full_training_and_a_frozen_projector_are_honoured(run: Callable[..., Path], prepared: dict[str, Path]) -> None:
+    before = load_file(prepared["model"] / "model" / "model.safetensors")
     after = weights_of(run("full", train_params(tuner="full", projector="frozen")))
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert any("embed_tokens" in name for name in changed)
@@ -172,11 +172,13 @@ def test_a_stage_goes_on_from_the_stage_before(run: Callable[..., Path]) -> None
     assert read_manifest(second)["inputs"]["model"] == read_manifest(first)["outputs"]["digest"]
 
 
-def test_a_stage_goes_on_with_the_adapter_of_the_stage_before(run: Callable[..., Path], house: dict[str, Path]) -> None:
+def test_a_stage_goes_on_with_the_adapter_of_the_stage_before(
+    run: Callable[..., Path], prepared: dict[str, Path]
+) -> None:
     # the projector trained whole and LoRA in the language model, as the paper's figure has it; the order plain
     figure: dict[str, Any] = {"projector": "full", "group_by_length": False, "workers": 2}
     first = run("first", train_params(gradient_checkpointing=True, **figure))
-    second = run("second", train_params(start="adapter", **figure), model=first, base=house["model"])
+    second = run("second", train_params(start="adapter", **figure), model=first, base=prepared["model"])
     one, two = (load_file(out / "adapter" / "adapter_model.safetensors") for out in (first, second))
     assert one.keys() == two.keys()
     assert any("multi_modal_projector.linear_1.weight" in name for name in one)
@@ -185,20 +187,20 @@ def test_a_stage_goes_on_with_the_adapter_of_the_stage_before(run: Callable[...,
     fresh = max(float(two[name].abs().max()) for name in one if "lora_B" in name)
     assert 0 < moved < 0.1
     assert fresh > 0
-    base, merged = load_file(house["model"] / "model" / "model.safetensors"), weights_of(second)
+    base, merged = load_file(prepared["model"] / "model" / "model.safetensors"), weights_of(second)
     name = "multi_modal_projector.linear_1.weight"
     whole = next(tensor for key, tensor in two.items() if key.endswith(name))
     assert torch.equal(merged[name], whole)
     assert not torch.equal(merged[name], base[name])
     assert set(json.loads((second / "rows.json").read_text("utf-8"))["trained"].values()) == {2}
-    assert read_manifest(second)["inputs"]["base"] == read_manifest(house["model"])["outputs"]["digest"]
+    assert read_manifest(second)["inputs"]["base"] == read_manifest(prepared["model"])["outputs"]["digest"]
 
     with pytest.raises(UserError, match="the adapter has lora_rank 4"):
-        run("third", train_params(start="adapter", lora_rank=8, **figure), model=first, base=house["model"])
+        run("third", train_params(start="adapter", lora_rank=8, **figure), model=first, base=prepared["model"])
     with pytest.raises(UserError, match="was not trained on"):
         run("third", train_params(start="adapter", **figure), model=first, base=second)
     with pytest.raises(UserError, match="set start: merged"):
-        run("third", train_params(start="adapter", **figure), base=house["model"])
+        run("third", train_params(start="adapter", **figure), base=prepared["model"])
 
 
 def test_a_row_longer_than_max_length_is_named_before_training(run: Callable[..., Path]) -> None:
@@ -217,14 +219,14 @@ def test_rows_whose_clip_is_not_among_the_frames_are_named_before_training(
 def test_a_corrupt_frame_stops_training_and_nothing_is_published(run: Callable[..., Path], tmp_path: Path) -> None:
     from emoverse.artifacts.manifest import publish
 
-    house = make_training(tmp_path / "other")
-    shard = next((house["meld"] / "frames").glob("*.tar"))
+    prepared = make_training(tmp_path / "other")
+    shard = next((prepared["meld"] / "frames").glob("*.tar"))
     blob = bytearray(shard.read_bytes())
-    for frame in pq.read_table(house["meld"] / "frames/index.parquet").to_pylist():
+    for frame in pq.read_table(prepared["meld"] / "frames/index.parquet").to_pylist():
         blob[frame["offset"] + frame["length"] // 2] ^= 1
     with publish(tmp_path / "spoiled", step="validate", name="meld", params={}, inputs={}) as draft:
         (draft.path / "frames").mkdir()
-        (draft.path / "frames" / "index.parquet").write_bytes((house["meld"] / "frames/index.parquet").read_bytes())
+        (draft.path / "frames" / "index.parquet").write_bytes((prepared["meld"] / "frames/index.parquet").read_bytes())
         (draft.path / "frames" / shard.name).write_bytes(blob)
     with pytest.raises(UserError, match="is not what was written"):
         run("out", meld=tmp_path / "spoiled")

@@ -17,29 +17,29 @@ from safetensors.torch import load_file
 from emoverse.artifacts.digests import folder_files
 from emoverse.cli.training import PREEMPTED
 from emoverse.training.train import train
-from tests.factories.ranks import hold_training, log_of, make_house, release, said, start_training, wait_until
+from tests.factories.ranks import hold_training, log_of, make_inputs, release, said, start_training, wait_until
 from tests.factories.training import train_params
 
 ONE, TWO = train_params(batch_size=4), train_params(batch_size=2, gpus=2)
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_house(tmp_path_factory.mktemp("house"), TWO)
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return make_inputs(tmp_path_factory.mktemp("folders"), TWO)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(house: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert start_training(house, folder).wait() == 0, said(folder)
+    assert start_training(folders, folder).wait() == 0, said(folder)
     return folder / "out"
 
 
 def test_two_processes_see_every_row_and_learn_what_one_does(
-    house: dict[str, Path], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EMOVERSE_SCRATCH", str(tmp_path / "scratch"))
-    train("stage1", house["model"], house["amt"], [house["meld"]], tmp_path / "one", ONE)
+    train("stage1", folders["model"], folders["amt"], [folders["meld"]], tmp_path / "one", ONE)
     one, two = log_of(tmp_path / "one"), log_of(undisturbed)
     assert [entry["step"] for entry in one] == [entry["step"] for entry in two]
     assert [entry["loss"] for entry in two] == pytest.approx([entry["loss"] for entry in one], abs=2e-3)
@@ -49,9 +49,9 @@ def test_two_processes_see_every_row_and_learn_what_one_does(
 
 
 def test_whatever_ends_two_processes_they_say_so_in_a_line_and_go_on_to_the_same_bytes(
-    house: dict[str, Path], undisturbed: Path, tmp_path: Path
+    folders: dict[str, Path], undisturbed: Path, tmp_path: Path
 ) -> None:
-    process, ranks = hold_training(house, tmp_path, 2)
+    process, ranks = hold_training(folders, tmp_path, 2)
     os.kill(ranks[1], signal.SIGKILL)
     release(tmp_path)
     assert process.wait() == 2
@@ -61,7 +61,7 @@ def test_whatever_ends_two_processes_they_say_so_in_a_line_and_go_on_to_the_same
         "resume from checkpoint-2"
     ]
 
-    process, ranks = hold_training(house, tmp_path, 3)
+    process, ranks = hold_training(folders, tmp_path, 3)
     process.send_signal(signal.SIGTERM)
     wait_until(lambda: list(tmp_path.glob("scratch/train/*/stop")))
     release(tmp_path)
@@ -72,7 +72,7 @@ def test_whatever_ends_two_processes_they_say_so_in_a_line_and_go_on_to_the_same
     ]
     assert not (tmp_path / "out").exists()
 
-    assert start_training(house, tmp_path).wait() == 0
+    assert start_training(folders, tmp_path).wait() == 0
     assert said(tmp_path)[0] == "train: resuming from checkpoint-4"
     assert folder_files(tmp_path / "out") == folder_files(undisturbed)
 

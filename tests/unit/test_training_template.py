@@ -20,19 +20,19 @@ def rows() -> Rows:
 
 
 @pytest.fixture(scope="module")
-def house(tmp_path_factory: pytest.TempPathFactory, rows: Rows) -> tuple[Path, FrameStore]:
+def folders(tmp_path_factory: pytest.TempPathFactory, rows: Rows) -> tuple[Path, FrameStore]:
     folder = tmp_path_factory.mktemp("template")
     ids = [row["channel"].removeprefix("mer/") for row in rows]
     return make_model(folder / "base") / "model", FrameStore([make_validated(folder / "meld", "meld", ids)])
 
 
 @pytest.fixture(scope="module")
-def template(house: tuple[Path, FrameStore]) -> Any:
-    return trainers_template(*house)
+def template(folders: tuple[Path, FrameStore]) -> Any:
+    return trainers_template(*folders)
 
 
-def test_the_trainers_ids_are_the_original_formats(template: Any, rows: Rows, house: tuple[Path, FrameStore]) -> None:
-    processor = AutoProcessor.from_pretrained(house[0])
+def test_the_trainers_ids_are_the_original_formats(template: Any, rows: Rows, folders: tuple[Path, FrameStore]) -> None:
+    processor = AutoProcessor.from_pretrained(folders[0])
     for row in rows:
         text = original_format(row, processor.image_seq_length, n_frames=2)
         expected = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -40,18 +40,18 @@ def test_the_trainers_ids_are_the_original_formats(template: Any, rows: Rows, ho
 
 
 def test_the_lengths_checked_beforehand_are_the_trainers(
-    template: Any, rows: Rows, house: tuple[Path, FrameStore]
+    template: Any, rows: Rows, folders: tuple[Path, FrameStore]
 ) -> None:
     encoded = [len(template.encode(dict(row))["input_ids"]) for row in rows]
-    assert check_lengths(rows, house[0], n_frames=2, max_length=4096) == encoded
+    assert check_lengths(rows, folders[0], n_frames=2, max_length=4096) == encoded
 
 
 def test_the_folders_chat_template_gives_the_same_ids(
-    template: Any, rows: Rows, house: tuple[Path, FrameStore]
+    template: Any, rows: Rows, folders: tuple[Path, FrameStore]
 ) -> None:
-    processor = AutoProcessor.from_pretrained(house[0])
+    processor = AutoProcessor.from_pretrained(folders[0])
     for row in rows:
-        shown = house[1][(row["videos"] + row["images"])[0]]
+        shown = folders[1][(row["videos"] + row["images"])[0]]
         media = {"videos": [list(shown)]} if row["videos"] else {"images": [shown[0]]}
         text = processor.apply_chat_template(row["messages"], tokenize=False)
         ids = processor(text=[text], **media)["input_ids"][0]
@@ -77,10 +77,10 @@ def test_without_a_system_prompt_the_original_one_is_written(template: Any, rows
     assert text.startswith("<|im_start|>system\n你是由上海人工智能实验室")
 
 
-def test_the_pixels_are_those_of_the_processor(template: Any, rows: Rows, house: tuple[Path, FrameStore]) -> None:
-    processor = AutoProcessor.from_pretrained(house[0])
+def test_the_pixels_are_those_of_the_processor(template: Any, rows: Rows, folders: tuple[Path, FrameStore]) -> None:
+    processor = AutoProcessor.from_pretrained(folders[0])
     row = next(row for row in rows if row["videos"])
-    frames = house[1][row["videos"][0]]
+    frames = folders[1][row["videos"][0]]
     expected = processor.video_processor(videos=[frames], return_tensors="pt")["pixel_values_videos"][0]
     assert (template.encode(dict(row))["pixel_values"] - expected).abs().max() < 2e-6
 
