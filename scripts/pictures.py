@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-WIDTH, HEIGHT = 1280, 960
+WIDTH, HEIGHT = 1280, 1000
 OUT = Path(__file__).resolve().parents[1] / "docs" / "images" / "report.png"
 
 

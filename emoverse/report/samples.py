@@ -16,7 +16,7 @@ from PIL import Image
 
 from emoverse.media.frames import FrameStore
 from emoverse.report.pictures import Picture, picture
-from emoverse.tasks import rank
+from emoverse.tasks import rank, tasks
 from emoverse.tasks import task as task_named
 
 PER_TEST: Final = 6  # clips per test set, half of them mistakes if there are that many
@@ -121,10 +121,13 @@ def _sample(test: str, row: dict[str, Any], question: dict[str, Any], store: Fra
 def showcase(samples: Sequence[Sample]) -> list[Sample]:
     """Return one sample of each task, a right reply where there is one, for the top of the page.
 
-    Of the right ones the picture with most to see: several units, clues or lines.
+    Of the right ones the picture with most to see: several units, clues or lines. A task's other conditions are left
+    to the clips further down.
     """
     best: dict[str, Sample] = {}
     for one in samples:
+        if one.task not in tasks():
+            continue
         if one.task not in best or _sights(one) > _sights(best[one.task]):
             best[one.task] = one
     return [best[name] for name in sorted(best, key=rank)]

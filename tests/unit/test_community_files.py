@@ -27,6 +27,17 @@ def test_a_page_that_names_a_version_names_this_one(name: str) -> None:
     assert set(named) == {__version__}
 
 
+def test_the_readme_counts_the_clips_of_the_sample_and_names_the_floors_of_its_scores() -> None:
+    readme = (REPO / "README.md").read_text("utf-8")
+    (clips,) = re.findall(r"(\d+) clips of drawn", (REPO / "data/raw/sample/README.md").read_text("utf-8"))
+    assert f"{int(clips):,} drawn clips" in readme
+    (line,) = re.findall(r"^FLOORS = (\{.*\})$", (REPO / "tests/e2e/test_scores.py").read_text("utf-8"), re.MULTILINE)
+    floors = json.loads(line)
+    words = {"mer": "emotion", "msa": "sentiment", "fer": "facial expression", "eri": "reason", "ecpe": "cause pairs"}
+    for task, word in words.items():
+        assert re.search(rf"{word}\s{floors[task]:.2f}", readme), task
+
+
 def test_the_changelog_can_be_released() -> None:
     headings = re.findall(r"^## (.*)$", (REPO / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
     assert headings[0] == "[Unreleased]"

@@ -72,6 +72,8 @@ def write_random(path: Path, rng: np.random.Generator) -> str:
     try:
         copy_between(whole, path, target, float(start), float(end))
     except av.error.FFmpegError:  # this container does not take these packets
+        path.unlink(missing_ok=True)
+    if not path.exists():  # no packet lies between the two times, so nothing was written
         whole.rename(path)
     return f"{kind}, cut to {target} from {start:.2f} to {end:.2f} s"
 
