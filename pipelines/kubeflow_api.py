@@ -21,7 +21,7 @@ from emoverse.errors import UserError
 from emoverse.http import HttpClient, NoAnswerError, bearer, check_address, json_object, token_from
 
 TOKEN: Final = "KUBEFLOW_TOKEN"  # the variable that contains the bearer token of a cluster that asks for one
-_ERROR_AS_LOG: Final = re.compile(r'\{"error_message": ?"Failed to read logs? .*\Z', re.DOTALL)
+_ERROR_AS_LOG: Final = re.compile(r'\{"error_message": ?"[^"]*Failed to read logs? .*\Z', re.DOTALL)
 _PORT_FORWARD: Final = (
     "check the address; `kubectl -n kubeflow port-forward svc/ml-pipeline-ui 8080:80` makes one at "
     "http://localhost:8080"
@@ -53,6 +53,8 @@ class KubeflowApi:
         self.address = api_address(host)
         self._token = token_from(TOKEN)
         self._client = HttpClient(authorization=bearer(self._token), retries=retries)
+        # A busy server took 15 s to start a run, and had started it when its client gave up after 10 s.
+        self._patient = HttpClient(authorization=bearer(self._token), retries=retries, timeout=120.0)
 
     def run_url(self, run_id: str) -> str:
         """Return where a person looks at a run."""
@@ -206,7 +208,8 @@ class KubeflowApi:
         if query:
             url += "?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
         try:
-            reply = self._client.request(method, url, body=body, headers=headers)
+            client = self._patient if method == "POST" else self._client
+            reply = client.request(method, url, body=body, headers=headers)
         except NoAnswerError as error:
             remedy = _PORT_FORWARD if error.remedy == "check the address" else error.remedy
             problem = f"the endpoint gives no answer: {error.problem}"

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -21,9 +21,8 @@ NODE_LOSS: Final = re.compile(
     r"|not ready|unreachable|shut ?down in progress|spot|exit code 143",  # 143: ended by SIGTERM, as in a drain
     re.IGNORECASE,
 )
-# What Argo reports of the steps of a run that a person terminated: Kubeflow gives it a deadline of 0 s for that, and
-# calls the run failed.
-TERMINATED: Final = re.compile(r"exceeded its deadline|workflow shutdown", re.IGNORECASE)
+# Kubeflow terminates a run by giving its workflow a deadline of 0 s, and calls it failed; Argo's messages vary.
+TERMINATED: Final = "the run was terminated"
 # Kubernetes' reasons for a pod that stays pending, without those of every start (ContainerCreating, PodInitializing).
 HINDRANCE: Final = re.compile(r"Unschedulable|ErrImage|ImagePull|InvalidImage|CreateContainer(Config)?Error|CrashLoop")
 _PHASES: Final = {
@@ -64,7 +63,7 @@ class StepState:
     @property
     def terminated(self) -> bool:
         """Return whether the step ended because a person terminated the run."""
-        return self.state == "failed" and bool(TERMINATED.search(self.message))
+        return self.state == "failed" and self.message == TERMINATED
 
     def line(self) -> str:
         """Return the state, the duration and the name; for a pod that cannot start, why."""
@@ -87,6 +86,8 @@ def steps_of(workflow: Mapping[str, Any], spec: Mapping[str, Any], parameters: M
         parameters: The run's parameters, which hold the items of its loops.
     """
     nodes = list(((workflow.get("status") or {}).get("nodes") or {}).values())
+    nodes = [node for node in nodes if node.get("phase") != "Omitted"]  # steps after one that failed
+    terminated = (workflow.get("spec") or {}).get("activeDeadlineSeconds") == 0
     by_step: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for node in nodes:
         path = tuple(node["name"].split("."))[1:]
@@ -98,7 +99,9 @@ def steps_of(workflow: Mapping[str, Any], spec: Mapping[str, Any], parameters: M
     for path, own in by_step.items():
         name = _label(path, spec, parameters)
         if name:
-            found.append((min(str(node.get("startedAt") or "9") for node in own), _state(name, own, workflow)))
+            state = _state(name, own, workflow)
+            state = replace(state, message=TERMINATED) if terminated and state.state == "failed" else state
+            found.append((min(str(node.get("startedAt") or "9") for node in own), state))
     return [state for _, state in sorted(found, key=lambda pair: pair[0])]
 
 
@@ -135,8 +138,8 @@ def _state(name: str, nodes: Sequence[Mapping[str, Any]], workflow: Mapping[str,
     executors = sorted((n for n in nodes if "executor" in n["name"].rpartition(".")[2]), key=lambda n: len(n["name"]))
     decisive = executors[0] if executors else nodes[0]
     state = _PHASES.get(decisive.get("phase", ""), "pending")
-    if not executors and state == "succeeded":
-        state = "pending"  # the driver is done, its executor has no node yet
+    if not executors and state in ("running", "succeeded"):
+        state = "pending"  # the driver looks into the cache, or is done and its executor has no node yet
     pods = [node for node in nodes if node.get("type") == "Pod"]
     pods.sort(key=lambda node: (not node["name"].endswith("-driver"), str(node.get("startedAt") or "")))
     last = pods[-1] if pods else None
@@ -193,9 +196,7 @@ class Follower:
 
     def error_of(self, step: StepState) -> str:
         """Return a failed step's own last error line, else Kubernetes' reason."""
-        if step.terminated:
-            return "the run was terminated"
-        if step.lost or not step.pod:
+        if step.lost or step.terminated or not step.pod:
             return step.message
         return last_error_line(self._api.log(self.run.id, step.pod, step.node)) or step.message
 

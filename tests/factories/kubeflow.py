@@ -79,7 +79,7 @@ class Kubeflow:
 
     A state is (the run's state, steps as ``nodes_of`` takes them). ``logs``: path of a step -> its pod's log;
     of those in ``archived`` the pod is gone, and only the node's id finds the log. ``compressed``:
-    the workflow is larger than 1 MB.
+    the workflow is larger than 1 MB. ``terminated``: a person ended the run.
     """
 
     def __init__(self) -> None:
@@ -97,6 +97,7 @@ class Kubeflow:
         self.logs: dict[str, str] = {}
         self.archived: set[str] = set()
         self.compressed = False
+        self.terminated = False
 
     def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
         where = path.removeprefix("/apis/v2beta1/")
@@ -138,7 +139,8 @@ class Kubeflow:
                     "nodes": None,
                     "compressedNodes": b64encode(gzip.compress(json.dumps(nodes).encode())).decode(),
                 }
-            workflow = {"metadata": {"name": WORKFLOW}, "status": status}
+            spec = {"activeDeadlineSeconds": 0} if self.terminated else {}
+            workflow = {"metadata": {"name": WORKFLOW}, "spec": spec, "status": status}
             return 200, {"run": {}, "pipeline_runtime": {"workflow_manifest": json.dumps(workflow)}}
         if method == "GET" and (found := re.fullmatch(f"/apis/v1alpha1/runs/{RUN}/nodes/(.+)/log", path)):
             hashes = {path: node(f"{path}.executor", "Failed")["id"].rpartition("-")[2] for path in self.logs}
@@ -148,7 +150,7 @@ class Kubeflow:
             }
             step = next((path for end, path in known.items() if found[1].endswith(end)), None)
             error = {
-                "error_message": f"Failed to read logs for run {RUN}: the specified key does not exist",
+                "error_message": f"BadRequestError: Failed to read logs for run {RUN}: no such key",
                 "error_details": "",
             }
             return 200, self.logs[step].encode() if step else error  # the status is sent before the log is looked for

@@ -94,6 +94,19 @@ def test_a_retried_container_is_one_step_with_the_log_of_its_last_pod() -> None:
     assert step.pod == f"{WORKFLOW}-system-container-impl-{nodes[3]['id'].rpartition('-')[2]}"
 
 
+@pytest.mark.parametrize("phase", ["Pending", "Running", "Succeeded"])
+def test_a_step_is_pending_as_long_as_only_its_driver_runs(phase: str) -> None:
+    nodes = [node("root.train-driver", phase)]
+    workflow = {"metadata": {"name": WORKFLOW}, "status": {"nodes": {one["id"]: one for one in nodes}}}
+    assert [step.state for step in steps_of(workflow, SPEC, {})] == ["pending"]
+
+
+def test_steps_that_are_omitted_after_a_failure_are_not_pending() -> None:
+    nodes = [node("root.train.executor", "Failed", "Error"), node("root.evaluate-driver", "Omitted")]
+    workflow = {"metadata": {"name": WORKFLOW}, "status": {"nodes": {one["id"]: one for one in nodes}}}
+    assert [(step.name, step.state) for step in steps_of(workflow, SPEC, {})] == [("train stage1", "failed")]
+
+
 def test_a_driver_that_fails_is_its_steps_failure() -> None:
     nodes = [node("root.train-driver", "Failed", "no execution found")]
     workflow = {"metadata": {"name": WORKFLOW}, "status": {"nodes": {one["id"]: one for one in nodes}}}
@@ -168,8 +181,9 @@ def test_the_log_of_a_pod_that_is_gone_comes_from_the_archive(archived: bool, wo
 def test_a_run_that_was_terminated_can_be_retried_and_one_that_goes_on_cannot() -> None:
     with kubeflow() as cluster:
         run = started(cluster)
-        # Kubeflow 2.17 calls a terminated run failed; only the messages of its steps tell.
-        cluster.states = [("FAILED", {"root.train": ("Failed", "Step exceeded its deadline")})]
+        # Kubeflow 2.17 calls a terminated run failed, and the node's message is that of a drain.
+        cluster.terminated = True
+        cluster.states = [("FAILED", {"root.train": ("Failed", "main: Error (exit code 143)")})]
         cluster.logs = {"root.train": "step 3 of 9\n"}
         with pytest.raises(UserError, match=f"train stage1: the run was terminated; run `emoverse retry {RUN}`"):
             watch(run, host=cluster.host, pause=0.001, retries=3, say=lambda _: None)
