@@ -73,8 +73,9 @@ lock: setup  ## resolve requirements/*.in: lock.txt for this machine, data.txt a
 sample: setup  ## draw the sample corpora again, byte for byte
 	$(BIN)/python -m emoverse.synthetic data/raw/sample
 
-pictures: setup  ## take docs/images/report.png of the page that `make run` has written (needs chromium)
+pictures: setup  ## take the pictures in docs/images of what `make run` has written (needs chromium)
 	$(BIN)/python scripts/pictures.py
+	$(BIN)/python scripts/demo_picture.py
 
 # BASE_IMAGE: your site's own base; scripts/base-image.sh makes one where no registry can be reached.
 VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' emoverse/__init__.py)
