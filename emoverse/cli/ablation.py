@@ -114,7 +114,7 @@ def _run(variant: Variant, args: argparse.Namespace, params: Params, folders: li
 def _is_finished(work: Path, settings: Mapping[str, Any]) -> bool:
     """Return whether a variant was scored with these settings and inputs."""
     path = work / "settings.json"
-    return path.is_file() and json.loads(path.read_text("utf-8")) == json.loads(json.dumps(settings))
+    return path.is_file() and json.loads(path.read_text("utf-8")) == json.loads(json.dumps(settings, allow_nan=False))
 
 
 def without_task(amt: AmtParams, task: str) -> AmtParams:

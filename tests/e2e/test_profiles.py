@@ -86,7 +86,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The media settings of all profiles are equal, so the first one's frames and rows come from the cache for the others.
     """
     root = tmp_path_factory.mktemp("shared")
-    generate(root / "corpora", scale=0.25)
+    generate(root / "corpora", scale=0.1)
     block_libraries(root / "site", root / "steps.txt")
     return root
 

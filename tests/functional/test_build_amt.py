@@ -13,13 +13,18 @@ from emoverse.amt.build_amt import build_amt
 from emoverse.amt.outputs import write_page
 from emoverse.artifacts.digests import folder_files
 from emoverse.artifacts.manifest import read_manifest
-from emoverse.config import AmtParams, load_params
+from emoverse.config import AmtParams, MixtureParams, load_params
 from emoverse.errors import UserError
 from emoverse.validation.amt_rows import check_folder
 from tests.conftest import REPO
 from tests.factories.amt import corpus, utterance, validated
 
-PARAMS = load_params(REPO / "params.yaml").amt
+PARAMS = replace(
+    load_params(REPO / "params.yaml").amt,
+    ecpe_gold_emotions=True,
+    stage1=MixtureParams(corpora=("meld", "mosei"), tasks={"mer": 0.2, "msa": 1.0, "fer": 1.0}),
+    stage2=MixtureParams(corpora=("meld", "ecf", "mosei"), tasks={"msa": 0.5, "mer": 1.0, "eri": 0.3, "ecpe": 0.5}),
+)
 WITHOUT_MOSEI = replace(
     PARAMS,
     stage1=replace(PARAMS.stage1, corpora=("meld",)),
@@ -230,7 +235,7 @@ def test_a_hostile_transcript_adds_no_media_and_no_role_but_is_published_verbati
 def test_the_order_of_folders_and_rows_the_hash_seed_locale_and_zone_change_no_byte(
     inputs: list[Path], tmp_path: Path
 ) -> None:
-    build_amt(inputs, tmp_path / "one", PARAMS)
+    build_amt(inputs, tmp_path / "one", load_params(REPO / "params.yaml").amt)
     shuffled = validated(tmp_path / "again", corpus("meld")[::-1], {one.utterance_id: FACE for one in corpus("meld")})
     folders = [inputs[2], shuffled, inputs[1]]
     script = (

@@ -27,7 +27,7 @@ SECTIONS = {
     "base_model.seed": {"base-model"},
     "train.seed": {"stage1", "stage2"},
     "stage1.epochs": {"stage1"},
-    "stage2.start": {"stage2"},
+    "stage2.epochs": {"stage2"},
     "evaluate.seed": {"evaluate"},
     "export.compared": {"export"},
 }

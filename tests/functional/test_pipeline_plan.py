@@ -131,17 +131,19 @@ def raw(corpus: str) -> Callable[[Workspace], Any]:
     return lambda w: (w.root / "data/raw" / corpus / "clip").write_text(f"{corpus} changed", "utf-8")
 
 
+PARAMS = yaml.safe_load((REPO / "params.yaml").read_text("utf-8"))
+BASE_EPOCHS = PARAMS["base_model"]["epochs"]
 # change -> the step that runs first, and why
 CHANGES: dict[str, tuple[Callable[[Workspace], Any], str, str]] = {
     "nothing": (lambda w: None, "", ""),
-    "epochs": (parameter("stage1", "epochs", 9), "stage1", "stage1.epochs 8 -> 9"),
+    "epochs": (parameter("stage1", "epochs", 9), "stage1", f"stage1.epochs {PARAMS['stage1']['epochs']} -> 9"),
     "learning rate": (parameter("stage2", "learning_rate", 0.5), "stage2", "stage2.learning_rate"),
     "what the stages share": (parameter("train", "gpus", 2), "stage1", "train.gpus"),
     "frame size": (parameter("media", "size", 96), "validate@meld", "media.size 64 -> 96"),
     "frames": (parameter("media", "frames", 5), "base-model", "media.frames"),
     "checks": (parameter("validation", "min_duration", 0.3), "validate@ecf", "validation.min_duration"),
     "mixture": (parameter("amt", "seed", 8), "build-amt", "amt.seed 7 -> 8"),
-    "base model": (parameter("base_model", "epochs", 4), "base-model", "base_model.epochs 3 -> 4"),
+    "base model": (parameter("base_model", "epochs", 4), "base-model", f"base_model.epochs {BASE_EPOCHS} -> 4"),
     "scores": (parameter("evaluate", "seed", 99), "evaluate", "evaluate.seed"),
     "graphs": (parameter("export", "compared", 3), "export", "export.compared"),
     "code of a step": (code("train"), "stage2", "code changed"),
@@ -202,8 +204,9 @@ def reasons(submitted: Any, change: Callable[[dict[str, Any]], Any], *earlier: E
 
 
 def test_a_changed_parameter_is_named_with_both_values_and_later_steps_with_what_they_follow(submitted: Any) -> None:
+    epochs = f"stage1.epochs {PARAMS['stage1']['epochs']} -> 9"
     assert reasons(submitted, lambda a: a["stage1"].update(epochs=9)) == {
-        "budget": "stage1.epochs 8 -> 9", "train stage1": "stage1.epochs 8 -> 9", "train stage2": "after train stage1",
+        "budget": epochs, "train stage1": epochs, "train stage2": "after train stage1",
         "evaluate": "after train stage2", "export": "after evaluate, train stage2",
         "report": "after evaluate, export, train stage1, train stage2",
     }  # fmt: skip

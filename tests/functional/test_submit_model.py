@@ -162,5 +162,6 @@ def test_kubeflows_cache_is_told_what_lies_there_or_imports_it_anew(
 
 
 def test_a_given_stage_whose_adapter_was_to_be_trained_further_is_refused(tmp_path: Path) -> None:
+    changes = {"train__tuner": "lora", "stage2__start": "adapter"}
     with pytest.raises(UserError, match=r"stage2.start: .*set stage2.start=merged"):
-        compiled(tmp_path, PipelineOptions(start="stage1", model="s3://models/stage1"), stage2__start="adapter")
+        compiled(tmp_path, PipelineOptions(start="stage1", model="s3://models/stage1"), **changes)

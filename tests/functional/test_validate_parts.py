@@ -10,7 +10,7 @@ from emoverse.artifacts.manifest import open_source
 from emoverse.cli.__init__ import main
 from emoverse.config import MediaParams, ValidationParams
 from emoverse.errors import UserError
-from emoverse.media import frames as shards
+from emoverse.media import shards
 from emoverse.validation.parts import join_parts, validate_part
 from emoverse.validation.validate import validate
 from tests.factories.clips import cut

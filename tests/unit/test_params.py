@@ -124,7 +124,7 @@ def test_what_both_stages_share_is_said_once_and_a_stage_has_the_last_word(write
         ("train.epohcs", 1, "unknown parameter 'train.epohcs', did you mean 'epochs'"),
         ("train.dtype", "bf16", "parameter 'train.dtype'"),
         ("stage2.sead", 1, "unknown parameter 'stage2.sead', did you mean 'seed'"),
-        ("train.tuner", "full", "section 'stage1': tuner full has no adapters"),
+        ("train.sharding", "zero3", "section 'stage1': sharding zero3 divides among several GPUs"),
     ],
 )
 def test_a_mistake_in_what_the_stages_share_is_named_where_it_stands(
@@ -160,6 +160,6 @@ def test_a_shared_value_on_the_command_line_is_refused_where_a_stage_sets_its_ow
     value: object = {"epochs": 99, "start": "adapter"}[key]
     with pytest.raises(UserError, match=rf"train\.{key} has no effect: .*set stage"):
         load_params(path, {f"train.{key}": value})
-    own = {f"stage1.{key}": value, f"stage2.{key}": value}
+    own = {f"stage1.{key}": value, f"stage2.{key}": value, "train.tuner": "lora"}
     params = load_params(path, {f"train.{key}": value, **own})  # nothing is hidden when the stages are set, too
     assert getattr(params.stage2, key) == value
