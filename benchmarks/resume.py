@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training import House
+from benchmarks.training import Folders
 from emoverse.artifacts.digests import folder_files
 
 BATCH = 8
@@ -37,7 +37,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="resume-benchmark-") as name:
         work = Path(name)
         data = args.data.absolute()
-        folders = House(data.parent, data, args.stage, args.rows, work)
+        folders = Folders(data.parent, data, args.stage, args.rows, work)
         steps = int(EPOCHS) * -(-len(folders.rows) // BATCH)
         middle = steps // 2 // args.save_every * args.save_every + args.save_every // 2
         whole = run(folders, work / "undisturbed", args.save_every)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def run(
-    folders: House, work: Path, save_every: int, interrupt: tuple[signal.Signals, int] | None = None
+    folders: Folders, work: Path, save_every: int, interrupt: tuple[signal.Signals, int] | None = None
 ) -> dict[str, Any]:
     """Train, stopped once by ``interrupt`` (signal, step) and started again; return its seconds and its report."""
     work.mkdir()

@@ -72,12 +72,12 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="training-benchmark-") as name:
         data = args.data.absolute()
-        prepared = House(data.parent, data, args.stage, args.rows, Path(name))
+        prepared = Folders(data.parent, data, args.stage, args.rows, Path(name))
         ours = train_ours(prepared, {})
         show(ours, train_plainly(prepared, ours["tokens"], {"torch_dtype": "float32", "use_cpu": "true"}), wanted=1.5)
 
 
-class House:
+class Folders:
     """The folders both sides read: the model, some rows of the stage, the frames and the videos.
 
     ``root`` is what the corpora of params.yaml are relative to, ``data`` holds ``base``, ``amt`` and ``validated``;
@@ -115,13 +115,13 @@ class House:
         return found
 
 
-def train_ours(prepared: House, settings: Mapping[str, object]) -> dict[str, Any]:
+def train_ours(prepared: Folders, settings: Mapping[str, object]) -> dict[str, Any]:
     """Train by ``emoverse train``; return what it says of its speed."""
     whole = run([*prepared.train_command({**OURS, **settings}), "--out", prepared.work / "ours"], prepared.work)
     return {**json.loads((prepared.work / "ours.run.json").read_text("utf-8"))["training"], "whole": whole}
 
 
-def train_plainly(prepared: House, tokens: float, settings: Mapping[str, object]) -> dict[str, Any]:
+def train_plainly(prepared: Folders, tokens: float, settings: Mapping[str, object]) -> dict[str, Any]:
     """Train by ms-swift alone; ``tokens`` is what the same rows hold."""
     model, dataset = sampling_copy(prepared, prepared.work / "model"), write_dataset(prepared)
     flags = {
@@ -136,7 +136,7 @@ def train_plainly(prepared: House, tokens: float, settings: Mapping[str, object]
     return {**found, "tokens": tokens, "rows": EPOCHS * len(prepared.rows), "whole": whole}
 
 
-def sampling_copy(prepared: House, folder: Path) -> Path:
+def sampling_copy(prepared: Folders, folder: Path) -> Path:
     """Copy the model with a processor that takes as many frames of a video as our shards hold."""
     folder.mkdir()
     for path in (prepared.model / "model").iterdir():
@@ -148,7 +148,7 @@ def sampling_copy(prepared: House, folder: Path) -> Path:
     return folder
 
 
-def write_dataset(prepared: House) -> Path:
+def write_dataset(prepared: Folders) -> Path:
     """Write the rows with paths of videos, and the stills as files."""
     clips, frames = prepared.clips(), FrameStore(list(prepared.validated.values()))
     work = prepared.work

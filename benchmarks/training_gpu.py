@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.training import EPOCHS, House, run, show, train_ours, train_plainly
+from benchmarks.training import EPOCHS, Folders, run, show, train_ours, train_plainly
 from emoverse.artifacts.manifest import publish
 
 SIZE, FRAMES, TOKENS = 448, 8, 256
@@ -60,7 +60,7 @@ def main() -> None:
         (work / "run").mkdir()
         make_inputs(args.data.absolute(), work, shrunk=args.shrunk)
         overrides = {f"media.{key}": value for key, value in MEDIA.items()}
-        folders = House(args.data.absolute().parent, work, "stage1", args.rows, work / "run", overrides)
+        folders = Folders(args.data.absolute().parent, work, "stage1", args.rows, work / "run", overrides)
         ours = train_ours(folders, OURS if cuda else {**OURS, "workers": 2})
         plain = train_plainly(folders, ours["tokens"], {**AUTHORS, "use_cpu": str(not cuda).lower()})
         show(ours, plain, wanted=3.0)
@@ -109,7 +109,7 @@ def make_model(like: Path, folder: Path, *, shrunk: bool) -> None:
     path.write_text(json.dumps(settings), "utf-8")
 
 
-def state_utilisation(folders: House, sides: dict[str, dict[str, Any]]) -> None:
+def state_utilisation(folders: Folders, sides: dict[str, dict[str, Any]]) -> None:
     """Print each side's model-FLOPs utilisation, after `emoverse train --dry-run` of the same rows."""
     command = [*folders.train_command(OURS), "--set", f"stage1.epochs={float(EPOCHS)}", "--dry-run", "--json"]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
