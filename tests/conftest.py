@@ -1,6 +1,8 @@
 """Fixtures that every tier shares."""
 
+import builtins
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,14 @@ hypothesis.settings.register_profile("reproducible", deadline=None, derandomize=
 hypothesis.settings.load_profile("reproducible")
 
 REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _print_restored() -> Iterator[None]:
+    """Undo what kfp's local runner may leave: its tasks replace ``print`` by an indented one, several at a time."""
+    before = builtins.print
+    yield
+    builtins.print = before
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,6 +7,7 @@ steps use it inside their images.
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,10 +86,17 @@ def _sorted(value: Any) -> Any:
 
 @contextmanager
 def local_runner_warnings_ignored() -> Iterator[None]:
-    """Silence the local runner's warning, once per task, that it does not show display names."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
-        yield
+    """Silence the local runner's warning, once per task, that it does not show display names; restore ``print``.
+
+    Tasks replace ``print`` by an indented one while they run; several at a time leave the wrong one behind.
+    """
+    before = builtins.print
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*have no effect in the current local runner")
+            yield
+    finally:
+        builtins.print = before
 
 
 def message_of(error: RuntimeError) -> str:

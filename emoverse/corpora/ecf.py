@@ -297,7 +297,7 @@ def _read_pair(pair: Any, emotions: Mapping[str, Any]) -> tuple[str, int, tuple[
     texts = [_as_text(part) for part in parts]
     left = _TARGET.match(texts[0]) if texts else None
     if left is None:
-        leading = re.match(r"\d{0,6}", texts[0] if texts else "", re.ASCII)
+        leading = re.match(r"\d{1,6}(?!\d)", texts[0] if texts else "", re.ASCII)
         return leading[0] if leading else "", 0, ("bad-pair", f"{pair!r} is not [target_emotion, cause]")
     number, emotion = left[1], left[2]
     count = f"the conversation has {len(emotions)} utterances"
