@@ -19,7 +19,7 @@ import emoverse
 from components.image import Images
 from emoverse.artifacts.lineage import REVISION, revision
 from emoverse.artifacts.manifest import read_manifest
-from emoverse.compat.kfp import local_runner_warnings_ignored, message_of
+from emoverse.compat.kfp import local_runner_contained, message_of
 from emoverse.config import Params
 from emoverse.errors import FAULT, UserError
 from pipelines.checks import check_params
@@ -93,7 +93,7 @@ def session(root: Path, commit: str = "", *, containers: list[Path] | None = Non
         enable_caching=True,
         cache_root=str(root / "cache"),
     )
-    with _environment(commit, fault), local_runner_warnings_ignored(), _children_end_with_this_process():
+    with _environment(commit, fault), local_runner_contained(), _children_end_with_this_process():
         try:
             yield
         except RuntimeError as error:

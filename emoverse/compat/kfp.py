@@ -85,7 +85,7 @@ def _sorted(value: Any) -> Any:
 
 
 @contextmanager
-def local_runner_warnings_ignored() -> Iterator[None]:
+def local_runner_contained() -> Iterator[None]:
     """Silence the local runner's warning, once per task, that it does not show display names; restore ``print``.
 
     Tasks replace ``print`` by an indented one while they run; several at a time leave the wrong one behind.

@@ -105,7 +105,7 @@ PARTIAL: Final[dict[str, tuple[tuple[int, ...], ...]]] = {
     "disgust": ((15, 17), (9,)),
     "fear": ((1, 2, 5), (4, 5, 7), (1, 4)),
 }
-"""Parts of a prototype that another emotion has, too: by the face alone they cannot be told apart."""
+"""Parts of a prototype that another emotion has, too: by the face alone they look the same."""
 PARTIAL_SHARE: Final = 0.45
 _POLITE: Final = ((12,), (1, 2), (4,))
 """What a neutral face does in talking, too faintly to be annotated: a polite smile, raised or lowered brows."""
