@@ -12,7 +12,7 @@ from typing import Any, Final
 from emoverse.artifacts.manifest import publish
 from emoverse.config import TINY, BaseModelParams, MediaParams, plain
 from emoverse.errors import UserError
-from emoverse.models.model_folder import check_model_folder, read_config
+from emoverse.models.convert.native import check_model_folder, read_config
 
 TOKENIZER_EXAMPLES: Final = 8000
 """How many examples the tokenizer is trained on; more change little."""
