@@ -65,7 +65,7 @@ def evaluate(
         draft.run["load_seconds"] = time.perf_counter() - started
         measured: list[Measured] = []
         for test in sets:
-            started = time.perf_counter()
+            started, engine.label = time.perf_counter(), test.name
             measured.append(measure(test, collect(engine, test, params), trivial.get(test.name, {}), params))
             draft.run[test.name] = time.perf_counter() - started
             print(_line(measured[-1], draft.run[test.name]), flush=True)
