@@ -163,11 +163,11 @@ def _scores(out: Path, sets: Sequence[EvaluationSet], inputs: dict[str, Source])
 def _replies(one: EvaluationSet) -> Replies:
     """Answer two records of three rightly, some unreadably, and be surer where right."""
     golds = [str(gold["answer"]) for gold in one.golds]
-    told = [gold if n % 3 else ("???" if n % 2 else golds[n - 1]) for n, gold in enumerate(golds)]
+    texts = [gold if n % 3 else ("???" if n % 2 else golds[n - 1]) for n, gold in enumerate(golds)]
     if not one.answers:
-        return Replies(told)
-    shares = np.full((len(told), len(one.answers)), 0.4 / (len(one.answers) - 1))
+        return Replies(texts)
+    shares = np.full((len(texts), len(one.answers)), 0.4 / (len(one.answers) - 1))
     for n, gold in enumerate(golds):
         shares[n, one.answers.index(gold)] = 0.6
     controls = {"text-only": golds[::-1], "face-only": golds[1:] + golds[:1]}
-    return Replies(told, shares, controls)
+    return Replies(texts, shares, controls)
