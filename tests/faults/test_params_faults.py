@@ -31,7 +31,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "printed"),
     [
         (b"corpora: {meld: [\n", "params.yaml:2:1: not valid YAML"),
         (b"a: 1\n\tb: 2\n", "params.yaml:2:1: not valid YAML"),

@@ -148,7 +148,7 @@ def compiled(folder: Path, options: PipelineOptions, **overrides: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("start", "task", "told"), [("stage1", "train", "model_digest"), ("convert", "convert", "source_digest")]
+    ("start", "task", "parameter"), [("stage1", "train", "model_digest"), ("convert", "convert", "source_digest")]
 )
 def test_kubeflows_cache_is_told_what_lies_there_or_imports_it_anew(
     tmp_path: Path, start: Any, task: str, parameter: str

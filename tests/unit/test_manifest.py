@@ -102,7 +102,7 @@ def test_rows_that_vanish_stop_the_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "printed"),
     [
         (lambda out: (out / "deep/a.txt").write_text("hellO"), "deep/a.txt changed"),
         (lambda out: (out / "deep/a.txt").unlink(), "deep/a.txt is missing"),

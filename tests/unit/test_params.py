@@ -63,7 +63,7 @@ def test_an_override_of_one_stage_leaves_its_yaml_alias_alone(write: Write, text
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "printed"),
     [
         ("stage1.epoch", 3, "unknown parameter 'stage1.epoch', did you mean 'epochs'?"),
         ("stage3.epochs", 3, "unknown parameter 'stage3.epochs'"),
