@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -72,6 +73,8 @@ def evaluate(
             for warning in warnings_of(measured[-1].scores, test.ids, measured[-1].replies.replies):
                 print(f"warning: {test.name}: {warning}", file=sys.stderr, flush=True)
         _write(draft.path, measured)
+        if (model / "validation.json").is_file():  # beside the test scores, for whoever chooses between models
+            shutil.copyfile(model / "validation.json", draft.path / "validation.json")
         rows = sum(len(test.rows) for test in sets)
         draft.count(rows_in=rows, rows_out=rows)
         draft.seeds = {"evaluate": params.seed}

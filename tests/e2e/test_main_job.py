@@ -114,6 +114,11 @@ def test_metrics_and_plots_can_be_shown(repro: Checkout) -> None:
     assert "index.html" in repro.run("dvc", "plots", "show")
 
 
+def test_validation_scores_of_the_model_are_beside_its_test_scores(repro: Checkout) -> None:
+    data = repro.root / "data"
+    assert (data / "scores/validation.json").read_bytes() == (data / "stage2/validation.json").read_bytes()
+
+
 def test_the_quarantine_holds_each_planted_fault(repro: Checkout) -> None:
     import pandas as pd
 
