@@ -94,7 +94,7 @@ def records(folder: Path) -> Iterator[Record]:
 
 
 def _read_alone(task: Task, lost: Lost | None, *, read: Reader, patience: float) -> Done:
-    """Read a clip once more, in a fresh process and without hurry; ``lost`` is what came of the first try.
+    """Read a clip once more, in a fresh process and with a longer time limit; ``lost`` is what came of the first try.
 
     A measurer that worked inside the lost process may be the cause, and is left out.
     """
@@ -144,7 +144,7 @@ def _resume(
     except FileNotFoundError:
         usable = False
     if last is not None and not _holds(folder, last):
-        # The power went, and unwritten blocks with it.
+        # After a power failure, blocks that were not written yet are missing.
         usable, finished, size, last = False, 0, len(head.encode()), None
     if not usable:
         shutil.rmtree(folder, ignore_errors=True)
