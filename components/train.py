@@ -50,8 +50,7 @@ def train(
     from emoverse.compat.kfp import section, write_placeholder
     from emoverse.config import TrainParams
     from emoverse.errors import step_errors
-    from emoverse.training import train as step
-    from emoverse.training.train_job import train_as_job
+    from emoverse.training.train_job import train_in_pod
 
     with step_errors():
         check_code("train", code_digest)
@@ -59,11 +58,7 @@ def train(
         out = Path(trained.path)
         settings = section(TrainParams, {**params, **overrides}, place=stage)
         frames = [Path(corpus.path) for corpus in validated]
-        arguments = (stage, Path(model.path), Path(amt.path), frames, out, settings)
-        if settings.nodes > 1:
-            train_as_job(*arguments, base=Path((base or model).path))
-        else:
-            step.train(*arguments, base=Path((base or model).path))
+        train_in_pod(stage, Path(model.path), Path(amt.path), frames, out, settings, base=Path((base or model).path))
         title = f"stage {stage.removeprefix('stage')} model"
         trained.metadata.update({**metadata_of(out), "display_name": title})
         copy_without_weights(out, Path(without_weights.path))

@@ -97,7 +97,7 @@ def agree(folder: Path, value: str) -> str:
 
     # the launcher's own store, where the process group is made afterwards
     place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(*place, is_master=False, wait_for_workers=False)
+    store = dist.TCPStore(*place, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]
     if rank() == 0:
         for earlier in folder.glob("meeting-*"):
             earlier.unlink()

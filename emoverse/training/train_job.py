@@ -39,6 +39,24 @@ _RESULT: Final = "result"
 _ERROR: Final = "error-{}.json"
 
 
+def train_in_pod(
+    stage: str,
+    model: Path,
+    amt: Path,
+    validated: Sequence[Path],
+    out: Path,
+    params: TrainParams,
+    base: Path | None = None,
+) -> None:
+    """Do what `train.train` does, from the pod of the step: in it, or with several nodes as a TrainJob."""
+    if params.nodes > 1:
+        train_as_job(stage, model, amt, validated, out, params, base)
+        return
+    from emoverse.training.train import train  # it imports torch, which a pod that waits does without
+
+    train(stage, model, amt, validated, out, params, base=base)
+
+
 def train_as_job(
     stage: str,
     model: Path,
@@ -240,9 +258,8 @@ class _Job:
     def _pass_on(self) -> None:
         """Print new lines of the first node's log, and what keeps a pod from starting."""
         pods = self.cluster.pods_of(self.name)
-        for pod in pods:
-            if waits := _waits(pod):
-                self._say(waits)
+        if waits := [text for pod in pods if (text := _waits(pod))]:
+            self._say("; ".join(waits))
         first = [pod for pod in pods if (pod.metadata.labels or {}).get(NODE_LABEL) == "0"]
         if not first:
             return

@@ -211,7 +211,7 @@ def test_the_first_nodes_log_is_passed_on_and_what_keeps_a_node_from_starting(
     assert said == [
         "created on 2 nodes",
         "node 1 waits: Unschedulable: no node has a GPU",
-        "node 0 waits: ImagePullBackOff: no such image",
+        "node 1 waits: Unschedulable: no node has a GPU; node 0 waits: ImagePullBackOff: no such image",
         "step 1/2",
         "step 2/2",
     ]

@@ -60,7 +60,9 @@ def test_a_node_that_is_ended_saves_with_the_others_and_all_go_on_to_the_same_by
 ) -> None:
     (tmp_path / "hold").write_text("3")
     processes = start_on_nodes(folders, tmp_path)
-    wait_until(lambda: all((tmp_path / f"held-{rank}").is_file() for rank in range(2)), seconds=600.0)
+    held = [tmp_path / f"held-{rank}" for rank in range(2)]
+    wait_until(lambda: all(mark.is_file() for mark in held) or any(one.poll() for one in processes), seconds=900.0)
+    assert all(mark.is_file() for mark in held), (said(tmp_path), said(tmp_path, "1"))
     processes[1].send_signal(signal.SIGTERM)
     wait_until(lambda: list(tmp_path.glob("scratch/train/*/stop")))
     release(tmp_path)
