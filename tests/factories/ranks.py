@@ -49,7 +49,7 @@ def make_inputs(folder: Path, params: TrainParams) -> dict[str, Path]:
 def start_training(
     folders: dict[str, Path], folder: Path, node: dict[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
-    """Train stage 1 to `out` in a folder, by the command line; what it says goes to `log.txt` (`log-1.txt`: node 1)."""
+    """Train stage 1 to `out` in a folder, by the command line; its output goes to `log.txt` (`log-1.txt`: node 1)."""
     words = ["train", "--stage", "stage1", "--model", folders["model"], "--amt", folders["amt"], "--validated",
              folders["meld"], "--out", folder / "out", "--params", folders["params"]]  # fmt: skip
     number = (node or {}).get("PET_NODE_RANK", "0")
@@ -64,8 +64,8 @@ def _log_of(node: str) -> str:
     return "log.txt" if node == "0" else f"log-{node}.txt"
 
 
-def said(folder: Path, node: str = "0") -> list[str]:
-    """Return what the last training in a folder said, on one of its nodes."""
+def printed_by(folder: Path, node: str = "0") -> list[str]:
+    """Return what the last training in a folder printed, on one of its nodes."""
     return (folder / _log_of(node)).read_text("utf-8").splitlines()
 
 
@@ -94,7 +94,7 @@ def hold_training(folders: dict[str, Path], folder: Path, step: int) -> tuple[su
         mark.unlink(missing_ok=True)
     process = start_training(folders, folder)
     wait_until(lambda: process.poll() is not None or all(mark.is_file() and mark.read_text() for mark in marks))
-    assert process.poll() is None, said(folder)
+    assert process.poll() is None, printed_by(folder)
     return process, [int(mark.read_text()) for mark in marks]
 
 

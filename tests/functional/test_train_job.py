@@ -132,7 +132,7 @@ def test_the_manifests_command_on_two_nodes_learns_what_one_process_does_at_twic
     settings = {"batch_size": 2, "epochs": 6.0, "save_every": 50}
     cluster.look = Nodes(cluster).look
     out = step(folders, train_params(**settings, nodes=2))
-    said = capfd.readouterr().err
+    printed = capfd.readouterr().err
     monkeypatch.setenv("EMOVERSE_SCRATCH", str(tmp_path / "scratch"))
     one = train_params(**settings, accumulation=2)
     train("stage1", folders["model"], folders["amt"], [folders["meld"]], tmp_path / "one", one)
@@ -143,7 +143,7 @@ def test_the_manifests_command_on_two_nodes_learns_what_one_process_does_at_twic
     assert (out / "rows.json").read_bytes() == (tmp_path / "one/rows.json").read_bytes()
     assert read_manifest(out)["params"]["nodes"] == 2
     assert read_manifest(out)["inputs"] == read_manifest(tmp_path / "one")["inputs"]
-    assert said.count("stage1: step 6/6") == 1  # the first node's log, each line once
+    assert printed.count("stage1: step 6/6") == 1  # the first node's log, each line once
     assert not list((tmp_path / "shared/jobs").iterdir())
     assert not list((tmp_path / "shared/train").glob("*/checkpoint-*"))
 
@@ -207,8 +207,8 @@ def test_the_first_nodes_log_is_passed_on_and_what_keeps_a_node_from_starting(
 
     cluster.look = look
     step(folders)
-    said = [line.partition("stage1-")[2].partition(": ")[2] or line for line in capsys.readouterr().err.splitlines()]
-    assert said == [
+    printed = [line.partition("stage1-")[2].partition(": ")[2] or line for line in capsys.readouterr().err.splitlines()]
+    assert printed == [
         "created on 2 nodes",
         "node 1 waits: Unschedulable: no node has a GPU",
         "node 1 waits: Unschedulable: no node has a GPU; node 0 waits: ImagePullBackOff: no such image",

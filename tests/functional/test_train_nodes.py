@@ -15,7 +15,7 @@ from emoverse.errors import UserError
 from emoverse.training import distributed
 from emoverse.training.distributed import Node, agree, this_node
 from emoverse.training.train import train
-from tests.factories.ranks import log_of, make_inputs, nodes, release, said, start_training, wait_until
+from tests.factories.ranks import log_of, make_inputs, nodes, printed_by, release, start_training, wait_until
 from tests.factories.training import train_params
 
 ON_NODES = train_params(batch_size=2, nodes=2)
@@ -29,7 +29,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def undisturbed(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert ended(start_on_nodes(folders, folder)) == [0, 0], (said(folder), said(folder, "1"))
+    assert ended(start_on_nodes(folders, folder)) == [0, 0], (printed_by(folder), printed_by(folder, "1"))
     return folder / "out"
 
 
@@ -62,17 +62,17 @@ def test_a_node_that_is_ended_saves_with_the_others_and_all_go_on_to_the_same_by
     processes = start_on_nodes(folders, tmp_path)
     held = [tmp_path / f"held-{rank}" for rank in range(2)]
     wait_until(lambda: all(mark.is_file() for mark in held) or any(one.poll() for one in processes), seconds=900.0)
-    assert all(mark.is_file() for mark in held), (said(tmp_path), said(tmp_path, "1"))
+    assert all(mark.is_file() for mark in held), (printed_by(tmp_path), printed_by(tmp_path, "1"))
     processes[1].send_signal(signal.SIGTERM)
     wait_until(lambda: list(tmp_path.glob("scratch/train/*/stop")))
     release(tmp_path)
     assert ended(processes) == [PREEMPTED, PREEMPTED]
     for node in ("0", "1"):
-        assert said(tmp_path, node)[-1] == "emoverse: stopped at step 4 of 6, saved; run again to resume"
+        assert printed_by(tmp_path, node)[-1] == "emoverse: stopped at step 4 of 6, saved; run again to resume"
     assert not (tmp_path / "out").exists()
 
     assert ended(start_on_nodes(folders, tmp_path)) == [0, 0]
-    assert said(tmp_path)[0] == "train: resuming from checkpoint-4"
+    assert printed_by(tmp_path)[0] == "train: resuming from checkpoint-4"
     assert folder_files(tmp_path / "out") == folder_files(undisturbed)
 
 
