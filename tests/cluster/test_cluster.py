@@ -153,11 +153,21 @@ def test_the_message_of_a_failing_step_reaches_the_terminal(cluster: Cluster, fi
 
 def kfp_run(cluster: Cluster, file: Path, **arguments: Any) -> Run:
     """Start a run of a compiled file with kfp's own client and wait until it has succeeded."""
-    kfp = [str(Path(sys.executable).with_name("kfp")), "--endpoint", HOST, "run", "create", "-e", "acceptance"]
-    command = [*kfp, "-f", str(file), *(f"{name}={json.dumps(value)}" for name, value in arguments.items())]
+    kfp = [str(Path(sys.executable).with_name("kfp")), "--endpoint", HOST, "--output", "json"]
+    command = [
+        *kfp,
+        "run",
+        "create",
+        "-e",
+        "acceptance",
+        "-f",
+        str(file),
+        *(f"{name}={json.dumps(value)}" for name, value in arguments.items()),
+    ]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
-    run = Run(cluster.api.runs(count=1)[0]["run_id"], "")
+    shown, _ = json.JSONDecoder().raw_decode(made.stdout[made.stdout.index("{") :])
+    run = Run(shown["run_id"], cluster.api.run_url(shown["run_id"]))
     watched = cluster.emoverse("watch", run.id, "--host", HOST)
     assert watched.returncode == 0, watched.stdout + watched.stderr
     return run
