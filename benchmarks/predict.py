@@ -131,16 +131,16 @@ def many(args: argparse.Namespace) -> dict[str, float]:
 
     from emoverse.serving.clips import read_clip
 
-    asked = predictor(args)
-    seen, noise = read_clip(args.clip, asked.exported.media), np.random.default_rng(0)
-    questions = [(one, one.question(TEXT)) for one in asked.exported.prompts.values() if one.template]
+    loaded = predictor(args)
+    seen, noise = read_clip(args.clip, loaded.exported.media), np.random.default_rng(0)
+    questions = [(one, one.question(TEXT)) for one in loaded.exported.prompts.values() if one.template]
     walls, cpus = [], []
     for _ in range(CLIPS):
         frames = seen.frames ^ noise.integers(0, 4, seen.frames.shape, dtype=np.uint8)
         still = seen.still ^ noise.integers(0, 4, seen.still.shape, dtype=np.uint8)
         one = replace(seen, frames=frames, still=still)
         wall, cpu = time.perf_counter(), time.process_time()
-        asked.answer(one, questions)
+        loaded.answer(one, questions)
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -151,16 +151,16 @@ def many(args: argparse.Namespace) -> dict[str, float]:
 
 def tokens(args: argparse.Namespace) -> dict[str, float]:
     """Generate replies on a GPU that nothing ends early."""
-    asked = predictor(args)
-    settings = asked.engine.encoder.settings
+    loaded = predictor(args)
+    settings = loaded.engine.encoder.settings
     object.__setattr__(settings, "stop", ())
     frames = np.random.default_rng(0).integers(0, 256, (8, *settings.size, 3), dtype=np.uint8)
-    asked.clips["clip:a"] = frames
+    loaded.clips["clip:a"] = frames
     row = {"messages": [{"role": "user", "content": "<video>Tell a story."}], "videos": ["clip:a"], "channel": "a"}
     walls = []
     for _ in range(4):
         began = time.perf_counter()
-        asked.engine.greedy_tokens([row] * 8, TOKENS)
+        loaded.engine.greedy_tokens([row] * 8, TOKENS)
         walls.append(time.perf_counter() - began)
     return {"wall_ms": 1000 * statistics.median(walls[1:])}
 

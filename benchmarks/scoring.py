@@ -105,11 +105,11 @@ def against_swift(
         turns: list[tuple[Clock, Clock]] = []
         for turn in range(ROUNDS + 1):  # the first turn warms both up
             with Clock() as mine:
-                said = ours.answers(sets)
+                our_replies = ours.answers(sets)
             with Clock() as swift:
-                told = [str(reply["response"]) for reply in theirs.run()]
+                their_replies = [str(reply["response"]) for reply in theirs.run()]
             turns += [(mine, swift)] * bool(turn)
-    equal = [a == b for (_, allowed), a, b in zip(rows, said, told, strict=True) if b in allowed]
+    equal = [a == b for (_, allowed), a, b in zip(rows, our_replies, their_replies, strict=True) if b in allowed]
     wall, swift_wall = (median(clock.wall for clock in column) for column in zip(*turns, strict=True))
     cpu, swift_cpu = (min(clock.cpu for clock in column) for column in zip(*turns, strict=True))
     return {

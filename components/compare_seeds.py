@@ -29,7 +29,7 @@ def compare_seeds(
         scores_1: Output of evaluate for the first seed.
         scores_2: Output of evaluate for the second seed.
         metrics: Mean and standard deviation of each task's score.
-        table: The same, with each seed's score.
+        table: The same, with each seed's score, and the seed that the validation sets choose.
         scores_3: Output of evaluate for seed number 3, if there are as many.
         scores_4: Output of evaluate for seed number 4, if there are as many.
         scores_5: Output of evaluate for seed number 5, if there are as many.
@@ -49,11 +49,13 @@ def compare_seeds(
         check_code("report", code_digest)
         every = (scores_1, scores_2, scores_3, scores_4, scores_5, scores_6, scores_7, scores_8)
         folders = [Path(scores.path) for scores in every if scores is not None]
-        results = over_seeds(folders)
-        for result in results:
+        comparison = over_seeds(folders)
+        for result in comparison.tasks:
             metrics.log_metric(f"{result.task}_{result.metric}_mean", result.mean)
             metrics.log_metric(f"{result.task}_{result.metric}_sd", result.deviation)
+        for seed, score in comparison.validation.items():
+            metrics.log_metric(f"validation_seed_{seed}", score)
         made_from = sorted("evaluate " + read_manifest(folder)["outputs"]["digest"] for folder in folders)
         table.metadata.update({**made_with(), "made_from": ", ".join(made_from), "display_name": "comparison of seeds"})
-        Path(table.path).write_text(as_markdown(results), "utf-8")
+        Path(table.path).write_text(as_markdown(comparison), "utf-8")
         write_placeholder(metrics)

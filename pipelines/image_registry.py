@@ -78,13 +78,13 @@ def _login(registry: str) -> str:
 
 def _token(challenge: str, login: str, url: str, image: str) -> str:
     """Get a bearer token where the registry's challenge says; the password goes to that place over TLS only."""
-    asked = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
-    realm = asked.pop("realm", "")
+    fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+    realm = fields.pop("realm", "")
     here, there = urlsplit(url), urlsplit(realm)
     if login and there.scheme != "https" and (here.scheme, here.netloc) != (there.scheme, there.netloc):
         problem = "the registry asks for your password at an address without TLS, and was not given it"
         raise UserError(problem, place=image, remedy="ask who runs the registry to correct its login address")
-    reply = HttpClient(authorization=login).request("GET", f"{realm}?{urlencode(asked)}")
+    reply = HttpClient(authorization=login).request("GET", f"{realm}?{urlencode(fields)}")
     answer = json_object(reply) or {}
     token = answer.get("token") or answer.get("access_token")
     if reply.status != 200 or not isinstance(token, str):

@@ -96,9 +96,9 @@ def meaning_of(key: str, comment: Mapping[str, str]) -> str:
             own := attribute_comments(REPO / "emoverse/config.py", node.name)
         ):
             about = " ".join((ast.get_docstring(node) or "").split())
-            said = [text for text in re.split(r"(?<=[.;]) ", about) if f"``{last}``" in text]
-            if own[last] or said:
-                return own[last] or said[0].replace("``", "`").rstrip(".;")
+            text = [text for text in re.split(r"(?<=[.;]) ", about) if f"``{last}``" in text]
+            if own[last] or text:
+                return own[last] or text[0].replace("``", "`").rstrip(".;")
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Score trivial predictors on the test files, so that every later score has a floor beside it."""
+"""Score trivial predictors on the test files, as the baselines of every later score."""
 
 from __future__ import annotations
 

@@ -77,7 +77,9 @@ def tree_of(manifest: Mapping[str, Any]) -> Node:
 
     def node(digest: str, record: Mapping[str, Any]) -> Node:
         if digest not in known:
-            known[digest] = Node(digest, "unknown", "unknown", {}, {})  # ends a circle, which only a forger can draw
+            known[digest] = Node(
+                digest, "unknown", "unknown", {}, {}
+            )  # guards against cyclic ancestry (a tampered manifest)
             inputs = {key: node(d, ancestry.get(d, {})) for key, d in sorted(record.get("inputs", {}).items())}
             step = str(record.get("step", "unknown"))
             known[digest] = Node(digest, step, str(record.get("name", step)), record, inputs)
@@ -86,19 +88,19 @@ def tree_of(manifest: Mapping[str, Any]) -> Node:
     return node(str(manifest["outputs"]["digest"]), manifest)
 
 
-def check_code(step: str, asked: str) -> None:
+def check_code(step: str, wanted: str) -> None:
     """Raise UserError when this installation's code of a step is not what a run asked for; empty asks for any."""
     here = code_digest(step)
-    if asked and here != asked:
-        problem = f"the code here is {here[:SHORT]}, but the run asked for {asked[:SHORT]}"
+    if wanted and here != wanted:
+        problem = f"the code here is {here[:SHORT]}, but the run asked for {wanted[:SHORT]}"
         raise UserError(problem, place=step, remedy="build the image from the revision that submits the run")
 
 
-def check_given(folder: Path, asked: str) -> None:
+def check_given(folder: Path, wanted: str) -> None:
     """Raise UserError when a step's output is not what a run asked for; empty asks for any."""
     here = str(read_manifest(folder)["outputs"]["digest"])
-    if asked and here != asked:
-        problem = f"it is {here[:SHORT]}, but the run asked for {asked[:SHORT]}"
+    if wanted and here != wanted:
+        problem = f"it is {here[:SHORT]}, but the run asked for {wanted[:SHORT]}"
         raise UserError(problem, place=str(folder), remedy="submit again: it was replaced since the run was submitted")
 
 

@@ -30,6 +30,7 @@ NO_INFLUENCE: Final[dict[str, str]] = {
     "emoverse.errors": "words messages",
     "emoverse.config": "checks parameters; the manifest records the values",
     "emoverse.registry": "declares steps; what it decides is recorded in the manifest",
+    "emoverse.progress": "shows how far the work is",
     "emoverse.http": "sends requests; the answers are inputs",
     "emoverse.artifacts": "holds no code",
     "emoverse.artifacts.digests": "checks and names content",

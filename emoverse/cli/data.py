@@ -18,8 +18,6 @@ from emoverse.errors import RowErrors, UserError
 from emoverse.tasks import task
 from emoverse.tasks.base import Context, Skipped
 
-SHOWN: Final = 3  # rows printed for each kind of warning
-
 
 def add_unpack_options(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
@@ -139,19 +137,16 @@ def summary_text(summary: dict[str, Any], out: Path) -> str:
     if summary["unannotated_clips"]:
         lines.append(f"  left out    {summary['unannotated_clips']:5d}  clips without an annotation")
     warned = [e for e in summary["expectations"] if not e["success"] and e["severity"] == "warning"]
-    lines += [
-        f"  warning: check failed: {e['says']}{_warned_rows(summary['warnings'].get(e['reason']))}" for e in warned
-    ]
+    lines += [_warning(check, summary["warnings"].get(check["reason"])) for check in warned]
     return "\n".join([*lines, f"  page: {out / 'page.html'}"])
 
 
-def _warned_rows(warning: dict[str, Any] | None) -> str:
-    """Return how many rows a warning is about, and the first with what was measured."""
-    if not warning:
-        return ""
-    shown = ", ".join(f"{row['utterance_id']} {row['measured']}" for row in warning["rows"][:SHOWN])
-    more = ", ..." if warning["count"] > SHOWN else ""
-    return f" ({warning['count']} rows: {shown}{more})"
+def _warning(check: dict[str, Any], rows: dict[str, Any] | None) -> str:
+    """Return a line about a check that only warns: how many rows failed it, and the first with what was measured."""
+    if not rows:
+        return f"  warning            {check['reason']} (expected: {check['says'].rstrip('.')})"
+    first = rows["rows"][0]
+    return f"  warning     {rows['count']:5d}  {check['reason']} (first: {first['utterance_id']} {first['measured']})"
 
 
 def _part(text: str) -> tuple[int, int]:

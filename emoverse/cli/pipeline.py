@@ -205,15 +205,14 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
 def run_plan(args: argparse.Namespace) -> None:
     """Print which steps will run and why, and which come from the cache."""
     add_checkout_to_path()
-    from pipelines import foresee
-    from pipelines.plan import summary
+    from pipelines.plan import plan_of_submission, plan_of_workspace, summary
 
     if args.host:
         params, options, arguments, volume = _checked_submission(args)
         values = {**arguments.as_keywords(), "raw_volume": volume}
-        planned = foresee.plan_of_submission(params, options, values, host=args.host, namespace=args.namespace)
+        planned = plan_of_submission(params, options, values, host=args.host, namespace=args.namespace)
     else:
-        planned = foresee.plan_of_workspace(parameters_from(args), Path(), args.params)
+        planned = plan_of_workspace(parameters_from(args), Path(), args.params)
     if args.json:
         print(json.dumps([asdict(step) for step in planned], indent=2, allow_nan=False))
         return

@@ -116,6 +116,10 @@ class ObjectStore:
             return {md5 for md5 in wanted if Path(self.path(md5)).is_file()}
         return set(self._objects.oids_exist(list(wanted)))
 
+    def sizes(self, wanted: Sequence[str]) -> list[int]:
+        """Return the bytes of each object; raise FileNotFoundError when one is missing."""
+        return [int(entry["size"]) for entry in self._files.info([self.path(md5) for md5 in wanted])]
+
     def copy(self, objects: Iterable[tuple[str, Path]], jobs: int | None) -> None:
         """Copy objects to local files; raise FileNotFoundError when one is missing."""
         from dvc.fs import generic, localfs

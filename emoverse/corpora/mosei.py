@@ -1,6 +1,6 @@
 """Read CMU-MOSEI as MMSA distributes it, with the emotions of CMU's own label file.
 
-``label.csv`` (read by column name; two column orders are about) and ``Raw/{video_id}/{clip_id}.mp4``. It has no
+``label.csv`` (read by column name; two column orders exist) and ``Raw/{video_id}/{clip_id}.mp4``. It has no
 emotions: those are joined from ``CMU_MOSEI_Labels.csd`` by time, see ``mosei_emotions``. A clip's emotion is the
 largest of the six intensities; all zero is neutral; of equal ones the first in ``PRIORITY`` wins. Notes count both.
 """

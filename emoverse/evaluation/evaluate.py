@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -65,13 +66,15 @@ def evaluate(
         draft.run["load_seconds"] = time.perf_counter() - started
         measured: list[Measured] = []
         for test in sets:
-            started = time.perf_counter()
+            started, engine.label = time.perf_counter(), test.name
             measured.append(measure(test, collect(engine, test, params), trivial.get(test.name, {}), params))
             draft.run[test.name] = time.perf_counter() - started
             print(_line(measured[-1], draft.run[test.name]), flush=True)
             for warning in warnings_of(measured[-1].scores, test.ids, measured[-1].replies.replies):
                 print(f"warning: {test.name}: {warning}", file=sys.stderr, flush=True)
         _write(draft.path, measured)
+        if (model / "validation.json").is_file():  # beside the test scores, for whoever chooses between models
+            shutil.copyfile(model / "validation.json", draft.path / "validation.json")
         rows = sum(len(test.rows) for test in sets)
         draft.count(rows_in=rows, rows_out=rows)
         draft.seeds = {"evaluate": params.seed}

@@ -1,4 +1,4 @@
-"""Let another model mark free-text reasons, through an endpoint."""
+"""Grade free-text reasons with another model, through an endpoint."""
 
 from __future__ import annotations
 

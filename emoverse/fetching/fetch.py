@@ -121,9 +121,12 @@ def pull(md5: str, config: Mapping[str, Any], folder: Path) -> Sums:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        free = shutil.disk_usage(folder).free
-        problem = f"the disk is full: {len(missing)} files of the corpus were to be written, {free:,} bytes are free"
-        raise UserError(problem, place=str(folder), remedy="free some space and run again") from None
+        present = raw_sums(folder)[1]
+        missing = {name: value for name, value in listing.items() if present.get(name) != value}
+        wanted, free = store.size(missing), shutil.disk_usage(folder).free
+        problem = f"the disk is full: {len(missing)} files with {wanted:,} bytes are missing, {free:,} bytes are free"
+        remedy = f"make {wanted:,} bytes free there and run again"
+        raise UserError(problem, place=str(folder), remedy=remedy) from None
     for name in sorted(listing):
         if sums[1].get(name) != listing[name]:
             raise store.corrupt_error(listing[name], name)

@@ -158,6 +158,10 @@ class RemoteStore:
         wrong = {md5 for md5 in set(listing.values()) if differs(md5)}
         return [name for name in sorted(listing) if listing[name] in wrong]
 
+    def size(self, listing: Mapping[str, str]) -> int:
+        """Return the bytes of all files of a listing."""
+        return sum(self._call(lambda: self._objects.sizes(list(listing.values()))))
+
     def download(self, listing: Mapping[str, str], folder: Path) -> None:
         """Copy a listing's files into ``folder``.
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from emoverse.errors import UserError
 from emoverse.inference.test_sets import Frames, Prepared, Preparer
+from emoverse.progress import progress
 from emoverse.prompt.encode import Encoder, Ids, Row
 
 Mask = NDArray[np.bool_]
@@ -208,12 +209,16 @@ class BatchRow:
 
 
 class Engine:
-    """Answer AMT rows with one model; ``frames`` maps a frame reference to uint8 RGB (n, height, width, 3)."""
+    """Answer AMT rows with one model; ``frames`` maps a frame reference to uint8 RGB (n, height, width, 3).
+
+    ``label`` names the rows in the progress that is shown; empty shows none.
+    """
 
     def __init__(self, backend: Backend, encoder: Encoder, frames: Frames, *, batch_size: int = 32) -> None:
         if batch_size < 1:
             raise ValueError("batch_size must be at least 1")
         self.backend, self.encoder, self.batch_size = backend, encoder, batch_size
+        self.label = ""
         self.cache = FeatureCache(backend)
         self.preparer = Preparer(encoder, frames)
 
@@ -316,13 +321,15 @@ class Engine:
             return [BatchRow(*item) for item in zip(group, names, prepared.ids, features, strict=True)]
 
         # One batch ahead in a thread: frames are read and encoded while the language model works on the last batch.
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="frames") as thread:
+        shown = progress(self.label, len(rows), unit="rows", last=False)
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="frames") as thread, shown as advance:
             upcoming = thread.submit(encode, groups[0]) if groups else None
             for following in [*groups[1:], None][: len(groups)]:
                 assert upcoming is not None
                 batch = upcoming.result()
                 upcoming = thread.submit(encode, following) if following is not None else None
                 yield batch
+                advance(len(batch))
 
 
 def _characters(row: Row) -> int:

@@ -1,4 +1,4 @@
-"""See from a file's own structure whether it is whole.
+"""Check from a file's structure whether it is complete.
 
 A half-finished download decodes without an error up to its end, and every frame index would then mean another moment.
 """

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +21,7 @@ from emoverse.media.action_units import NOT_MEASURED
 from emoverse.media.probe import Probe
 from emoverse.media.shards import ShardWriter, Slot, shard_name
 from emoverse.media.workers import Done, Lost, Pool, Task, process
+from emoverse.progress import progress
 
 JOURNAL: Final = "journal.jsonl"
 LOST: Final = {"timeout": "clip-timeout", "crash": "clip-crashed-decoder"}
@@ -95,7 +94,7 @@ def records(folder: Path) -> Iterator[Record]:
 
 
 def _read_alone(task: Task, lost: Lost | None, *, read: Reader, patience: float) -> Done:
-    """Read a clip once more, in a fresh process and without hurry; ``lost`` is what came of the first try.
+    """Read a clip once more, in a fresh process and with a longer time limit; ``lost`` is what came of the first try.
 
     A measurer that worked inside the lost process may be the cause, and is left out.
     """
@@ -145,7 +144,7 @@ def _resume(
     except FileNotFoundError:
         usable = False
     if last is not None and not _holds(folder, last):
-        # The power went, and unwritten blocks with it.
+        # After a power failure, blocks that were not written yet are missing.
         usable, finished, size, last = False, 0, len(head.encode()), None
     if not usable:
         shutil.rmtree(folder, ignore_errors=True)
@@ -217,43 +216,6 @@ def _record(value: Any) -> Record:
         failure=(value["failure"][0], value["failure"][1]) if value["failure"] else None,
         end=value["end"],
     )
-
-
-EVERY: Final = 30.0  # seconds between two lines of a log
-
-
-@contextmanager
-def progress(label: str, total: int, finished: int = 0, *, unit: str = "clips") -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each of ``total`` items; nothing is shown without a label. Writes to stderr."""
-    if not label:
-        yield lambda: None
-    elif sys.stderr.isatty():
-        yield from _bar(label, total, finished, unit)
-    else:
-        yield from _lines(label, total, finished, unit)
-
-
-def _bar(label: str, total: int, finished: int, unit: str) -> Iterator[Callable[[], None]]:
-    from tqdm import tqdm
-
-    with tqdm(desc=label, total=total, initial=finished, unit=f" {unit}", dynamic_ncols=True) as bar:
-        yield lambda: bar.update() and None
-
-
-def _lines(label: str, total: int, finished: int, unit: str) -> Iterator[Callable[[], None]]:
-    began = shown = time.monotonic()
-    count = 0
-
-    def step() -> None:
-        nonlocal count, shown
-        count += 1
-        now = time.monotonic()
-        if now - shown >= EVERY or finished + count == total:
-            shown = now
-            rate = count / max(now - began, 1e-9)
-            print(f"{label}: {finished + count}/{total} {unit}, {rate:.1f} a second", file=sys.stderr, flush=True)
-
-    yield step
 
 
 def join(parts: Sequence[Path], folder: Path, tasks: Sequence[Task], *, label: str = "") -> None:

@@ -123,7 +123,7 @@ class FrameStore:
         return sum(len(index.ids) for index in self._indices)
 
     def __contains__(self, reference: object) -> bool:
-        """Tell whether the store has the frames of a reference."""
+        """Return whether the store has the frames of a reference."""
         return isinstance(reference, str) and self._find(reference)[1] is not None
 
     def __getitem__(self, reference: str) -> NDArray[np.uint8]:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from emoverse.artifacts.manifest import publish
 from emoverse.config import TINY, BaseModelParams, MediaParams, plain
 from emoverse.errors import UserError
-from emoverse.models.model_folder import check_model_folder, read_config
+from emoverse.models.convert.native import check_model_folder, read_config
+from emoverse.progress import progress
 
 TOKENIZER_EXAMPLES: Final = 8000
 """How many examples the tokenizer is trained on; more change little."""
@@ -37,6 +38,7 @@ def base_model(out: Path, params: BaseModelParams, media: MediaParams) -> None:
 def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict[str, Any]:
     """Pretrain the tiny model into ``folder``; return counts and the loss at start and end."""
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
     from emoverse.models.pretrain import pretrain_language, pretrain_vision
     from emoverse.models.pretraining_data import draw_face, make_examples
@@ -44,9 +46,14 @@ def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict
     from emoverse.models.tiny import build_model, build_processor, save_folder, train_tokenizer
 
     torch.set_num_threads(params.threads)
+    disable_progress_bar()  # of the weights written, which takes no time
     draw = partial(draw_face, seed=params.seed, n_frames=media.frames, media=media)
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        faces = list(pool.map(draw, range(params.faces), chunksize=64))
+        faces = []
+        with progress("base-model: faces drawn", params.faces, unit="clips") as advance:
+            for face in pool.map(draw, range(params.faces), chunksize=64):
+                faces.append(face)
+                advance()
     examples = [
         example
         for epoch in range(params.epochs)

@@ -10,6 +10,7 @@ import numpy as np
 
 from emoverse.models.pretraining_data import FEELINGS, Example, Face
 from emoverse.models.tiny import MEAN, STD
+from emoverse.progress import progress
 
 VISION_LEARNING_RATE: Final = 3e-3
 VISION_BATCH: Final = 128
@@ -40,14 +41,16 @@ def pretrain_vision(model: Any, faces: Sequence[Face], epochs: int, seed: int) -
     batches = [batch for _ in range(epochs) for batch in _frames((len(pixels), pixels.shape[1]), rng)]
     trainer = _Trainer([p for part in parts for p in part.parameters()], VISION_LEARNING_RATE, len(batches))
     losses = []
-    for clip, frame in batches:
-        normalised = _normalised(pixels[clip, frame])
-        mirrored = torch.tensor(rng.random(len(clip)) < 0.5)[:, None, None, None]
-        features = _features(model, torch.where(mirrored, normalised.flip(-1), normalised)).mean(dim=1)
-        # a clip's first frame comes before its expression
-        target = feeling[clip].masked_fill(torch.tensor(frame) == 0, -100)
-        loss = 3.0 * torch.nn.functional.mse_loss(heads[0](features), units[clip, frame])
-        losses.append(trainer.step(loss + 0.3 * torch.nn.functional.cross_entropy(heads[1](features), target)))
+    with progress("base-model: vision tower", len(batches), unit="steps") as advance:
+        for clip, frame in batches:
+            normalised = _normalised(pixels[clip, frame])
+            mirrored = torch.tensor(rng.random(len(clip)) < 0.5)[:, None, None, None]
+            features = _features(model, torch.where(mirrored, normalised.flip(-1), normalised)).mean(dim=1)
+            # a clip's first frame comes before its expression
+            target = feeling[clip].masked_fill(torch.tensor(frame) == 0, -100)
+            loss = 3.0 * torch.nn.functional.mse_loss(heads[0](features), units[clip, frame])
+            losses.append(trainer.step(loss + 0.3 * torch.nn.functional.cross_entropy(heads[1](features), target)))
+            advance()
     return losses
 
 
@@ -85,10 +88,12 @@ def pretrain_language(
     trainer = _Trainer([p for part in parts for p in part.parameters()], LANGUAGE_LEARNING_RATE, len(batches))
     model.train()
     losses = []
-    for batch in batches:
-        features = [_part(seen, examples[i]) for i in batch if examples[i].face is not None]
-        loss = _loss(model, [encoded[i] for i in batch], features, tokenizer.pad_token_id)
-        losses.append(trainer.step(loss))
+    with progress("base-model: language model", len(batches), unit="steps") as advance:
+        for batch in batches:
+            features = [_part(seen, examples[i]) for i in batch if examples[i].face is not None]
+            loss = _loss(model, [encoded[i] for i in batch], features, tokenizer.pad_token_id)
+            losses.append(trainer.step(loss))
+            advance()
     model.eval()
     return losses
 

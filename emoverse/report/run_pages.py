@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import statistics
 from collections.abc import Sequence
@@ -33,7 +34,23 @@ class OverSeeds:
         return statistics.stdev(self.by_seed.values()) if len(self.by_seed) > 1 else 0.0
 
 
-def over_seeds(scores: Sequence[Path]) -> list[OverSeeds]:
+@dataclass(frozen=True)
+class SeedComparison:
+    """Trainings that differ in their seed: test scores by task, and the validation score of each seed.
+
+    ``validation`` is the mean headline score over the validation sets; empty unless every model has one.
+    """
+
+    tasks: list[OverSeeds]
+    validation: dict[int, float]
+
+    @property
+    def best_seed(self) -> int | None:
+        """Return the seed with the best validation score, the lowest of equal ones; None without validation scores."""
+        return max(sorted(self.validation), key=self.validation.__getitem__) if self.validation else None
+
+
+def over_seeds(scores: Sequence[Path]) -> SeedComparison:
     """Read outputs of evaluate; return each task's score by the seed of the model's training.
 
     Raises UserError when two have one seed, or when they do not have the same tasks.
@@ -55,19 +72,31 @@ def over_seeds(scores: Sequence[Path]) -> list[OverSeeds]:
             raise UserError(
                 f"no score of {task} for seeds {missing}", place="scores", remedy="score the same test sets"
             )
-    return [OverSeeds(task, metric, by_seed) for (task, metric), by_seed in scores_of.items()]
+    tasks = [OverSeeds(task, metric, by_seed) for (task, metric), by_seed in scores_of.items()]
+    found = {seed: folder / "validation.json" for seed, folder in sorted(folders.items())}
+    validated = all(path.is_file() for path in found.values())
+    read = {seed: float(json.loads(path.read_text("utf-8"))["score"]) for seed, path in found.items() if validated}
+    return SeedComparison(tasks, read)
 
 
-def as_markdown(tasks: Sequence[OverSeeds]) -> str:
-    """Return a table with a row per task: mean, standard deviation, and each seed's score."""
-    seeds = list(tasks[0].by_seed) if tasks else []
+def as_markdown(comparison: SeedComparison) -> str:
+    """Return a table with a row per task: mean, standard deviation, and each seed's score.
+
+    Validation scores come first, with the seed that they choose: choosing by the test scores would bias these.
+    """
+    rows = [*comparison.tasks]
+    if comparison.validation:
+        rows.insert(0, OverSeeds("validation", "mean score", comparison.validation))
+    seeds = list(rows[0].by_seed) if rows else []
     head = ["task", "score", "mean", "sd", *(f"seed {seed}" for seed in seeds)]
-    rows = [
-        [task.task, task.metric, *(f"{v:.4f}" for v in (task.mean, task.deviation, *task.by_seed.values()))]
-        for task in tasks
+    cells = [
+        [row.task, row.metric, *(f"{v:.4f}" for v in (row.mean, row.deviation, *row.by_seed.values()))] for row in rows
     ]
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
+    lines = [head, ["---"] * len(head), *cells]
+    table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
+    if comparison.validation:
+        table += f"\nSeed {comparison.best_seed} has the best validation score. Choose by it; report the test scores.\n"
+    return table
 
 
 def _seed(scores: Path) -> int:

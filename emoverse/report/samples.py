@@ -36,7 +36,7 @@ class Sample:
     test: str
     task: str
     title: str
-    said: str
+    text: str
     channel: str
     frames: list[str]
     question: str
@@ -104,7 +104,7 @@ def _sample(test: str, row: dict[str, Any], question: dict[str, Any], store: Fra
         test=test,
         task=task,
         title=task_named(task).title,
-        said=match[2] if (match := _QUOTED.search(user)) else "",
+        text=match[2] if (match := _QUOTED.search(user)) else "",
         channel=str(row["channel"]),
         frames=[_data_uri(frame) for frame in store[reference]],
         question=user,

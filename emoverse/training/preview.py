@@ -43,7 +43,7 @@ def preview(
     for folder, step in ((model, ""), (amt, "build-amt"), *((folder, "validate") for folder in validated)):
         read_manifest(folder, made_by=step)
     weights = model / "model"
-    from emoverse.models.model_folder import check_model_folder  # it imports torch
+    from emoverse.models.convert.native import check_model_folder  # it imports torch
 
     check_model_folder(weights)
     check_device(params)

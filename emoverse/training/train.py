@@ -63,7 +63,7 @@ def train(
         PreemptedError: SIGTERM; a checkpoint is saved.
     """
     inputs = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
-    from emoverse.models.model_folder import check_model_folder  # it imports torch: not before the inputs are there
+    from emoverse.models.convert.native import check_model_folder  # it imports torch: not before the inputs are there
 
     adapter = None
     if params.start == "adapter":

@@ -74,7 +74,7 @@ def train_rows(
     # ms-swift would print its arguments and the whole model
     os.environ.setdefault("LOG_LEVEL", "ERROR")
     import torch
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from emoverse.compat.swift import InMemorySft, batch_sampler
     from emoverse.training.batches import LengthBatches
@@ -84,6 +84,7 @@ def train_rows(
     from emoverse.training.validation import ValidationCallback, read_results
 
     torch.set_num_threads(params.threads)
+    set_verbosity_error()  # of a deprecated argument that ms-swift passes
     if not sys.stderr.isatty():
         disable_progress_bar()
     scratch.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ _WHOLE_SPLIT: Final = 10  # rows; of a smaller split all clips may be missing on
 
 @dataclass(frozen=True)
 class Plan:
-    """What stands to be done: ``tasks``, in order of utterance id, are one for each good row of ``ledger``."""
+    """The work to do: ``tasks``, in order of utterance id, are one for each good row of ``ledger``."""
 
     corpus: str
     raw: Path
@@ -113,7 +113,7 @@ class KnownFault:
     source: str
 
     def covers(self, clip: str) -> bool:
-        """Tell whether a clip is one of those reported."""
+        """Return whether a clip is one of those reported."""
         return any(fnmatchcase(clip, pattern) for pattern in self.clips)
 
 

@@ -226,7 +226,7 @@ def write_page(path: Path, summary: Mapping[str, Any], quarantine: Sequence[tupl
     Styles and the small script are inline, so it opens from disk, offline, and in an iframe with ``sandbox``
     ``allow-scripts``. Without scripts all is readable; only the filter of the table is gone.
     """
-    # Transcripts and file names come from strangers: autoescape is what keeps a <script> in one of them text.
+    # Transcripts and file names are untrusted: autoescape keeps a <script> in one of them text.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["share"] = lambda value: f"{100 * value:.1f} %"
     environment.filters["count"] = lambda value: f"{value:,}"

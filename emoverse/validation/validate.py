@@ -85,7 +85,7 @@ def conclude(
     params: ValidationParams,
     measured: Mapping[str, Any],
 ) -> None:
-    """Judge the clips that lie read in ``scratch`` and fill the draft; raise UserError when too many rows failed."""
+    """Check the clips read into ``scratch`` and fill the draft; raise UserError when too many rows failed."""
     ledger, notes = plan.ledger, plan.reading.notes
     findings = plan.findings + judge_clips(ledger, scratch, params)
     if measured:
@@ -100,7 +100,7 @@ def conclude(
         raise _too_many(draft, out, plan.raw, ledger, params)
     take_frames(scratch, draft.path / FOLDER)
     shutil.rmtree(scratch, ignore_errors=True)
-    shutil.rmtree(_failed(out), ignore_errors=True)  # what an earlier run complained of no longer holds
+    shutil.rmtree(_failed(out), ignore_errors=True)  # the earlier run's report no longer holds
 
 
 def require_some_measured(scratch: Path) -> None:
@@ -136,7 +136,7 @@ def _failed(out: Path) -> Path:
 
 
 def _too_many(draft: Draft, out: Path, raw: Path, ledger: Ledger, params: ValidationParams) -> UserError:
-    """Keep what was written where no step takes it for finished; return the error to raise."""
+    """Keep what was written in a folder that no step takes for finished; return the error to raise."""
     failed = _failed(out)
     shutil.rmtree(failed, ignore_errors=True)
     shutil.copytree(draft.path, failed, ignore=shutil.ignore_patterns(FOLDER))

@@ -48,13 +48,13 @@ def test_the_graphs_give_the_originals_features_logits_and_greedy_tokens(exporte
     rows = ref["logits"].shape[-1]
     np.testing.assert_allclose(logits[0, :, :rows], ref["logits"][0][ref["mask"][0].astype(bool)], atol=1e-4)
 
-    said, seen = [], ids.shape[1]
+    printed, seen = [], ids.shape[1]
     for _ in ref["gen"][0, 1:]:
-        said.append(int(logits[0, -1].argmax()))
+        printed.append(int(logits[0, -1].argmax()))
         seen += 1
         see, place = np.ones((1, 1, 1, seen), np.bool_), np.array([[seen - 1]])
-        logits, past = onnx.decode(np.array([[said[-1]]]), None, see, place, past, np.array([0]))
-    assert said == ref["gen"][0, 1:].tolist()
+        logits, past = onnx.decode(np.array([[printed[-1]]]), None, see, place, past, np.array([0]))
+    assert printed == ref["gen"][0, 1:].tolist()
 
 
 def test_beyond_the_original_context_the_graphs_go_on_like_torch(exported: Any) -> None:

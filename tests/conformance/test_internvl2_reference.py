@@ -131,10 +131,10 @@ def test_the_chat_template_writes_the_originals_prompt(
     place = [name for name, *_ in known["conversations"]].index(TEMPLATE_OF[variant])
     _, single, several = known["conversations"][place]
     processor = AutoProcessor.from_pretrained(converted(variant))
-    asked = [{"role": "user", "content": "<img><IMG_CONTEXT><IMG_CONTEXT></img>\nRate the clip"}]
-    longer = [*asked, {"role": "assistant", "content": "good"}, {"role": "user", "content": "why?"}]
+    first_turn = [{"role": "user", "content": "<img><IMG_CONTEXT><IMG_CONTEXT></img>\nRate the clip"}]
+    longer = [*first_turn, {"role": "assistant", "content": "good"}, {"role": "user", "content": "why?"}]
     for messages, text, ids in zip(
-        (asked, longer), (single, several), known["conversation_ids"][FAMILIES[variant]][place], strict=True
+        (first_turn, longer), (single, several), known["conversation_ids"][FAMILIES[variant]][place], strict=True
     ):
         for writer in (processor, processor.tokenizer):
             assert writer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) == text

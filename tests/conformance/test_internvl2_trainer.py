@@ -27,7 +27,7 @@ class OneFrame(dict[str, Any]):
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
-def told(request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def encoded(request: pytest.FixtureRequest, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return the template of one family, and the original's (text, ids) of a question and of two turns."""
     kind, folder = request.param, shared_data / "internvl2"
     out = tmp_path_factory.mktemp(kind) / "out"
@@ -49,8 +49,8 @@ def turns_of(text: str) -> list[dict[str, str]]:
     return [first, *(later if "why?" in text else [])]
 
 
-def test_a_conversation_still_open_has_the_originals_ids(told: Any) -> None:
-    template, texts, ids = told
+def test_a_conversation_still_open_has_the_originals_ids(encoded: Any) -> None:
+    template, texts, ids = encoded
     template.set_mode("transformers")
     for text, expected in zip(texts, ids, strict=True):
         assert "<img><IMG_CONTEXT><IMG_CONTEXT></img>\nRate the clip" in text
@@ -58,8 +58,8 @@ def test_a_conversation_still_open_has_the_originals_ids(told: Any) -> None:
         assert fed["input_ids"] == expected
 
 
-def test_answers_and_their_ends_alone_are_learned_in_every_turn(told: Any) -> None:
-    template, texts, ids = told
+def test_answers_and_their_ends_alone_are_learned_in_every_turn(encoded: Any) -> None:
+    template, texts, ids = encoded
     template.set_mode("train")
     turns = [*turns_of(texts[1]), {"role": "assistant", "content": "because."}]
     fed = template.encode({"messages": turns, "images": ["x"], "videos": []})

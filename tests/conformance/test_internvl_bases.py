@@ -52,8 +52,8 @@ def answers(model: Any, image_token: int) -> tuple[torch.Tensor, list[int]]:
     model.config.image_token_id = image_token
     with torch.no_grad():
         logits = model(input_ids=ids, pixel_values=pixels).logits
-        asked = {"input_ids": ids, "pixel_values": pixels, "max_new_tokens": 8, "do_sample": False}
-        written = model.generate(**asked, eos_token_id=None)
+        arguments = {"input_ids": ids, "pixel_values": pixels, "max_new_tokens": 8, "do_sample": False}
+        written = model.generate(**arguments, eos_token_id=None)
     return logits, written[0, 40:].tolist()
 
 

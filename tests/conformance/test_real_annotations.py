@@ -20,8 +20,8 @@ def questions(name: str, utterances: list[Utterance]) -> list[Question]:
     dialogues: dict[str, list[Utterance]] = {}
     for one in utterances:
         dialogues.setdefault(one.dialogue_id, []).append(one)
-    asked = [task(name).question(Context(utterance=one, dialogue=dialogues[one.dialogue_id])) for one in utterances]
-    return [one for one in asked if not isinstance(one, Skipped)]
+    found = [task(name).question(Context(utterance=one, dialogue=dialogues[one.dialogue_id])) for one in utterances]
+    return [one for one in found if not isinstance(one, Skipped)]
 
 
 def test_every_row_of_meld_is_good(shared_data: Path) -> None:
@@ -66,8 +66,8 @@ def test_every_row_of_ecf_is_good_and_train_is_rebuilt_from_its_two_sources(shar
 
 
 def test_ecf_train_gives_7690_targets_609_of_them_without_a_cause(shared_data: Path) -> None:
-    asked = questions("ecpe", ecf.read_split(shared_data / "ecf/Subtask_2_train.rebuilt.json", "train").utterances)
-    assert (len(asked), sum(not one.answer for one in asked)) == (7690, 609)
+    found = questions("ecpe", ecf.read_split(shared_data / "ecf/Subtask_2_train.rebuilt.json", "train").utterances)
+    assert (len(found), sum(not one.answer for one in found)) == (7690, 609)
 
 
 def test_the_real_transcripts_hold_no_placeholder(shared_data: Path) -> None:
@@ -190,9 +190,9 @@ def test_the_audit_finds_what_was_measured(shared_data: Path, capsys: pytest.Cap
 def test_trivial_predictors_of_causes_have_their_known_scores(
     shared_data: Path, predictor: str, scores: tuple[float, ...]
 ) -> None:
-    asked = questions("ecpe", ecf.read_split(shared_data / "ecf/Subtask_2_test.json", "test").utterances)
-    golds, ecpe = [one.gold for one in asked], task("ecpe")
-    replies = {"gold": [one.answer for one in asked], **ecpe.baselines(golds, Counter())}[predictor]
+    found = questions("ecpe", ecf.read_split(shared_data / "ecf/Subtask_2_test.json", "test").utterances)
+    golds, ecpe = [one.gold for one in found], task("ecpe")
+    replies = {"gold": [one.answer for one in found], **ecpe.baselines(golds, Counter())}[predictor]
     scorer = ecpe.scorer(golds)
     found = scorer.scores(scorer.counts(replies).sum(0))
     names = ("authors_f1", "authors_weighted_f1", "official_micro_f1", "official_weighted_f1")

@@ -95,9 +95,9 @@ def question(video: str, clip: str, value: float) -> Question:
         utterance_id=name, corpus="mosei", split="test", dialogue_id=video, position=int(clip), text="...",
         sentiment=value, start=None, end=None, clip=f"{name}.mp4", source="label.csv", **blank,
     )  # fmt: skip
-    asked = task("msa").question(Context(utterance=one, dialogue=[one]))
-    assert isinstance(asked, Question)
-    return asked
+    question = task("msa").question(Context(utterance=one, dialogue=[one]))
+    assert isinstance(question, Question)
+    return question
 
 
 def test_always_positive_on_mosei_both_ways(

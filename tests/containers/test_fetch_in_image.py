@@ -33,8 +33,8 @@ def test_the_data_image_fetches_a_corpus_from_a_remote(kind: str, tmp_path: Path
         remote = stack.enter_context(server)
         remotes.use(repository, remote)
         tracked = resolve("raw/MELD", repository=repository)
-        told = [word for name, value in remote.variables.items() for word in ("--env", f"{name}={value}")]
-        words = ["docker", "run", "--rm", "--network", "host", *told, DATA, "python", "-c", FETCH]
+        variables = [word for name, value in remote.variables.items() for word in ("--env", f"{name}={value}")]
+        words = ["docker", "run", "--rm", "--network", "host", *variables, DATA, "python", "-c", FETCH]
         done = subprocess.run([*words, tracked.md5, tracked.remote], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split()[-1] == tracked.md5

@@ -45,13 +45,13 @@ def test_a_final_score_leads_back_to_the_raw_videos_the_same_in_every_place(repr
         for name in ("MELD", "ECF", "MOSEI")
     }
     repro.run("emoverse", "run-local", "--json")
-    told = artifacts(repro.root / "scratch/kubeflow")
-    kubeflow = told["evaluate/scores"]
-    metrics = told["evaluate/metrics"]
+    recorded = artifacts(repro.root / "scratch/kubeflow")
+    kubeflow = recorded["evaluate/scores"]
+    metrics = recorded["evaluate/metrics"]
     assert metrics == flat(repro.root / "data/scores"), "the UI compares every key of a metrics artifact"
     shown = ("/metrics", "/confusion_")
     of_steps = {
-        name: one for name, one in told.items() if not name.startswith("raw ") and not any(s in name for s in shown)
+        name: one for name, one in recorded.items() if not name.startswith("raw ") and not any(s in name for s in shown)
     }
     assert all({"digest", "raw", "params", "code", "revision"} <= one.keys() for one in of_steps.values())
     chain = json.loads(repro.run("emoverse", "lineage", "data/scores", "--json"))
@@ -61,8 +61,8 @@ def test_a_final_score_leads_back_to_the_raw_videos_the_same_in_every_place(repr
     assert kubeflow["rows"] == chain["rows"]
     assert kubeflow["revision"] == chain["revision"]
     fetched = {line.split()[2]: line.split()[1] for line in kubeflow["made_from"] if line.startswith("raw ")}
-    assert {told[f"raw {name}"]["digest"]: name for name in tracked} == fetched
-    assert {name: told[f"raw {name}"]["dvc_md5"] for name in tracked} == tracked
+    assert {recorded[f"raw {name}"]["digest"]: name for name in tracked} == fetched
+    assert {name: recorded[f"raw {name}"]["dvc_md5"] for name in tracked} == tracked
     page = (repro.root / "reports/index.html").read_text("utf-8")
     graph = page[page.index('aria-label="lineage graph"') :]
     for line in (line_of(chain), *kubeflow["made_from"]):
@@ -112,6 +112,11 @@ def test_lineage_leads_from_the_onnx_model_to_the_dvc_files_in_git(repro: Checko
 def test_metrics_and_plots_can_be_shown(repro: Checkout) -> None:
     assert "mer" in repro.run("dvc", "metrics", "show")
     assert "index.html" in repro.run("dvc", "plots", "show")
+
+
+def test_validation_scores_of_the_model_are_beside_its_test_scores(repro: Checkout) -> None:
+    data = repro.root / "data"
+    assert (data / "scores/validation.json").read_bytes() == (data / "stage2/validation.json").read_bytes()
 
 
 def test_the_quarantine_holds_each_planted_fault(repro: Checkout) -> None:

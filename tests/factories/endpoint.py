@@ -15,16 +15,16 @@ class Server:
     """Hold a server, what it was asked, and how it answers the n-th request."""
 
     def __init__(self, answer: Answer) -> None:
-        self.asked: list[dict[str, Any]] = []
+        self.requests: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.asked.append(body)
+                outer.requests.append(body)
                 outer.keys.append(self.headers.get("Authorization"))
-                status, headers, reply = answer(len(outer.asked), body, self.path)
+                status, headers, reply = answer(len(outer.requests), body, self.path)
                 raw = json.dumps(reply).encode()
                 self.send_response(status)
                 for name, value in {"Content-Length": str(len(raw)), **headers}.items():

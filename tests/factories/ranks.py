@@ -56,7 +56,7 @@ def start_training(folders: dict[str, Path], folder: Path) -> subprocess.Popen[b
         return subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
 
 
-def said(folder: Path) -> list[str]:
+def printed_by(folder: Path) -> list[str]:
     """Return what the last training in a folder said."""
     return (folder / "log.txt").read_text("utf-8").splitlines()
 
@@ -77,7 +77,7 @@ def hold_training(folders: dict[str, Path], folder: Path, step: int) -> tuple[su
         mark.unlink(missing_ok=True)
     process = start_training(folders, folder)
     wait_until(lambda: process.poll() is not None or all(mark.is_file() and mark.read_text() for mark in marks))
-    assert process.poll() is None, said(folder)
+    assert process.poll() is None, printed_by(folder)
     return process, [int(mark.read_text()) for mark in marks]
 
 

@@ -71,12 +71,16 @@ def make_results(root: Path, *, words: str = "", count: int = 24, detail: str = 
     return Results(validated, amt, [base, one, two], scores, root / "data/onnx")
 
 
-def with_seed(results: Results, root: Path, seed: int) -> Path:
-    """Publish a second stage that was trained with another seed, and its scores; return these."""
+def with_seed(results: Results, root: Path, seed: int, validation: float | None = None) -> Path:
+    """Publish a second stage that was trained with another seed, and its scores; return these.
+
+    ``validation`` is its score on the validation sets, None without any.
+    """
     one, amt = open_source(results.stages[1]), open_source(results.amt)
     sources = {f"validated/{path.name}": open_source(path) for path in results.validated}
     two = _stage(root / "stage2", "train", {**sources, "model": one, "amt": amt}, 60, seed=seed)
-    return _scores(root / "scores", read_sets(results.amt), {**sources, "model": open_source(two), "amt": amt})
+    inputs = {**sources, "model": open_source(two), "amt": amt}
+    return _scores(root / "scores", read_sets(results.amt), inputs, validation)
 
 
 def _spoken(table: Sequence[Utterance], words: str) -> list[Utterance]:
@@ -145,7 +149,9 @@ def _stage(out: Path, step: str, inputs: dict[str, Source], steps: int, *, seed:
     return out
 
 
-def _scores(out: Path, sets: Sequence[EvaluationSet], inputs: dict[str, Source]) -> Path:
+def _scores(
+    out: Path, sets: Sequence[EvaluationSet], inputs: dict[str, Source], validation: float | None = None
+) -> Path:
     with publish(out, step="evaluate", params={"bootstrap": 50}, inputs=inputs) as draft:
         measured = [measure(one, _replies(one), {"majority": 0.25}, EVALUATE) for one in sets]
         for folder in ("predictions", "plots"):
@@ -157,17 +163,19 @@ def _scores(out: Path, sets: Sequence[EvaluationSet], inputs: dict[str, Source])
             write_plots(part, draft.path / "plots")
         write_json(draft.path / "metrics.json", metrics(measured))
         write_json(draft.path / "published.json", [])
+        if validation is not None:
+            write_json(draft.path / "validation.json", {"score": validation})
     return out
 
 
 def _replies(one: EvaluationSet) -> Replies:
     """Answer two records of three rightly, some unreadably, and be surer where right."""
     golds = [str(gold["answer"]) for gold in one.golds]
-    told = [gold if n % 3 else ("???" if n % 2 else golds[n - 1]) for n, gold in enumerate(golds)]
+    texts = [gold if n % 3 else ("???" if n % 2 else golds[n - 1]) for n, gold in enumerate(golds)]
     if not one.answers:
-        return Replies(told)
-    shares = np.full((len(told), len(one.answers)), 0.4 / (len(one.answers) - 1))
+        return Replies(texts)
+    shares = np.full((len(texts), len(one.answers)), 0.4 / (len(one.answers) - 1))
     for n, gold in enumerate(golds):
         shares[n, one.answers.index(gold)] = 0.6
     controls = {"text-only": golds[::-1], "face-only": golds[1:] + golds[:1]}
-    return Replies(told, shares, controls)
+    return Replies(texts, shares, controls)

@@ -113,10 +113,10 @@ def test_the_cli_says_it_on_one_line_and_exits_with_two(tmp_path: Path, capsys: 
         str(tmp_path / "x.json"),
     ]
     assert main(command) == 2
-    said = capsys.readouterr().err
-    assert "2 bad row(s)" in said
-    assert "train_sent_emo.csv:2: Emotion: 'hapy' is not an emotion; did you mean 'joy'?" in said
-    assert "Traceback" not in said
+    message = capsys.readouterr().err
+    assert "2 bad row(s)" in message
+    assert "train_sent_emo.csv:2: Emotion: 'hapy' is not an emotion; did you mean 'joy'?" in message
+    assert "Traceback" not in message
     assert not (tmp_path / "x.json").exists()
     command[1], command[3], command[5] = "ecf", str(write_ecf(tmp_path / "ecf") / "Subtask_2_test.json"), "validation"
     assert main(command) == 2
@@ -151,12 +151,12 @@ def test_a_row_says_all_that_is_wrong_with_it(tmp_path: Path) -> None:
     row = meld_row(Emotion="hapy", Sentiment="glad", Season="x", EndTime="0:16")
     (one,) = meld.read(write_meld(tmp_path / "meld", [row])).quarantined
     assert (one.column, one.reason) == ("Season", "bad-number")
-    assert all(said in one.detail for said in ("'x'", "also Emotion: 'hapy'", "Sentiment: 'glad'", "EndTime: '0:16'"))
+    assert all(part in one.detail for part in ("'x'", "also Emotion: 'hapy'", "Sentiment: 'glad'", "EndTime: '0:16'"))
     (one,) = mosei.read(write_mosei(tmp_path / "mosei", [mosei_row(mode="trian", label="4", text=" ")])).quarantined
-    assert all(said in one.detail for said in ("'trian'", "also text: ", "also label: '4'"))
+    assert all(part in one.detail for part in ("'trian'", "also text: ", "also label: '4'"))
     listed = [ecf_conversation(1, conversation=[ecf_utterance(1, emotion=3, text="", speaker=None)], **NO_PAIRS)]
     (one,) = ecf.read_split(write_ecf(tmp_path / "ecf", listed) / "Subtask_2_train.json", "train").quarantined
-    assert all(said in one.detail for said in ("'' has no visible character", "also speaker: None", "also emotion: 3"))
+    assert all(part in one.detail for part in ("'' has no visible character", "also speaker: None", "also emotion: 3"))
 
 
 def test_every_line_with_a_bad_byte_is_listed(tmp_path: Path) -> None:

@@ -182,9 +182,12 @@ def test_a_provider_that_fails_to_load_is_one_line_or_an_error(folders, tmp_path
     script += "except UserError as error:\n    print(error)\n"
     process = subprocess.run([sys.executable, "-c", script, folders["onnx"], device], capture_output=True, text=True,
                              env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)}, check=True)  # fmt: skip
-    said = [line for line in (process.stdout + process.stderr).splitlines() if line.strip()]
+    printed = [line for line in (process.stdout + process.stderr).splitlines() if line.strip()]
     if device == "cuda":
-        assert said == [said[0]]
-        assert said[0].startswith("device cuda: onnxruntime could not load its CUDA libraries; ")
+        assert printed == [printed[0]]
+        assert printed[0].startswith("device cuda: onnxruntime could not load its CUDA libraries; ")
     else:
-        assert said == ["onnxruntime on the CPU", "onnxruntime could not load its CUDA libraries: it runs on the CPU"]
+        assert printed == [
+            "onnxruntime on the CPU",
+            "onnxruntime could not load its CUDA libraries: it runs on the CPU",
+        ]

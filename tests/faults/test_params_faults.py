@@ -31,7 +31,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "printed"),
     [
         (b"corpora: {meld: [\n", "params.yaml:2:1: not valid YAML"),
         (b"a: 1\n\tb: 2\n", "params.yaml:2:1: not valid YAML"),
@@ -42,15 +42,15 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
         (b"media: {frames: 2026-01-01}\n", "'corpora' is missing"),
     ],
 )
-def test_a_broken_params_file_is_named_with_line_and_column(place: Path, text: bytes, said: str) -> None:
+def test_a_broken_params_file_is_named_with_line_and_column(place: Path, text: bytes, printed: str) -> None:
     (place / "params.yaml").write_bytes(text)
-    assert said in refused(emoverse("compile", "--out", "x.yaml", cwd=place))
+    assert printed in refused(emoverse("compile", "--out", "x.yaml", cwd=place))
     assert not (place / "x.yaml").exists()
 
 
 def test_a_missing_params_file_says_where_to_run(tmp_path: Path) -> None:
-    said = refused(emoverse("compile", cwd=tmp_path))
-    assert "params.yaml: no such file; run in the repository's root, or give --params" in said
+    printed = refused(emoverse("compile", cwd=tmp_path))
+    assert "params.yaml: no such file; run in the repository's root, or give --params" in printed
 
 
 def test_a_folder_given_as_params_file_is_refused(tmp_path: Path) -> None:
@@ -58,21 +58,21 @@ def test_a_folder_given_as_params_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_parameter_gets_the_nearest_known_one(place: Path) -> None:
-    said = refused(emoverse("compile", "--set", "stage1.learning_rat=1e-3", cwd=place))
-    assert "unknown parameter 'stage1.learning_rat', did you mean 'learning_rate'?" in said
+    printed = refused(emoverse("compile", "--set", "stage1.learning_rat=1e-3", cwd=place))
+    assert "unknown parameter 'stage1.learning_rat', did you mean 'learning_rate'?" in printed
 
 
 def test_a_missing_corpus_is_refused_before_anything_runs(place: Path) -> None:
-    said = refused(emoverse("run-local", "--root", "runs", cwd=place))
-    assert "data/raw/sample/MELD: the raw corpus 'meld' is not here; run `dvc pull`" in said
+    printed = refused(emoverse("run-local", "--root", "runs", cwd=place))
+    assert "data/raw/sample/MELD: the raw corpus 'meld' is not here; run `dvc pull`" in printed
     assert not (place / "runs").exists()
 
 
 def test_an_unfinished_folder_has_no_lineage(place: Path) -> None:
     (place / "data").mkdir()
-    said = refused(emoverse("lineage", "data", cwd=place))
-    assert "manifest.json" in said
-    assert "give a finished output folder" in said
+    printed = refused(emoverse("lineage", "data", cwd=place))
+    assert "manifest.json" in printed
+    assert "give a finished output folder" in printed
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:

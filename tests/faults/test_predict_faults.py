@@ -85,10 +85,10 @@ def test_after_unfit_clips_a_good_one_is_answered_av1_too(predictor, tmp_path):
 def test_a_clip_with_a_negative_count_of_samples_is_read_or_refused(tmp_path):
     bad = write_negative_count(tmp_path / "x.mp4")
     try:
-        said = str(len(read_clip(bad, MEDIA).frames))
+        printed = str(len(read_clip(bad, MEDIA).frames))
     except UserError as error:
-        said = str(error)
-    assert said == "2" or "clip-" in said
+        printed = str(error)
+    assert printed == "2" or "clip-" in printed
 
 
 def test_a_decoder_that_does_not_come_back_is_stopped(tmp_path):
@@ -170,9 +170,9 @@ def test_a_folder_without_its_manifest_or_of_another_step_is_refused(prepared, t
     copy = shutil.copytree(prepared["onnx"], tmp_path / "copy")
     (copy / "manifest.json").unlink()
     assert main(["predict", "x.mp4", "--model", str(copy)]) == 2
-    said = capsys.readouterr()
-    assert "unfinished: it has no manifest.json; run `emoverse export`" in said.err
-    assert said.out == ""
+    printed = capsys.readouterr()
+    assert "unfinished: it has no manifest.json; run `emoverse export`" in printed.err
+    assert printed.out == ""
     with pytest.raises(UserError, match="an output of 'base-model', not of 'export'"):
         load_predictor(prepared["model"])
     with pytest.raises(UserError, match="no such folder"):

@@ -167,5 +167,7 @@ def test_a_download_on_a_full_disk_names_the_bytes_and_leaves_the_rest_for_the_n
         with pytest.raises(UserError) as caught:
             fetch("meld", tracked.md5, disk / "raw", remote=json.dumps({"url": str(tmp_path / "store")}))
         assert str(disk / "raw") in str(caught.value)
-        assert re.search(r"the disk is full.*bytes.*free some space", str(caught.value)), str(caught.value)
+        found = re.search(r"full: (\d+) files with ([\d,]+) bytes are missing.*; make \2 bytes free", str(caught.value))
+        assert found, str(caught.value)
+        assert int(found[2].replace(",", "")) == 40_000 * int(found[1]), "what the finished files take is not asked for"
         assert not (disk / "raw").exists()

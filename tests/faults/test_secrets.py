@@ -72,9 +72,9 @@ def test_a_token_stands_in_no_artifact_log_manifest_or_compiled_pipeline(
         assert done.metadata["raw"] == {"meld": tracked.md5}
         rows = [{"channel": "r", "labels": "Joy.", "response": "Joy."}]
         path = write_rows(root / "scratch/p.jsonl", rows)
-        asked = root / "scratch/judge.json"
-        asked.write_text(json.dumps({"url": judge.url, "model": "m", "cache": "scratch/cache"}), "utf-8")
-        assert main(["score", str(path), "--task", "eri", "--judge", str(asked)]) == 0
+        settings = root / "scratch/judge.json"
+        settings.write_text(json.dumps({"url": judge.url, "model": "m", "cache": "scratch/cache"}), "utf-8")
+        assert main(["score", str(path), "--task", "eri", "--judge", str(settings)]) == 0
         assert main(["compile", "--out", "scratch/emoverse.yaml", "--cluster", "cluster.yaml"]) == 0
         images = ["--image-data", IMAGE, "--image-train", IMAGE, "--unchecked", "image"]
         assert main(["submit", "--host", cluster.host, "--cluster", "cluster.yaml", *images, "--wait"]) == 0
@@ -85,8 +85,8 @@ def test_a_token_stands_in_no_artifact_log_manifest_or_compiled_pipeline(
 
     assert judge.keys == [f"Bearer {TOKEN}"], "the token was really used"
     assert cluster.runs, "and here"
-    said = capfd.readouterr()
-    assert TOKEN not in said.out + said.err
+    printed = capfd.readouterr()
+    assert TOKEN not in printed.out + printed.err
     assert TOKEN not in json.dumps(cluster.runs)
     # Where its owner put it, by DVC's own means: a file that git ignores.
     assert traces(tmp_path) == ["repository/.dvc/config.local"]

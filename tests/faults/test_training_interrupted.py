@@ -175,9 +175,9 @@ def test_a_disk_that_fills_up_is_named_and_the_checkpoint_before_stays(
 
     monkeypatch.setattr(Seq2SeqTrainer, "_save_optimizer_and_scheduler", crowded)
     folders = (prepared["model"], prepared["amt"], [prepared["meld"]], tmp_path / "out", PARAMS)
-    with pytest.raises(UserError, match=r"the disk is full: \d+ bytes are free now, a checkpoint takes more") as told:
+    with pytest.raises(UserError, match=r"the disk is full: \d+ bytes are free now, a checkpoint takes more") as caught:
         train("stage1", *folders)
-    assert str(small_disk) in str(told.value)
+    assert str(small_disk) in str(caught.value)
     assert [path.name for path in small_disk.glob("train/*/checkpoint-*")] == ["checkpoint-4"]
     assert not (tmp_path / "out").exists()
     filler.unlink()

@@ -129,9 +129,11 @@ def test_test_and_validation_files_have_every_row_with_its_gold(amt: Path) -> No
 
 def test_cause_pairs_are_tested_with_and_without_gold_emotions_whichever_is_trained(amt: Path, tmp_path: Path) -> None:
     spoken = [one for one in corpus("ecf") if one.split == "test"]
-    told, untold = rows(amt / "test/ecf-ecpe.jsonl"), rows(amt / "test/ecf-ecpe_semeval.jsonl")
-    assert [row["utterance_id"] for row in told] == [one.utterance_id for one in spoken if one.emotion != "neutral"]
-    assert [row["utterance_id"] for row in untold] == [one.utterance_id for one in spoken]
+    with_gold, without_gold = rows(amt / "test/ecf-ecpe.jsonl"), rows(amt / "test/ecf-ecpe_semeval.jsonl")
+    assert [row["utterance_id"] for row in with_gold] == [
+        one.utterance_id for one in spoken if one.emotion != "neutral"
+    ]
+    assert [row["utterance_id"] for row in without_gold] == [one.utterance_id for one in spoken]
     assert {row["task"] for row in rows(amt / "stage2.jsonl")} & {"ecpe", "ecpe_semeval"} == {"ecpe"}
     folder = validated(tmp_path / "ecf", corpus("ecf"))
     for choice, expected in ((False, {"ecpe_semeval"}), ("both", {"ecpe", "ecpe_semeval"})):

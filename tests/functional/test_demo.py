@@ -62,10 +62,10 @@ def test_whatever_is_wrong_is_one_message_that_names_no_folder(predictor: Predic
     assert reply(predictor, None, "", ["mer"]).message == NO_CLIP
     assert reply(predictor, str(clip), "", []).message == NO_TASK
     assert "4,000" in reply(predictor, str(clip), "a" * 4001, ["mer"]).message
-    told = reply(predictor, str(broken), "", ["mer"])
-    assert told.message.startswith("broken.mp4: clip-unreadable: ")
-    assert str(broken.parent) not in told.message
-    assert not told.answers
+    answer = reply(predictor, str(broken), "", ["mer"])
+    assert answer.message.startswith("broken.mp4: clip-unreadable: ")
+    assert str(broken.parent) not in answer.message
+    assert not answer.answers
 
 
 def test_words_that_would_be_commands_are_shown_as_the_model_read_them(predictor: Predictor, clip: Path) -> None:
@@ -166,8 +166,8 @@ def page(predictor: Predictor, clip: Path) -> Iterator[Any]:
     with serving(predictor, [(str(clip), "an example's words")]) as address, browsing() as browser:
         opened = browser.new_page()
         opened.set_default_timeout(30_000)
-        opened.asked = []
-        opened.on("request", lambda request: opened.asked.append(request.url))
+        opened.requested = []
+        opened.on("request", lambda request: opened.requested.append(request.url))
         opened.goto(address)
         opened.wait_for_selector("#ask")
         yield opened
@@ -210,6 +210,6 @@ def test_upload_ask_read_break_it_and_ask_again(page: Any, clip: Path, broken: P
 
 
 def test_neither_the_page_nor_its_server_asked_anything_of_another_machine(page: Any) -> None:
-    hosts = {urlsplit(url).hostname for url in page.asked if not url.startswith(("data:", "blob:"))}
+    hosts = {urlsplit(url).hostname for url in page.requested if not url.startswith(("data:", "blob:"))}
     assert hosts == {"127.0.0.1"}
     assert outside == []

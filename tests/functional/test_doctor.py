@@ -43,15 +43,15 @@ def test_a_failed_check_gets_its_remedy_and_exit_code_2(
     gone.unlink()
     monkeypatch.chdir(root)
     assert main(["doctor", "--host", "http://127.0.0.1:9"]) == 2
-    said = capsys.readouterr()
-    lines = {line[6:16].strip(): line for line in said.out.splitlines()}
-    assert {"raw meld", "raw ecf"} <= lines.keys(), said.out
+    printed = capsys.readouterr()
+    lines = {line[6:16].strip(): line for line in printed.out.splitlines()}
+    assert {"raw meld", "raw ecf"} <= lines.keys(), printed.out
     assert lines["raw meld"].startswith("fail")
     assert "lacks 1 of its 2 files, such as b.csv; run `dvc push raw/MELD`" in lines["raw meld"]
     assert "no .dvc file names it; run `dvc add`" in lines["raw ecf"]
     assert "the endpoint gives no answer" in lines["kubeflow"]
     assert lines["pyav"].startswith("ok")
-    assert "raw ecf, raw meld, kubeflow" in said.err
+    assert "raw ecf, raw meld, kubeflow" in printed.err
 
 
 def test_a_package_that_differs_from_the_lock_file_is_named(tmp_path: Path) -> None:

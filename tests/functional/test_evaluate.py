@@ -46,8 +46,8 @@ def predictions(folder, name):
 
 def test_every_test_row_has_a_prediction_in_its_place(folders, scores):
     for path in (folders["amt"] / "test").iterdir():
-        asked = [json.loads(line)["channel"] for line in path.read_text("utf-8").splitlines()]
-        assert [row["channel"] for row in predictions(scores, path.stem)] == asked
+        channels = [json.loads(line)["channel"] for line in path.read_text("utf-8").splitlines()]
+        assert [row["channel"] for row in predictions(scores, path.stem)] == channels
     rows = read_manifest(scores, made_by="evaluate")["rows"]
     assert rows == {"in": 34, "out": 34, "dropped": {}}
 

@@ -90,14 +90,16 @@ def test_a_corpus_of_nine_labels_is_validated_built_and_scored_in_its_own_labels
     section = replace(params.amt.stage1, corpora=("nine",), tasks={"mer": 1.0, "ecpe": 1.0})
     amt = replace(params.amt, stage1=section, stage2=section, modality_dropout=0.0)
     build_amt([tmp_path / "validated"], tmp_path / "amt", amt)
-    asked = rows(tmp_path / "amt/test/nine-mer.jsonl")
+    test_rows = rows(tmp_path / "amt/test/nine-mer.jsonl")
     assert (
         "represents: frustration, excited, worried, contempt, anger, joy, sadness, neutral or fear."
-        in (asked[0]["messages"][1]["content"])
+        in (test_rows[0]["messages"][1]["content"])
     )
-    assert Counter(row["messages"][2]["content"] for row in asked) == {f"{label.capitalize()}.": 2 for label in LABELS}
-    scorer = task("mer").scorer([row["gold"] for row in asked])
-    right = scorer.scores(scorer.counts([row["gold"]["answer"] for row in asked]).sum(0))
+    assert Counter(row["messages"][2]["content"] for row in test_rows) == {
+        f"{label.capitalize()}.": 2 for label in LABELS
+    }
+    scorer = task("mer").scorer([row["gold"] for row in test_rows])
+    right = scorer.scores(scorer.counts([row["gold"]["answer"] for row in test_rows]).sum(0))
     assert right["accuracy"] == 1.0
     assert {f"f1/{label}" for label in LABELS} <= right.keys()
     pairs = rows(tmp_path / "amt/stage2.jsonl")

@@ -34,8 +34,8 @@ def run(root: Path, folders: dict[str, str], longest: int, stage1: bool = True) 
     sections = {name: plain(getattr(params, name)) for name in ("media", "stage1", "stage2")}
     with session(root):
         counted(**folders, **{**sections, "stage1": sections["stage1"] if stage1 else {}})
-    (said,) = root.rglob("budget/executor_output.json")
-    (table,) = json.loads(said.read_text("utf-8"))["artifacts"]["table"]["artifacts"]
+    (output,) = root.rglob("budget/executor_output.json")
+    (table,) = json.loads(output.read_text("utf-8"))["artifacts"]["table"]["artifacts"]
     return dict(table)
 
 

@@ -137,8 +137,8 @@ def test_a_workspace_is_made_for_the_run_and_told_to_the_steps_that_read_raw_cor
     inputs = pipeline["root"]["inputDefinitions"]["parameters"]
     assert inputs["raw_volume"]["defaultValue"] == "/kfp-workspace"  # what Kubeflow looks for in a task's parameters
     tasks = {n: t for c in pipeline["components"].values() for n, t in c.get("dag", {}).get("tasks", {}).items()}
-    told = {n for n, t in tasks.items() if "volume" in t.get("inputs", {}).get("parameters", {})}
-    assert told == {"fetch", "validate-part", "validate-join"}
+    readers = {n for n, t in tasks.items() if "volume" in t.get("inputs", {}).get("parameters", {})}
+    assert readers == {"fetch", "validate-part", "validate-join"}
 
 
 def test_a_profile_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -139,8 +139,8 @@ def test_the_image_may_be_given_by_digest(tmp_path: Path) -> None:
     assert main(words) == 0
     executors = yaml.safe_load((tmp_path / "p.yaml").read_text("utf-8"))["deploymentSpec"]["executors"]
     assert {e["container"]["image"] for e in executors.values() if "container" in e} == {image}
-    told = [one for e in executors.values() for one in e["container"]["env"]]
-    assert told == [{"name": "EMOVERSE_IMAGE", "value": image}] * len(executors), "artifacts name the image"
+    variables = [one for e in executors.values() for one in e["container"]["env"]]
+    assert variables == [{"name": "EMOVERSE_IMAGE", "value": image}] * len(executors), "artifacts name the image"
 
 
 def test_a_name_that_kubeflow_does_not_take_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

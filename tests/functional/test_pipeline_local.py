@@ -65,8 +65,8 @@ def test_the_component_gives_the_bytes_of_the_step_and_the_cache_tells_what_chan
     assert first.metadata["raw"] == {"meld": md5_of(tmp_path / "MELD")}
     assert first.metadata["params"]["media"]["size"] == MEDIA.size
 
-    (said,) = (tmp_path / "runs").rglob("validate/executor_output.json")
-    (page,) = json.loads(said.read_text("utf-8"))["artifacts"]["page"]["artifacts"]
+    (output,) = (tmp_path / "runs").rglob("validate/executor_output.json")
+    (page,) = json.loads(output.read_text("utf-8"))["artifacts"]["page"]["artifacts"]
     names = {"display_name": "validated meld"}, {"display_name": "checks of meld"}
     assert first.metadata == {**first.metadata, **names[0]}
     assert page["metadata"] == {**first.metadata, **names[1]}, "the page says as much about itself as the data does"
@@ -84,9 +84,9 @@ def test_the_component_gives_the_bytes_of_the_step_and_the_cache_tells_what_chan
 def test_other_content_than_the_run_asked_for_is_refused(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"the pipeline stopped: .*but the run asked for 000000"):
         run(md5="0" * 32 + ".dir")
-    said = capfd.readouterr().out
-    assert "emoverse: " in said
-    assert "Traceback" not in said, "a pod's log ends with one line"
+    output = capfd.readouterr().out
+    assert "emoverse: " in output
+    assert "Traceback" not in output, "a pod's log ends with one line"
 
 
 def test_other_code_than_the_run_asked_for_is_refused(run: Run) -> None:

@@ -8,7 +8,7 @@ from kfp import dsl
 from components.compare_seeds import compare_seeds as component
 from emoverse.artifacts.manifest import open_source
 from emoverse.errors import UserError
-from emoverse.report.run_pages import OverSeeds, over_seeds
+from emoverse.report.run_pages import OverSeeds, as_markdown, over_seeds
 from emoverse.report.scores import headlines
 from tests.factories.results import make_results, with_seed
 
@@ -31,10 +31,23 @@ def test_the_component_shows_the_mean_and_what_it_is_the_mean_of(scores: list[Pa
     assert metrics.metadata[f"{first.task}_{first.metric}_sd"] == 0
     assert all(isinstance(value, float) for value in metrics.metadata.values()), "the UI compares every key"
     assert table.metadata["made_from"] == ", ".join(sorted(f"evaluate {open_source(path).digest}" for path in scores))
-    head, _, row, *_ = Path(table.path).read_text("utf-8").splitlines()
+    head, _, row, *rest = Path(table.path).read_text("utf-8").splitlines()
     assert head == "| task | score | mean | sd | seed 7 | seed 9 | seed 42 |"
+    assert all(line.startswith("| ") for line in rest), "without validation scores no seed is named"
     assert row == f"| {first.task} | {first.metric} | {first.value:.4f} | 0.0000 |" + f" {first.value:.4f} |" * 3
     assert Path(metrics.path).is_file()
+
+
+def test_the_seed_to_choose_is_the_one_with_the_best_validation_score(tmp_path: Path) -> None:
+    results = make_results(tmp_path, count=12)
+    chosen = {1: 0.5, 2: 0.7, 3: 0.6}
+    found = [with_seed(results, tmp_path / str(seed), seed, score) for seed, score in chosen.items()]
+    comparison = over_seeds(found)
+    assert (comparison.validation, comparison.best_seed) == (chosen, 2)
+    table = as_markdown(comparison).splitlines()
+    assert table[2] == "| validation | mean score | 0.6000 | 0.1000 | 0.5000 | 0.7000 | 0.6000 |"
+    assert table[-1].startswith("Seed 2 has the best validation score.")
+    assert over_seeds([results.scores, *found]).best_seed is None, "some seeds have no validation score"
 
 
 def test_the_deviation_is_the_samples() -> None:

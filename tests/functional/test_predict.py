@@ -111,13 +111,13 @@ def test_without_words_the_prompt_says_so_as_the_training_did(predictor, clip):
 def test_the_verb_prints_bars_or_one_json_object(folders, clip, capsys):
     words = ["predict", str(clip), "--model", str(folders["onnx"]), "--text", "hello", "--task", "mer"]
     assert main(words) == 0
-    said = capsys.readouterr()
-    assert said.out.startswith("a clip.mp4: 1.0 s, 2 frames\nemotion recognition: ")
-    assert "%" in said.out
+    printed = capsys.readouterr()
+    assert printed.out.startswith("a clip.mp4: 1.0 s, 2 frames\nemotion recognition: ")
+    assert "%" in printed.out
     assert main([*words, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert list(told["answers"]) == ["mer"]
-    assert sum(told["answers"]["mer"]["probabilities"].values()) == pytest.approx(1.0, abs=1e-3)
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["answers"]) == ["mer"]
+    assert sum(result["answers"]["mer"]["probabilities"].values()) == pytest.approx(1.0, abs=1e-3)
 
 
 def test_predicting_imports_neither_torch_nor_transformers(folders, clip, tmp_path):

@@ -70,10 +70,10 @@ def test_every_section_is_there(page: str) -> None:
 
 
 def test_each_tasks_tokens_stand_beside_the_length_that_is_allowed(results: Results, page: str) -> None:
-    asked = (results.amt / "stage1.jsonl").read_text("utf-8").count('"task":"ecpe"')
+    count = (results.amt / "stage1.jsonl").read_text("utf-8").count('"task":"ecpe"')
     texts = [text.strip() for text in read(page).texts if text.strip()]
     head = texts.index("max_length")
-    assert texts[head + 2 : head + 5] == ["stage1", "ECPE", str(asked)]
+    assert texts[head + 2 : head + 5] == ["stage1", "ECPE", str(count)]
     assert texts[head + 7 : head + 9] == ["4,096", "0"]
 
 

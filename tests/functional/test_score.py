@@ -75,8 +75,10 @@ def test_a_person_gets_a_table(tmp_path, capsys):
 def test_a_file_without_the_gold_is_held_against_a_test_set(tmp_path, capsys):
     rows = rows_of("mer", utterances("meld", 12))
     gold = write_rows(tmp_path / "meld-mer.jsonl", rows)
-    told = [{"channel": row["channel"], "labels": row["gold"]["answer"], "response": "Joy."} for row in reversed(rows)]
-    found = run(capsys, "--task", "mer", write_rows(tmp_path / "p.jsonl", told), "--gold", gold)
+    predictions = [
+        {"channel": row["channel"], "labels": row["gold"]["answer"], "response": "Joy."} for row in reversed(rows)
+    ]
+    found = run(capsys, "--task", "mer", write_rows(tmp_path / "p.jsonl", predictions), "--gold", gold)
     assert found["n"] == 12
     assert found["accuracy"] == pytest.approx(sum(row["gold"]["answer"] == "Joy." for row in rows) / 12, abs=1e-6)
 

@@ -88,8 +88,8 @@ def test_the_cluster_is_told_which_data_code_parameters_and_image(
     assert json.loads(corpus["remote"]) == {"url": remote.url, "user": "carl"}
     assert given["stage1"]["seed"] == 99
     assert given["code_validate"] == code_digest("validate")
-    told = run["pipeline_spec"]
-    spec = told.get("pipeline_spec", told)
+    document = run["pipeline_spec"]
+    spec = document.get("pipeline_spec", document)
     assert set(given) <= set(spec["root"]["inputDefinitions"]["parameters"])
     containers = [e["container"] for e in spec["deploymentSpec"]["executors"].values() if "container" in e]
     assert {c["image"] for c in containers} == {image}
@@ -116,12 +116,12 @@ def test_every_variant_is_submitted_with_parameters_it_knows(
 ) -> None:
     assert order(*variant) == 0
     (run,) = cluster.runs
-    told = run["pipeline_spec"]
-    spec = told.get("pipeline_spec", told)
+    document = run["pipeline_spec"]
+    spec = document.get("pipeline_spec", document)
     given = run["runtime_config"]["parameters"]
     assert set(given) <= set(spec["root"]["inputDefinitions"]["parameters"])
     assert given["raw_volume"] == ("/kfp-workspace" if "workspace.yaml" in variant else "")
-    assert ("pipelineConfig" in json.dumps(told)) == ("workspace.yaml" in variant)
+    assert ("pipelineConfig" in json.dumps(document)) == ("workspace.yaml" in variant)
 
 
 def test_an_experiment_that_exists_is_used_and_the_cache_can_be_left_out(order: Submit, cluster: Kubeflow) -> None:
@@ -154,8 +154,8 @@ def test_waiting_for_a_run_that_fails_ends_with_the_steps_own_last_line(
     cluster.states = [(state, {"root.base-model": "Succeeded", "root.train": ("Failed", "Error (exit code 1)")})]
     cluster.logs = {"root.train": "I0101 driver\nstep 3 of 9\nemoverse: stage1: not finite; lower it\nF0101 exit 2\n"}
     assert order("--wait") == 2
-    said = capsys.readouterr().err
-    assert f"{RUN}: the run ended as {state.lower()}: train stage1: emoverse: stage1: not finite; lower it" in said
+    printed = capsys.readouterr().err
+    assert f"{RUN}: the run ended as {state.lower()}: train stage1: emoverse: stage1: not finite; lower it" in printed
 
 
 def test_runs_that_differ_in_parameters_are_runs_of_one_version_with_names_that_tell_them_apart(
@@ -192,10 +192,10 @@ def test_an_image_that_is_not_pinned_by_its_digest_is_refused(
     order: Submit, cluster: Kubeflow, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for image in ("team/emoverse-python:1.0", f"team/emoverse-python@{DIGEST[:-1]}", "team/emoverse-python"):
-        said = refused(order, cluster, capsys, image_train=image)
-        assert "--image-train: " in said
-        assert "not pinned by its digest" in said
-        assert "RepoDigests" in said
+        printed = refused(order, cluster, capsys, image_train=image)
+        assert "--image-train: " in printed
+        assert "not pinned by its digest" in printed
+        assert "RepoDigests" in printed
 
 
 def test_an_image_its_registry_does_not_hold_is_refused(
@@ -251,8 +251,8 @@ def test_a_corpus_that_its_remote_lacks_a_file_of_is_refused(
     path.chmod(0o644)
     path.rename(path.with_suffix(".gone"))
     try:
-        said = refused(order, cluster, capsys)
-        assert "lacks 1 of its 2 files, such as train_splits/a.mp4; run `dvc push raw/MELD`" in said
+        printed = refused(order, cluster, capsys)
+        assert "lacks 1 of its 2 files, such as train_splits/a.mp4; run `dvc push raw/MELD`" in printed
     finally:
         path.with_suffix(".gone").rename(path)
 
@@ -270,12 +270,12 @@ def test_a_remote_that_pods_cannot_see_is_refused_unless_a_volume_holds_the_data
     given = cluster.runs.pop()["runtime_config"]["parameters"]
     assert given["raw_volume"] == "/mnt/raw"
     assert given["corpora"][0]["remote"] == ""
-    said = refused(order, cluster, capsys, "--raw-volume", "/mnt/rawer")
-    assert "no volume of the cluster profile is mounted there (mounted: /mnt/raw)" in said
-    said = refused(order, cluster, capsys, "--raw-volume", "/kfp-workspace/raw")
-    assert "give the profile a `workspace`" in said
-    said = refused(order, cluster, capsys, "--cluster", "workspace.yaml")
-    assert "which pods cannot read" in said, "a run's workspace starts empty"
+    printed = refused(order, cluster, capsys, "--raw-volume", "/mnt/rawer")
+    assert "no volume of the cluster profile is mounted there (mounted: /mnt/raw)" in printed
+    printed = refused(order, cluster, capsys, "--raw-volume", "/kfp-workspace/raw")
+    assert "give the profile a `workspace`" in printed
+    printed = refused(order, cluster, capsys, "--cluster", "workspace.yaml")
+    assert "which pods cannot read" in printed, "a run's workspace starts empty"
 
 
 def test_a_secret_that_no_pod_would_get_is_refused(
@@ -283,9 +283,9 @@ def test_a_secret_that_no_pod_would_get_is_refused(
 ) -> None:
     (tmp_path / "cluster.yaml").write_text("secrets: [{name: other, env: {key: SOMETHING}}]\n", "utf-8")
     profile = str(tmp_path / "cluster.yaml")
-    said = refused(order, cluster, capsys, "--cluster", profile)
-    assert "its remote needs EMOVERSE_REMOTE_PASSWORD, which no secret of the cluster profile gives" in said
-    assert "under `secrets` in the profile" in said
+    printed = refused(order, cluster, capsys, "--cluster", profile)
+    assert "its remote needs EMOVERSE_REMOTE_PASSWORD, which no secret of the cluster profile gives" in printed
+    assert "under `secrets` in the profile" in printed
     assert order("--cluster", profile, "--unchecked", "secrets") == 0
 
 

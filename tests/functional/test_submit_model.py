@@ -148,15 +148,15 @@ def compiled(folder: Path, options: PipelineOptions, **overrides: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("start", "task", "told"), [("stage1", "train", "model_digest"), ("convert", "convert", "source_digest")]
+    ("start", "task", "parameter"), [("stage1", "train", "model_digest"), ("convert", "convert", "source_digest")]
 )
 def test_kubeflows_cache_is_told_what_lies_there_or_imports_it_anew(
-    tmp_path: Path, start: Any, task: str, told: str
+    tmp_path: Path, start: Any, task: str, parameter: str
 ) -> None:
     uri = "s3://models/stage1"
     importer, tasks = compiled(tmp_path, PipelineOptions(start=start, model=uri, model_digest="abc"))
     assert "reimport" not in importer
-    assert tasks[task]["inputs"]["parameters"][told] == {"runtimeValue": {"constant": "abc"}}
+    assert tasks[task]["inputs"]["parameters"][parameter] == {"runtimeValue": {"constant": "abc"}}
     importer, _ = compiled(tmp_path, PipelineOptions(start=start, model=uri))
     assert importer["reimport"] is True
 

@@ -29,9 +29,9 @@ def test_a_converted_model_is_trained_twice_scored_and_exported(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EMOVERSE_SCRATCH", str(tmp_path / "scratch"))
-    asked = rows_of("mer", utterances("meld", 6))
-    amt = make_amt(tmp_path / "amt", {"meld-mer": asked}, stage_rows(6))
-    validated = [make_validated(tmp_path / "meld", "meld", [row["utterance_id"] for row in asked])]
+    test_rows = rows_of("mer", utterances("meld", 6))
+    amt = make_amt(tmp_path / "amt", {"meld-mer": test_rows}, stage_rows(6))
+    validated = [make_validated(tmp_path / "meld", "meld", [row["utterance_id"] for row in test_rows])]
     base = make_converted(tmp_path / "base", kind, text=TEXT_MODELS[kind])
     params = train_params(epochs=3.0, max_length=1024, batch_size=3, learning_rate=2e-2)
 
@@ -51,7 +51,7 @@ def test_a_converted_model_is_trained_twice_scored_and_exported(
 
     evaluate(model, amt, validated, tmp_path / "scores", EVALUATE)
     replies = [json.loads(line) for line in (tmp_path / "scores/predictions/meld-mer.jsonl").open(encoding="utf-8")]
-    assert [row["channel"] for row in replies] == [row["channel"] for row in asked]
+    assert [row["channel"] for row in replies] == [row["channel"] for row in test_rows]
     export(model, tmp_path / "onnx", EXPORT, amt=amt, validated=validated, scores=tmp_path / "scores")
     parity = json.loads((tmp_path / "onnx" / "parity.json").read_text("utf-8"))["fp32"]
     assert parity["greedy_equal"] == parity["answers_equal"] == 1.0

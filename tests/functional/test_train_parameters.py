@@ -47,9 +47,9 @@ def adapters(modules: set[str]) -> set[str]:
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a function that trains a tiny model of a kind; it gives the folders before and after."""
     monkeypatch.setenv("EMOVERSE_SCRATCH", str(tmp_path / "scratch"))
-    asked = rows_of("mer", utterances("meld", 3))
-    amt = make_amt(tmp_path / "amt", {"meld-mer": asked}, stage_rows(3))
-    validated = [make_validated(tmp_path / "meld", "meld", [row["utterance_id"] for row in asked])]
+    test_rows = rows_of("mer", utterances("meld", 3))
+    amt = make_amt(tmp_path / "amt", {"meld-mer": test_rows}, stage_rows(3))
+    validated = [make_validated(tmp_path / "meld", "meld", [row["utterance_id"] for row in test_rows])]
 
     def run(kind: str, **params: Any) -> tuple[Path, Path]:
         base = make_converted(tmp_path / "base", kind)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from emoverse.artifacts.digests import folder_files
 from emoverse.cli.training import PREEMPTED
 from emoverse.training.train import train
-from tests.factories.ranks import hold_training, log_of, make_inputs, release, said, start_training, wait_until
+from tests.factories.ranks import hold_training, log_of, make_inputs, printed_by, release, start_training, wait_until
 from tests.factories.training import train_params
 
 ONE, TWO = train_params(batch_size=4), train_params(batch_size=2, gpus=2)
@@ -31,7 +31,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def undisturbed(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed")
-    assert start_training(folders, folder).wait() == 0, said(folder)
+    assert start_training(folders, folder).wait() == 0, printed_by(folder)
     return folder / "out"
 
 
@@ -55,7 +55,7 @@ def test_whatever_ends_two_processes_they_say_so_in_a_line_and_go_on_to_the_same
     os.kill(ranks[1], signal.SIGKILL)
     release(tmp_path)
     assert process.wait() == 2
-    assert said(tmp_path) == [
+    assert printed_by(tmp_path) == [
         "emoverse: rank 1 of 2: ended by SIGKILL, so training stopped; last stderr line: 'a rank about to die'; check "
         "whether memory ran out (a smaller train.batch_size and fewer train.workers need less), and run again to "
         "resume from checkpoint-2"
@@ -66,14 +66,14 @@ def test_whatever_ends_two_processes_they_say_so_in_a_line_and_go_on_to_the_same
     wait_until(lambda: list(tmp_path.glob("scratch/train/*/stop")))
     release(tmp_path)
     assert process.wait() == PREEMPTED
-    assert said(tmp_path) == [
+    assert printed_by(tmp_path) == [
         "train: resuming from checkpoint-2",
         "emoverse: stopped at step 4 of 6, saved; run again to resume",
     ]
     assert not (tmp_path / "out").exists()
 
     assert start_training(folders, tmp_path).wait() == 0
-    assert said(tmp_path)[0] == "train: resuming from checkpoint-4"
+    assert printed_by(tmp_path)[0] == "train: resuming from checkpoint-4"
     assert folder_files(tmp_path / "out") == folder_files(undisturbed)
 
 

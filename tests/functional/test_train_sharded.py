@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from emoverse.artifacts.digests import folder_files
 from emoverse.artifacts.manifest import read_manifest
 from emoverse.training.train import train
-from tests.factories.ranks import hold_training, log_of, make_inputs, release, said, start_training
+from tests.factories.ranks import hold_training, log_of, make_inputs, printed_by, release, start_training
 from tests.factories.training import train_params
 
 pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs deepspeed, an optional package")
@@ -29,13 +29,13 @@ def test_sharded_training_learns_what_one_process_does_and_goes_on_after_a_kill(
     places = [tmp_path / "whole", tmp_path / "killed"]
     for place in places:
         place.mkdir()
-    assert start_training(folders, places[0]).wait() == 0, said(places[0])
+    assert start_training(folders, places[0]).wait() == 0, printed_by(places[0])
     process, _ = hold_training(folders, places[1], 3)
     process.kill()
     process.wait()
     release(places[1])
-    assert start_training(folders, places[1]).wait() == 0, said(places[1])
-    assert "train: resuming from checkpoint-2" in said(places[1])
+    assert start_training(folders, places[1]).wait() == 0, printed_by(places[1])
+    assert "train: resuming from checkpoint-2" in printed_by(places[1])
     whole, killed = (place / "out" for place in places)
     assert folder_files(whole) == folder_files(killed)
     assert "deepspeed" in read_manifest(whole)["libraries"]

@@ -325,9 +325,9 @@ def test_an_unknown_corpus_and_a_missing_folder_are_one_clear_line(
     for corpus, folder, word in (("meldd", raw, "did you mean 'meld'"), ("meld", tmp_path / "none", "dvc pull")):
         words = ["validate", "--corpus", corpus, "--raw", str(folder), "--out", str(tmp_path / "out")]
         assert main(words) == 2
-        said = capsys.readouterr().err.strip()
-        assert word in said
-        assert len(said.splitlines()) == 1
+        printed = capsys.readouterr().err.strip()
+        assert word in printed
+        assert len(printed.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -60,9 +60,9 @@ def test_clips_without_a_table_are_measured_by_the_program(tmp_path: Path) -> No
     assert faces["meld/train/dia0_utt0"].frame == 1, "its own table"
     assert {face.frame for name, face in faces.items() if name != "meld/train/dia0_utt0"} == {3}
     assert faces["meld/test/dia0_utt1"].intensities["AU12_r"] == 4.0
-    asked = (tmp_path / "bin/asked.txt").read_text().splitlines()
-    assert len(asked) == 9
-    assert all(Path(clip).is_absolute() for clip in asked)
+    measured = (tmp_path / "bin/asked.txt").read_text().splitlines()
+    assert len(measured) == 9
+    assert all(Path(clip).is_absolute() for clip in measured)
     facts = open_source(tmp_path / "out").manifest["facts"]
     assert facts["action_units"]["measured_by"] == "openface"
     assert len(facts["action_units"]["sha256"]) == 64
@@ -115,9 +115,9 @@ def test_who_cannot_measure_is_told_before_anything_is_read(tmp_path: Path, caps
     ):
         words = ["validate", "--corpus", "meld", "--raw", str(raw), "--out", str(tmp_path / "out")]
         assert main([*words, "--action-units", who]) == 2
-        said = capsys.readouterr().err.strip()
-        assert says in said
-        assert len(said.splitlines()) == 1
+        printed = capsys.readouterr().err.strip()
+        assert says in printed
+        assert len(printed.splitlines()) == 1
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="not an executable file"):
         run(raw, tmp_path / "out", f"openface:{raw}")

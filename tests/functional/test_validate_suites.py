@@ -169,10 +169,10 @@ def test_a_row_that_fails_an_expectation_stops_the_step_and_is_named(
 
 
 def test_every_reason_that_sets_a_row_aside_is_explained_on_the_page() -> None:
-    told = {check.reason for check in (*ANNOTATIONS, *probe_checks(LIMITS)) if check.severity == "error"} | WARNINGS
+    reasons = {check.reason for check in (*ANNOTATIONS, *probe_checks(LIMITS)) if check.severity == "error"} | WARNINGS
     rooms = Path(corpora.__file__).parent
-    told |= set(re.findall(r'"((?:bad|empty|nul|line|ragged|span|duplicate)-[a-z-]+)"', _text(rooms)))
-    assert told - {"no-rows", "clip-empty", "line-feed-in-cell"} <= MEANING.keys()  # the last is a note
+    reasons |= set(re.findall(r'"((?:bad|empty|nul|line|ragged|span|duplicate)-[a-z-]+)"', _text(rooms)))
+    assert reasons - {"no-rows", "clip-empty", "line-feed-in-cell"} <= MEANING.keys()  # the last is a note
 
 
 def _text(folder: Path) -> str:

@@ -53,12 +53,12 @@ def test_an_answer_is_asked_for_once_and_its_spend_counted_every_time(
         assert found[0].provider == "endpoint:tiny"
         assert found[0].clues == ("lip corners pulled up", "the words sound positive")
         facts.append(one.facts())
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
     assert server.keys == ["Bearer s3cret"] * 2
     assert facts[0] == facts[1]
     assert facts[0]["spend"] == pytest.approx((300 * 1.0 + 60 * 10.0) / 1e6)
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "s3cret" in path.read_text()]
-    assert "lip corners pulled up" in server.asked[0]["messages"][0]["content"]
+    assert "lip corners pulled up" in server.requests[0]["messages"][0]["content"]
 
 
 def test_a_rate_limit_is_waited_out_as_the_server_says(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_rate_limit_is_waited_out_as_the_server_says(serve: Callable[[Answer],
     )
     found = reasons(server.url, tmp_path).of(utterance(), [], None)
     assert found is not None
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
 
 
 def test_requests_keep_to_the_rate(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_run_that_was_refused_goes_on_where_it_stopped(serve: Callable[[Answer
         one.of(utterance(text="b"), [], None)
     again = reasons(server.url, tmp_path)
     assert all(again.of(utterance(text=words), [], None) for words in "ab")
-    assert len(server.asked) == 3
+    assert len(server.requests) == 3
 
 
 def test_something_that_is_no_chat_completion_or_nobody_at_all_is_an_error(
@@ -115,7 +115,7 @@ def test_json_of_another_shape_is_an_error_of_the_endpoint(
 def test_an_answer_that_is_cut_off_is_asked_for_again(serve: Callable[[Answer], Server], tmp_path: Path) -> None:
     server = serve(lambda n, body, path: (200, {"Content-Length": "9999"} if n == 1 else {}, completion("Yes.")))
     assert reasons(server.url, tmp_path, timeout=0.5, attempts=2).of(utterance(), [], None)
-    assert len(server.asked) == 2
+    assert len(server.requests) == 2
 
 
 def test_a_strange_usage_costs_nothing(serve: Callable[[Answer], Server], tmp_path: Path) -> None:

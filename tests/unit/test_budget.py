@@ -21,11 +21,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def amt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("amt")
     write_rows(folder / "stage1.jsonl", rows_of("mer", utterances("meld", 9)))
-    write_rows(folder / "stage2.jsonl", asked())
+    write_rows(folder / "stage2.jsonl", stage_rows())
     return folder
 
 
-def asked() -> list[dict[str, Any]]:
+def stage_rows() -> list[dict[str, Any]]:
     """Return rows of a still task, a video task, and a long one whose answers differ in length."""
     stills = []
     for row in rows_of("msa", utterances("mosei", 6)):
@@ -36,9 +36,9 @@ def asked() -> list[dict[str, Any]]:
 
 
 def test_a_rows_length_is_what_the_trainer_counts(amt: Path, model: Path) -> None:
-    trained = check_lengths(asked(), model, n_frames=4, max_length=100_000)
+    trained = check_lengths(stage_rows(), model, n_frames=4, max_length=100_000)
     by_task: dict[str, list[int]] = {}
-    for row, length in zip(asked(), trained, strict=True):
+    for row, length in zip(stage_rows(), trained, strict=True):
         by_task.setdefault(row["task"], []).append(length)
     found = token_budget([amt / "stage2.jsonl"], model, 4, 100_000)["tasks"]
     assert {name: one["longest"] for name, one in found.items()} == {name: max(n) for name, n in by_task.items()}
@@ -75,9 +75,9 @@ def test_the_verb_prints_both_stages_and_fails_when_a_row_is_too_long(
     assert main([*words, *long]) == 0
     assert "ecpe" in capsys.readouterr().out
     assert main([*words, *long, "--set", "stage1.max_length=20", "--json"]) == 2
-    said = capsys.readouterr()
-    assert json.loads(said.out)["stage1"]["tasks"]["mer"]["over"] == 9
-    assert "stage1.max_length: rows longer than 20 tokens: mer 9 of 9" in said.err
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["stage1"]["tasks"]["mer"]["over"] == 9
+    assert "stage1.max_length: rows longer than 20 tokens: mer 9 of 9" in printed.err
 
 
 def test_a_missing_file_and_a_folder_without_a_model_are_named(tmp_path: Path, amt: Path, model: Path) -> None:

@@ -100,10 +100,10 @@ def test_a_path_that_cannot_be_read_costs_one_line(
 ) -> None:
     (tmp_path / "a.csv").write_text("x", "utf-8")
     assert main(["published", "meld", "--annotations", str(tmp_path / annotations), *PUBLISHED, "x"]) == 2
-    said = capsys.readouterr().err
-    assert str(tmp_path) in said
-    assert said.count("\n") == 1
-    assert "; " in said
+    printed = capsys.readouterr().err
+    assert str(tmp_path) in printed
+    assert printed.count("\n") == 1
+    assert "; " in printed
 
 
 def test_a_published_test_set_of_another_split_or_of_nothing_is_refused(

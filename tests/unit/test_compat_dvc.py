@@ -40,6 +40,7 @@ def test_an_object_database_over_a_remote_gives_paths_content_and_copies(root: P
     assert store.path(listing).endswith(f"files/md5/{listing[:2]}/{listing[2:]}")
     assert b"a.csv" in store.read(listing)
     assert store.existing([listing, "0" * 32]) == {listing}
+    assert store.sizes([listing]) == [len(store.read(listing))]
     store.copy([(listing, tmp_path / "copy")], None)
     assert (tmp_path / "copy").read_bytes() == store.read(listing)
     with pytest.raises(FileNotFoundError):

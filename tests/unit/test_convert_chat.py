@@ -19,41 +19,41 @@ def prompt(conversation: Conversation, messages: list[dict[str, Any]], *, ask: b
     return str(rendered[0])
 
 
-def said(role: str, *parts: str) -> dict[str, Any]:
+def text(role: str, *parts: str) -> dict[str, Any]:
     kinds = {"<image>": {"type": "image"}, "<video>": {"type": "video"}}
     return {"role": role, "content": [kinds.get(part, {"type": "text", "text": part}) for part in parts]}
 
 
 def test_turns_follow_one_another_as_in_the_original() -> None:
-    messages = [said("user", "hi\n  there "), said("assistant", "yes"), {"role": "user", "content": "why?"}]
+    messages = [text("user", "hi\n  there "), text("assistant", "yes"), {"role": "user", "content": "why?"}]
     assert prompt(SHORT, messages, ask=True) == "<SYS>Be kind.!<E>\n<U>hi\n  there <E>\n<A>yes<E>\n<U>why?<E>\n<A>"
     assert prompt(SHORT, messages[:2]) == "<SYS>Be kind.!<E>\n<U>hi\n  there <E>\n<A>yes<E>\n"
 
 
 def test_a_system_message_replaces_the_default_even_when_it_is_empty() -> None:
     for words in ("Be brief.", ""):
-        messages = [{"role": "system", "content": words}, said("user", "hi")]
+        messages = [{"role": "system", "content": words}, text("user", "hi")]
         assert prompt(SHORT, messages) == f"<SYS>{words}!<E>\n<U>hi<E>\n"
 
 
 def test_pictures_stand_on_lines_of_their_own() -> None:
-    found = prompt(SHORT, [said("user", "<video>", "<image>", "which?")])
+    found = prompt(SHORT, [text("user", "<video>", "<image>", "which?")])
     assert found.endswith("<U><video>\n<IMG_CONTEXT>\nwhich?<E>\n")
 
 
 def test_an_empty_turn_is_left_open_as_the_original_leaves_it() -> None:
-    assert prompt(SHORT, [said("user", "")]) == "<SYS>Be kind.!<E>\n<U>"
+    assert prompt(SHORT, [text("user", "")]) == "<SYS>Be kind.!<E>\n<U>"
 
 
 def test_a_message_out_of_place_is_refused() -> None:
-    for messages in ([said("user", "a"), said("system", "b")], [said("tool", "a")]):
+    for messages in ([text("user", "a"), text("system", "b")], [text("tool", "a")]):
         with pytest.raises(jinja2.TemplateError, match="cannot stand here"):
             prompt(SHORT, messages)
 
 
 def test_words_with_quotes_and_braces_stay_as_they_are() -> None:
     odd = Conversation("{system_message}", "say \"{{ 1 }}\" and '{% x %}' \\ \n", ("<U>", "<A>"), "<E>")
-    assert prompt(odd, [said("user", "{{ 2 }}")]) == "say \"{{ 1 }}\" and '{% x %}' \\ \n<E><U>{{ 2 }}<E>"
+    assert prompt(odd, [text("user", "{{ 2 }}")]) == "say \"{{ 1 }}\" and '{% x %}' \\ \n<E><U>{{ 2 }}<E>"
 
 
 def test_the_folders_own_conversation_is_read_and_never_run(tmp_path: Path) -> None:

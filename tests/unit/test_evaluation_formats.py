@@ -127,10 +127,10 @@ def made_records(seed: int) -> tuple[list[Record], float]:
     draw = random.Random(seed)
     records, right = [], 0
     for number in range(20):
-        gold, said = draw.choice(LABELS), draw.choice(LABELS)
-        said = gold if draw.random() < 0.6 else said
-        right += gold == said
-        records.append((f"dia{seed}_utt{number}", gold, draw.choice(NOISE).format(said.lower().rstrip("."))))
+        gold, reply = draw.choice(LABELS), draw.choice(LABELS)
+        reply = gold if draw.random() < 0.6 else reply
+        right += gold == reply
+        records.append((f"dia{seed}_utt{number}", gold, draw.choice(NOISE).format(reply.lower().rstrip("."))))
     return records, right / 20
 
 

@@ -54,11 +54,11 @@ def test_the_trainer_feeds_what_the_engines_ask_and_learns_the_answer_and_its_en
     for row in rows:
         shown = frames[(row["videos"] + row["images"])[0]]
         fed, answer = template.encode(dict(row)), row["messages"][-1]["content"]
-        asked = encoder.prompt_ids([row], [len(shown)])[0].tolist()
-        assert fed["input_ids"] == asked + encoder.answer_ids(answer), row["channel"]
+        prompt = encoder.prompt_ids([row], [len(shown)])[0].tolist()
+        assert fed["input_ids"] == prompt + encoder.answer_ids(answer), row["channel"]
         assert fed["input_ids"][0] == encoder.tokenizer.token_to_id(FIRST[kind])
-        assert fed["labels"][: len(asked)] == [-100] * len(asked), row["channel"]
-        learned = fed["labels"][len(asked) :]
+        assert fed["labels"][: len(prompt)] == [-100] * len(prompt), row["channel"]
+        learned = fed["labels"][len(prompt) :]
         assert encoder.tokenizer.decode(learned, skip_special_tokens=False) == answer + ENDS[kind]
         np.testing.assert_allclose(fed["pixel_values"].numpy(), encoder.pixels(shown), atol=2e-6)
 

@@ -62,11 +62,11 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
 
 
 def test_the_tree_leads_back_to_the_dvc_file(folders: Path, say: Say) -> None:
-    said = say(["lineage", str(folders / "data/stage1"), "--repo", str(folders)])
+    printed = say(["lineage", str(folders / "data/stage1"), "--repo", str(folders)])
     md5 = digest_of_raw(folders / "data/raw/MELD")[1]
-    assert f"raw meld  md5 {md5}  data/raw/MELD.dvc" in said
-    assert said.startswith("train stage1  ")
-    assert "rows 2 in, 1 out" in said
+    assert f"raw meld  md5 {md5}  data/raw/MELD.dvc" in printed
+    assert printed.startswith("train stage1  ")
+    assert "rows 2 in, 1 out" in printed
 
 
 def test_a_branch_that_came_before_is_named_and_not_drawn_again(folders: Path) -> None:
@@ -80,8 +80,8 @@ def test_the_folder_alone_suffices(folders: Path, tmp_path_factory: pytest.TempP
     shutil.copytree(folders / "data/stage1", alone)
     md5 = digest_of_raw(folders / "data/raw/MELD")[1]
     shutil.rmtree(folders / "data")
-    said = say(["lineage", str(alone), "--repo", str(folders)])
-    assert f"md5 {md5}  (no .dvc file here names it)" in said
+    printed = say(["lineage", str(alone), "--repo", str(folders)])
+    assert f"md5 {md5}  (no .dvc file here names it)" in printed
 
 
 def test_a_file_inside_an_output_stands_for_its_folder(folders: Path) -> None:

@@ -102,7 +102,7 @@ def test_rows_that_vanish_stop_the_step(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("harm", "printed"),
     [
         (lambda out: (out / "deep/a.txt").write_text("hellO"), "deep/a.txt changed"),
         (lambda out: (out / "deep/a.txt").unlink(), "deep/a.txt is missing"),
@@ -115,13 +115,13 @@ def test_rows_that_vanish_stop_the_step(tmp_path: Path) -> None:
     ],
 )
 def test_a_folder_that_is_not_what_its_manifest_says_is_refused(
-    make: Make, harm: Callable[[Path], object], said: str
+    make: Make, harm: Callable[[Path], object], printed: str
 ) -> None:
     out = make()
     harm(out)
     with pytest.raises(UserError) as caught:
         open_source(out, made_by="out")
-    assert said in str(caught.value)
+    assert printed in str(caught.value)
     assert str(out) in str(caught.value)
     assert caught.value.remedy
 

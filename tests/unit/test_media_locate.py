@@ -22,8 +22,8 @@ def test_awkward_names_are_found(tmp_path: Path, clip: str) -> None:
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_a_decomposed_file_name_is_the_composed_clip(tmp_path: Path, form: str) -> None:
     path = put(tmp_path / unicodedata.normalize(form, "Raw/Zoë/1.mp4"))
-    for asked in ("NFC", "NFD"):
-        assert ClipFiles(tmp_path).find(unicodedata.normalize(asked, "Raw/Zoë/1.mp4")) == path
+    for form in ("NFC", "NFD"):
+        assert ClipFiles(tmp_path).find(unicodedata.normalize(form, "Raw/Zoë/1.mp4")) == path
     assert ClipFiles(tmp_path).beside({unicodedata.normalize("NFC", "Raw/Zoë/1.mp4")}) == []
 
 

@@ -16,7 +16,7 @@ def plain(feeling: str, rng: np.random.Generator) -> str:
     return "Some words."
 
 
-def asked(count: int = 400) -> list[tuple[list[Spoken], int, str, str]]:
+def questions(count: int = 400) -> list[tuple[list[Spoken], int, str, str]]:
     rng = np.random.default_rng(5)
     found = []
     for _ in range(count):
@@ -28,7 +28,7 @@ def asked(count: int = 400) -> list[tuple[list[Spoken], int, str, str]]:
 
 def test_a_line_that_calls_somebody_by_name_answers_that_persons_latest_line() -> None:
     called = 0
-    for lines, *_ in asked():
+    for lines, *_ in questions():
         for place, line in enumerate(lines):
             name = re.match(r"(\w+), ", line.text)
             if name is None:
@@ -41,7 +41,7 @@ def test_a_line_that_calls_somebody_by_name_answers_that_persons_latest_line() -
 
 def test_the_answer_names_target_feeling_and_source() -> None:
     sources = 0
-    for lines, target, _, answer in asked():
+    for lines, target, _, answer in questions():
         if found := re.fullmatch(r"(\d)_(\w+),(\d)", answer):
             line = lines[target]
             source = target if line.answers is None else line.answers
@@ -51,14 +51,14 @@ def test_the_answer_names_target_feeling_and_source() -> None:
 
 
 def test_nothing_sets_off_a_calm_line_where_feelings_are_not_given() -> None:
-    empty = [lines[target].feeling for lines, target, question, answer in asked() if not answer]
+    empty = [lines[target].feeling for lines, target, question, answer in questions() if not answer]
     assert empty
     assert set(empty) == {"composed"}
 
 
 def test_other_answers_are_a_speakers_name_or_the_number_of_a_latest_line() -> None:
     kinds = set()
-    for lines, target, question, answer in asked():
+    for lines, target, question, answer in questions():
         if answer.isdigit():
             (name,) = {one.speaker for one in lines if re.search(rf"{one.speaker}[ ?:]*(speak last)?[?:]*$", question)}
             assert int(answer) == max(i for i, one in enumerate(lines, 1) if one.speaker == name)

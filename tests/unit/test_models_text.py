@@ -74,14 +74,14 @@ def test_no_answer_about_a_face_or_a_sentence_is_a_label_of_amt(examples: list[E
     labels = {*mer.labels("meld"), *mer.labels("mosei"), "Positive.", "Negative."}
     answers = {example.answer for example in examples if not example.question.endswith(("?", "synonym of"))}
     assert len(answers) > 8
-    told = {example.answer for example in examples if "'" in example.question or '"' in example.question}
-    assert not told & labels
+    quoting = {example.answer for example in examples if "'" in example.question or '"' in example.question}
+    assert not quoting & labels
 
 
 def test_no_question_is_a_question_of_amt(examples: list[Example]) -> None:
-    asked = [mer.prompt("", "meld"), mer.prompt("", "mosei"), msa.prompt(""), eri.prompt(""), fer.PROMPT]
-    asked += [ecpe.prompt([""], 0, emotions=given) for given in (True, False)]
-    shared = set().union(*(runs(prompt, 5) for prompt in asked))
+    prompts = [mer.prompt("", "meld"), mer.prompt("", "mosei"), msa.prompt(""), eri.prompt(""), fer.PROMPT]
+    prompts += [ecpe.prompt([""], 0, emotions=given) for given in (True, False)]
+    shared = set().union(*(runs(prompt, 5) for prompt in prompts))
     assert not any(runs(example.question, 5) & shared for example in examples)
     assert not any("<emotion>" in example.question or "<sentiment>" in example.question for example in examples)
 

@@ -63,7 +63,7 @@ def test_an_override_of_one_stage_leaves_its_yaml_alias_alone(write: Write, text
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "printed"),
     [
         ("stage1.epoch", 3, "unknown parameter 'stage1.epoch', did you mean 'epochs'?"),
         ("stage3.epochs", 3, "unknown parameter 'stage3.epochs'"),
@@ -76,10 +76,10 @@ def test_an_override_of_one_stage_leaves_its_yaml_alias_alone(write: Write, text
         ("stage1.learning_rate", float("nan"), "'stage1.learning_rate'"),
     ],
 )
-def test_a_bad_value_is_refused_with_its_dotted_name(key: str, value: object, said: str) -> None:
+def test_a_bad_value_is_refused_with_its_dotted_name(key: str, value: object, printed: str) -> None:
     with pytest.raises(UserError) as caught:
         load_params(REPO / "params.yaml", {key: value})
-    assert said in str(caught.value)
+    assert printed in str(caught.value)
     assert "params.yaml" in str(caught.value)
 
 

@@ -72,9 +72,9 @@ def test_a_profile_replaces_another_and_says_what_is_not_here(
     assert main(["profile", "sample"]) == 0
     assert main(["profile", "internvl2-4b"]) == 0
     assert load_params().base_model.source == "data/raw/InternVL2-4B"
-    told = capsys.readouterr().out
-    assert "missing: data/raw/MELD" in told
-    assert "hf download OpenGVLab/InternVL2-4B --local-dir data/raw/InternVL2-4B" in told
+    printed = capsys.readouterr().out
+    assert "missing: data/raw/MELD" in printed
+    assert "hf download OpenGVLab/InternVL2-4B --local-dir data/raw/InternVL2-4B" in printed
 
 
 def test_parameters_of_ones_own_are_not_overwritten_unasked(

@@ -127,5 +127,5 @@ def test_a_page_is_filled_and_an_unknown_part_is_an_error() -> None:
 
 
 def test_every_generated_part_is_on_a_page() -> None:
-    asked = {name for path in DOCS.rglob("*.md") for name in docs_site.MARK.findall(path.read_text("utf-8"))}
-    assert asked == set(docs_site.generators())
+    named = {name for path in DOCS.rglob("*.md") for name in docs_site.MARK.findall(path.read_text("utf-8"))}
+    assert named == set(docs_site.generators())

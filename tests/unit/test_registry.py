@@ -74,3 +74,10 @@ def test_the_documentation_lists_every_step() -> None:
     text = (REPO / "docs/architecture.md").read_text("utf-8")
     missing = [step.function for step in STEPS.values() if f"`{step.function}`" not in text]
     assert missing == []
+
+
+def test_the_documentation_lists_every_package_and_module() -> None:
+    text = (REPO / "docs/architecture.md").read_text("utf-8")
+    packages = [f"{path.parent.name}/" for path in (REPO / "emoverse").glob("*/__init__.py")]
+    modules = [path.name for path in (REPO / "emoverse").glob("*.py") if path.name != "__init__.py"]
+    assert [name for name in (*packages, *modules) if f"`{name}`" not in text] == []

@@ -23,14 +23,16 @@ def talk() -> list[Utterance]:
     ]
 
 
-def asked(position: int, dialogue: Sequence[Utterance] | None = None, condition: Task = ECPE) -> Question | Skipped:
+def question_at(
+    position: int, dialogue: Sequence[Utterance] | None = None, condition: Task = ECPE
+) -> Question | Skipped:
     rows = dialogue or talk()
     one = next(row for row in rows if row.position == position)
     return condition.question(Context(utterance=one, dialogue=rows))
 
 
 def test_the_prompt_lists_the_conversation_and_only_what_came_before() -> None:
-    found = asked(3)
+    found = question_at(3)
     assert isinstance(found, Question)
     assert "Input conversation:1_neutral. Ann: Line < image> 1\n2_joy. Ann:" in found.text
     assert (
@@ -42,7 +44,7 @@ def test_the_prompt_lists_the_conversation_and_only_what_came_before() -> None:
 
 
 def test_without_gold_emotions_no_emotion_is_shown() -> None:
-    found = asked(2, condition=SEMEVAL)
+    found = question_at(2, condition=SEMEVAL)
     assert isinstance(found, Question)
     assert "Input conversation:1. Ann: Line" in found.text
     assert "\nTarget utterance:2. Ann: Line" in found.text
@@ -54,7 +56,7 @@ def test_without_gold_emotions_no_emotion_is_shown() -> None:
 def test_without_gold_emotions_a_neutral_utterance_is_asked_too_and_has_no_pair() -> None:
     dialogue = [utterance(corpus="ecf", position=1, emotion="neutral", causes=(1,))]
     for rows in (dialogue, talk()):
-        found = asked(1, rows, SEMEVAL)
+        found = question_at(1, rows, SEMEVAL)
         assert isinstance(found, Question)
         assert found.answer == ""
         assert SEMEVAL.parse("", found.gold) == ()
@@ -67,7 +69,7 @@ def test_both_conditions_are_one_task_of_five() -> None:
 
 
 def test_a_pair_for_a_neutral_target_costs_precision_only_where_neutral_ones_are_asked() -> None:
-    golds = [found.gold for n in (1, 2, 3) if isinstance(found := asked(n, condition=SEMEVAL), Question)]
+    golds = [found.gold for n in (1, 2, 3) if isinstance(found := question_at(n, condition=SEMEVAL), Question)]
     right = [str(gold["answer"]) for gold in golds]
     scorer = SEMEVAL.scorer(golds)
     assert scorer.scores(scorer.counts(right).sum(0))["official_micro_f1"] == 1.0
@@ -76,7 +78,7 @@ def test_a_pair_for_a_neutral_target_costs_precision_only_where_neutral_ones_are
 
 
 def test_the_trivial_rules_without_gold_emotions_know_no_emotion_but_the_commonest_trained() -> None:
-    golds = [found.gold for n in (1, 2) if isinstance(found := asked(n, condition=SEMEVAL), Question)]
+    golds = [found.gold for n in (1, 2) if isinstance(found := question_at(n, condition=SEMEVAL), Question)]
     trained = Counter({"2_fear,1": 2, "": 9, "4_anger,4;4_anger,3": 3, "5_fear,1": 1})
     made = SEMEVAL.baselines(golds, trained)
     assert made["commonest emotion, previous + target"] == ["1_anger,1", "2_anger,1;2_anger,2"]
@@ -84,16 +86,16 @@ def test_the_trivial_rules_without_gold_emotions_know_no_emotion_but_the_commone
 
 
 def test_targets_without_an_emotion_annotation_or_a_surviving_cause_are_left_out() -> None:
-    assert asked(1) == Skipped("neutral-target")
-    assert asked(1, [utterance(position=1)]) == Skipped("no-cause-pairs")
-    left = asked(3, talk()[1:])
+    assert question_at(1) == Skipped("neutral-target")
+    assert question_at(1, [utterance(position=1)]) == Skipped("no-cause-pairs")
+    left = question_at(3, talk()[1:])
     assert isinstance(left, Skipped)
     assert left.reason == "cause-quarantined"
 
 
 def test_a_target_without_a_cause_has_an_empty_answer() -> None:
     one = utterance(corpus="ecf", position=1, emotion="joy", causes=())
-    found = asked(1, [one])
+    found = question_at(1, [one])
     assert isinstance(found, Question)
     assert found.answer == ""
     assert found.gold["previous"] is None
@@ -113,10 +115,10 @@ def test_a_reply_is_read_as_pairs_or_not_at_all(reply: str, pairs: object) -> No
     assert parse_pairs(reply) == pairs
 
 
-def official(golds: list[set[tuple[int, str, int]]], said: list[set[tuple[int, str, int]]]) -> tuple[float, float]:
+def official(golds: list[set[tuple[int, str, int]]], replies: list[set[tuple[int, str, int]]]) -> tuple[float, float]:
     """Score as SemEval's subtask 2 describes it, on sets of (record, target, emotion, cause)."""
     gold = {(i, *pair) for i, pairs in enumerate(golds) for pair in pairs}
-    mine = {(i, *pair) for i, pairs in enumerate(said) for pair in pairs if pair[1] in EMOTIONS}
+    mine = {(i, *pair) for i, pairs in enumerate(replies) for pair in pairs if pair[1] in EMOTIONS}
 
     def f(a: set[tuple[int, int, str, int]], b: set[tuple[int, int, str, int]]) -> float:
         p, r = len(a & b) / (len(b) + 1e-8), len(a & b) / (len(a) + 1e-8)
@@ -139,19 +141,19 @@ def test_both_f1s_are_those_of_their_definitions(
     records: list[tuple[set[int], str, list[tuple[int, str, int]]]],
 ) -> None:
     golds = [[(2, emotion, cause) for cause in sorted(causes)] for causes, emotion, _ in records]
-    said = [reply for _, _, reply in records]
-    text = [";".join(f"{t}_{e},{c}" for t, e, c in pairs) for pairs in said]
+    replies = [reply for _, _, reply in records]
+    text = [";".join(f"{t}_{e},{c}" for t, e, c in pairs) for pairs in replies]
     answers = [";".join(f"{t}_{e},{c}" for t, e, c in pairs) for pairs in golds]
     scorer = ECPE.scorer([ECPE.gold(answer, corpus="ecf") for answer in answers])
     scores = scorer.scores(scorer.counts(text).sum(0))
-    micro, weighted = official([set(pairs) for pairs in golds], [set(pairs) for pairs in said])
+    micro, weighted = official([set(pairs) for pairs in golds], [set(pairs) for pairs in replies])
     assert scores["official_micro_f1"] == pytest.approx(micro, abs=1e-6)
     assert scores["official_weighted_f1"] == pytest.approx(weighted, abs=1e-6)
     kept = [(a.split(";"), t.split(";")) for a, t in zip(answers, text, strict=True) if a]
     hits = sum(part in gold for gold, parts in kept for part in parts)
     total = sum(len(parts) for _, parts in kept) + sum(len(gold) for gold, _ in kept)
     assert scores["authors_f1"] == pytest.approx(2 * hits / total if total else 0.0)
-    sets = [(set(gold), set(predicted)) for gold, predicted in zip(golds, said, strict=True) if gold]
+    sets = [(set(gold), set(predicted)) for gold, predicted in zip(golds, replies, strict=True) if gold]
     hits, total = sum(len(gold & predicted) for gold, predicted in sets), sum(len(a) + len(b) for a, b in sets)
     assert scores["pair_f1"] == pytest.approx(2 * hits / total if total else 0.0)
     assert scores["pair_f1"] <= 1.0
@@ -180,7 +182,7 @@ def test_a_published_record_tells_its_target_by_answer_or_query() -> None:
 
 
 def test_the_two_trivial_rules_are_written_as_answers() -> None:
-    golds = [found.gold for found in (asked(2), asked(3)) if isinstance(found, Question)]
+    golds = [found.gold for found in (question_at(2), question_at(3)) if isinstance(found, Question)]
     made = ECPE.baselines(golds, Counter())
     assert made == {
         "target itself": ["2_joy,2", "3_fear,3"],

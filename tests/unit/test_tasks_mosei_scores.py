@@ -82,9 +82,9 @@ def test_the_six_emotions_are_scored_as_present_or_absent() -> None:
     golds, replies = [], [REPLIES[i % 6] for i in range(30)]
     for row in true:
         one = utterance(corpus="mosei", emotion="joy", intensities=tuple(float(value) for value in row))
-        asked = task("mer").question(Context(one, [one]))
-        assert isinstance(asked, Question)
-        golds.append(asked.gold)
+        question = task("mer").question(Context(one, [one]))
+        assert isinstance(question, Question)
+        golds.append(question.gold)
     scorer = task("mer").scorer(golds)
     scores = scorer.scores(scorer.counts(replies).sum(0))
     means = []
