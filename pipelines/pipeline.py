@@ -38,7 +38,7 @@ from pipelines.checks import check_params
 from pipelines.cluster import Cluster, Image, Pods
 from pipelines.options import PipelineOptions, RunArguments, default_arguments
 from pipelines.train_job import template
-from pipelines.verify import verify
+from pipelines.verify import upstream, verify
 
 NAME: Final = "emoverse"
 GOLDEN: Final = Path(__file__).with_name("emoverse.yaml")
@@ -356,6 +356,21 @@ def _mount(task: Any, cluster: Cluster) -> None:
         kubernetes.set_image_pull_secrets(task, list(cluster.pull_secrets))
 
 
+def _drop_implied_order(spec: Any) -> None:
+    """Let no task of a compiled pipeline wait for one that it waits for already by way of another.
+
+    kfp makes a task wait for each producer of its inputs. Kubeflow's UI draws an arrow for each, beside those of the
+    artifacts, and of 25 arrows of the sample's graph 17 say nothing. The order stays the same.
+    """
+    for dag in (spec.root.dag, *(component.dag for component in spec.components.values())):
+        waits = {name: list(task.dependent_tasks) for name, task in dag.tasks.items()}
+        for name, task in dag.tasks.items():
+            implied = {other for direct in waits[name] for other in upstream(waits, waits[direct])}
+            # The status that an exit task reads is that of its one direct predecessor.
+            if not task.trigger_policy.strategy:
+                task.dependent_tasks[:] = sorted(set(waits[name]) - implied)
+
+
 def compile_to(path: Path, params: Params, *, base: Path = Path(), options: PipelineOptions | None = None) -> None:
     """Compile, verify and write the pipeline with the defaults of ``params`` and of the ``.dvc`` files below ``base``.
 
@@ -371,6 +386,7 @@ def compile_to(path: Path, params: Params, *, base: Path = Path(), options: Pipe
     draft = path.with_name(f".{path.stem}.tmp.yaml")
     try:
         compiled = pipeline(default_arguments(params, base), options)
+        _drop_implied_order(compiled.pipeline_spec)
         compiler.Compiler().compile(compiled, str(draft))
         messages = [compiled.pipeline_spec, *([compiled.platform_spec] if compiled.platform_spec.platforms else [])]
         documents = [MessageToDict(message) for message in messages]

@@ -94,6 +94,8 @@ def train_rows(
     from emoverse.training.validation import ValidationCallback, read_results
 
     torch.set_num_threads(params.threads)
+    # `deterministic` would fill every new tensor with NaN, in case an operation reads memory that none has written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     set_verbosity_error()  # of a deprecated argument that ms-swift passes
     if not sys.stderr.isatty():
         disable_progress_bar()
