@@ -44,7 +44,7 @@ class Run:
 class StepState:
     """The state of one step: ``pending``, ``running``, ``succeeded``, ``cached`` or ``failed``.
 
-    ``pod`` is the last pod that ran it, ``node`` its node in the workflow, ``day`` the date of its start; ``message`` is
+    ``pod`` is the last pod that ran it, ``node`` its node in the workflow, ``day`` when it started. ``message`` is
     Kubernetes' reason for a failure.
     """
 
