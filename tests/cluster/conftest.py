@@ -65,8 +65,7 @@ class Cluster:
         raise AssertionError(f"{step} was not {state} after {timeout} s")
 
     def log(self, run: Run, step: str) -> str:
-        found = self.steps(run)[step]
-        return self.api.log(run.id, found.pod, found.node)
+        return Follower(self.api, run).log_of(self.steps(run)[step])
 
     def computed(self, step: str, run: Run) -> list[Run]:
         """Return the runs up to this one in which a step was computed, not cached; newest first."""
