@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--keep", type=Path, help="folder to keep the models in (default: a temporary one)")
+    parser.add_argument("--keep", type=Path, help="folder to keep the models in; what is there is not made again")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = (args.keep or Path(temporary)).absolute()
@@ -42,7 +42,8 @@ def measure(data: Path, seeds: list[int], work: Path) -> None:
     for seed in seeds:
         emoverse("base-model", "--out", work / f"base-{seed}", "--set", f"base_model.seed={seed}")
         runs[f"seed {seed}"] = scores(data, data / "amt", work, f"base-{seed}", seed, f"seed-{seed}")
-    shuffle(data / "amt", work / "shuffled-amt", seeds[0])
+    if not (work / "shuffled-amt" / "manifest.json").is_file():
+        shuffle(data / "amt", work / "shuffled-amt", seeds[0])
     control = scores(data, work / "shuffled-amt", work, f"base-{seeds[0]}", seeds[0], "shuffled")
     for name in sorted(control.keys() - {"tests"}, key=rank):
         metric = task(name).headline
@@ -113,7 +114,9 @@ def _shuffle_answers(rows: list[dict[str, object]], rng: np.random.Generator) ->
 
 
 def emoverse(*words: object) -> None:
-    """Run a command quietly; show what it printed when it fails."""
+    """Run a command quietly, unless its output is there; show what it printed when it fails."""
+    if (Path(str(words[words.index("--out") + 1])) / "manifest.json").is_file():
+        return
     done = subprocess.run([sys.executable, "-m", "emoverse.cli", *map(str, words)], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"emoverse {words[0]} failed:\n{done.stderr[-3000:]}")

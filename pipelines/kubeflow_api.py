@@ -158,14 +158,24 @@ class KubeflowApi:
             workflow["status"] = {**status, "nodes": nodes}
         return workflow
 
-    def log(self, run_id: str, *names: str) -> str:
-        """Return a pod's log, which the server finds by the pod's name, or in its archive by the node's id.
+    def log(self, run_id: str, pod: str, node: str, *, namespace: str, day: str) -> str:
+        """Return a pod's log; an empty text where it is gone.
 
-        Returns an empty text where the log is gone.
+        The API server finds a log by the pod's name, or in its archive by the node's id. Kubeflow's UI does not pass
+        these requests on; at its address the log has a path of the UI's own.
+
+        Args:
+            run_id: The run.
+            pod: Name of the pod.
+            node: Id of the pod's node in the workflow.
+            namespace: Namespace of the pod.
+            day: Date on which it started, as 2026-01-31; archives may be ordered by it.
         """
-        for name in names:
-            url = f"{self.address}/apis/v1alpha1/runs/{quote(run_id, safe='')}/nodes/{quote(name, safe='')}/log"
-            reply = self._client.request("GET", url)
+        run, names = quote(run_id, safe=""), [quote(name, safe="") for name in (pod, node)]
+        where = {"podname": pod, "podnamespace": namespace, "runid": run_id, "createdat": day}
+        of_ui = "k8s/pod/logs?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in where.items())
+        for path in (*(f"apis/v1alpha1/runs/{run}/nodes/{name}/log" for name in names), of_ui):
+            reply = self._client.request("GET", f"{self.address}/{path}")
             # The server sends status 200 before it looks for the log; its error then follows as the text.
             text = _ERROR_AS_LOG.sub("", reply.data.decode("utf-8", "replace")) if reply.status == 200 else ""
             if text:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -288,7 +288,7 @@ class _Verifier:
         if producer not in siblings:
             self._fault("producer", path, name, f"no task {producer} beside it")
             return {}
-        if producer not in task.get("dependentTasks", []):
+        if producer not in upstream(_waits(siblings), task.get("dependentTasks", [])):
             self._fault("producer", path, name, f"does not wait for {producer}, whose output it reads")
         return dict(self.spec["components"].get(siblings[producer].get("componentRef", {}).get("name"), {}))
 
@@ -446,6 +446,27 @@ def _parameters(component: Mapping[str, Any]) -> dict[str, Any]:
 def _parameter_of(setting: Mapping[str, Any], key: str) -> Any:
     constant = (setting.get(key) or {}).get("runtimeValue", {}).get("constant")
     return constant or (setting.get(key) or {}).get("componentInputParameter")
+
+
+def upstream(waits: Mapping[str, Sequence[str]], direct: Iterable[str]) -> set[str]:
+    """Return every task that one waits for, by way of others too.
+
+    Args:
+        waits: Task -> the tasks that it waits for directly; a circle or an unknown name is no error here.
+        direct: The tasks that the one waits for directly.
+    """
+    found: set[str] = set()
+    waiting = list(direct)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting.extend(waits.get(name, ()))
+    return found
+
+
+def _waits(tasks: Mapping[str, Any]) -> dict[str, list[str]]:
+    return {name: task.get("dependentTasks", []) for name, task in tasks.items()}
 
 
 def _is_exit(task: Mapping[str, Any]) -> bool:

@@ -44,8 +44,8 @@ class Run:
 class StepState:
     """The state of one step: ``pending``, ``running``, ``succeeded``, ``cached`` or ``failed``.
 
-    ``pod`` is the last pod that ran it, ``node`` its node in the workflow; ``message`` is Kubernetes' reason for a
-    failure.
+    ``pod`` is the last pod that ran it, ``node`` its node in the workflow, ``day`` when it started. ``message`` is
+    Kubernetes' reason for a failure.
     """
 
     name: str
@@ -54,6 +54,8 @@ class StepState:
     pod: str = ""
     message: str = ""
     node: str = ""
+    namespace: str = ""
+    day: str = ""
 
     @property
     def lost(self) -> bool:
@@ -151,6 +153,8 @@ def _state(name: str, nodes: Sequence[Mapping[str, Any]], workflow: Mapping[str,
         pod=_pod_name(last, workflow) if last else "",
         message=messages[0] if messages else "",
         node=str(last["id"]) if last else "",
+        namespace=str(workflow["metadata"].get("namespace", "")),
+        day=str(last.get("startedAt") or "")[:10] if last else "",
     )
 
 
@@ -198,7 +202,11 @@ class Follower:
         """Return a failed step's own last error line, else Kubernetes' reason."""
         if step.lost or step.terminated or not step.pod:
             return step.message
-        return last_error_line(self._api.log(self.run.id, step.pod, step.node)) or step.message
+        return last_error_line(self.log_of(step)) or step.message
+
+    def log_of(self, step: StepState) -> str:
+        """Return the log of a step's last pod; empty where it is gone."""
+        return self._api.log(self.run.id, step.pod, step.node, namespace=step.namespace, day=step.day)
 
 
 def watch(

@@ -124,9 +124,11 @@ def metadata_of(folder: Path, *, raw: str | None = None) -> dict[str, Any]:
     if raw is not None and raw not in top.raw.values():
         problem = f"made from {', '.join(top.raw.values()) or 'no raw corpus'}, but the run asked for {raw}"
         raise UserError(problem, place=str(folder), remedy="fetch the raw corpus again, or submit with its real digest")
-    keys = ("step", "name", "version", "code", "params", "rows", "seeds", "libraries", "inputs")
+    keys = ("version", "code", "params", "rows", "seeds", "libraries", "inputs")
     return {
         "digest": top.digest,
+        # Not under the key `name`: Kubeflow's UI lists an artifact by that rather than by its `display_name`.
+        "step": _title(top),
         **{key: manifest[key] for key in keys},
         "raw": top.raw,
         "made_from": [f"{n.step} {n.name} {n.digest}" for n in top.walk() if n is not top],
@@ -166,10 +168,13 @@ def _sentence(node: Node, tracked: Mapping[str, str]) -> str:
     if node.step == "raw":
         md5 = str(node.record["dvc_md5"])
         return f"raw {node.name}  md5 {md5}  {tracked.get(md5, '(no .dvc file here names it)')}"
-    title = node.step if node.name == node.step else f"{node.step} {node.name}"
     rows = node.record.get("rows") or {}
     counted = f"  rows {rows['in']} in, {rows['out']} out" if rows else ""
-    return f"{title}  {node.digest[:SHORT]}{counted}"
+    return f"{_title(node)}  {node.digest[:SHORT]}{counted}"
+
+
+def _title(node: Node) -> str:
+    return node.step if node.name == node.step else f"{node.step} {node.name}"
 
 
 def dvc_files(root: Path) -> dict[str, str]:
@@ -223,4 +228,4 @@ def made_by_other_code(top: Node) -> list[str]:
     """Name the steps of the tree whose code is not the code of this installation."""
     here = {step: code_digest(step) for step in STEPS}
     nodes = [n for n in top.walk() if n.step in here and n.record.get("code") != here[n.step]]
-    return sorted({n.step if n.name == n.step else f"{n.step} {n.name}" for n in nodes})
+    return sorted({_title(n) for n in nodes})

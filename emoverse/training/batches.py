@@ -1,4 +1,4 @@
-"""Divide rows into batches of like length."""
+"""Divide rows into batches of like length, and skip the mask of their padding where nothing sees it."""
 
 from __future__ import annotations
 
@@ -48,3 +48,19 @@ class LengthBatches(BatchSamplerShard):  # type: ignore[misc]
     def __len__(self) -> int:
         """Return the number of batches of each rank."""
         return len(self._sizes())
+
+
+def sees_no_padding(config: Any, mask: torch.Tensor) -> bool:
+    """Return whether training on a batch gives the same with a mask of ones.
+
+    Causal attention looks back, so no row sees padding on its right, and the loss leaves padding out. Without a mask
+    torch's attention takes its causal kernel, which computes half as much; flash attention needs the mask to remove
+    the padding, and a mixture of experts to balance its experts over real tokens.
+
+    Args:
+        config: the model's.
+        mask: (rows, tokens), 1 for tokens and 0 for padding.
+    """
+    if config._attn_implementation != "sdpa" or getattr(config.get_text_config(), "num_experts", None):
+        return False
+    return bool((mask[:, 1:] <= mask[:, :-1]).all())

@@ -11,9 +11,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final, Self
 
+import torch
 from transformers import TrainerCallback
 
 from emoverse.errors import RowErrors, UserError
+from emoverse.training.batches import sees_no_padding
 from emoverse.training.checkpoints import Ledger
 from emoverse.training.distributed import StopRequest, all_gather, scales_loss, sharded_gradient_norm
 
@@ -47,6 +49,8 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
     def _training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         rows = [str(row) for row in inputs["channel"]]
         fed = inputs["attention_mask"].sum(1)
+        if sees_no_padding(self.trainer.model.config, inputs["attention_mask"]):
+            inputs = {**inputs, "attention_mask": torch.ones_like(inputs["attention_mask"])}
         loss = self._inner(model, inputs, *args, **kwargs)
         self._check_tokens(rows, fed.tolist())
         if not math.isfinite(float(loss.detach())):
@@ -65,8 +69,6 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Refuse a gradient that would make the weights NaN, so that every checkpoint is usable."""
-        import torch
-
         if scales_loss(self.trainer):
             return
         grads = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.kubeflow_api import KubeflowApi
+from emoverse.http import HttpClient, bearer, token_from
+from pipelines.kubeflow_api import TOKEN, KubeflowApi
 from pipelines.watch import Follower, Run, StepState
 
 REPO = Path(__file__).resolve().parents[2]
@@ -20,7 +21,8 @@ HOST, PROFILE, REMOTE, PARAMS, WORKSPACE, CLAIM, PUBLIC, KUBECTL = (
     for name in ("HOST", "PROFILE", "REMOTE", "PARAMS", "WORKSPACE", "CLAIM", "PUBLIC", "KUBECTL")
 )
 # Other parameters than the sample's own, for a quicker acceptance without the comparison with `dvc repro`.
-GIVEN = ("--params", PARAMS) if PARAMS else ()
+PARAMETERS = ("--params", PARAMS) if PARAMS else ()
+GIVEN = (*PARAMETERS, *(("--remote", REMOTE) if REMOTE else ()))
 # For runs whose results are not compared.
 BRIEF = (
     "--set", "stage1.epochs=0.5", "--set", "stage2.epochs=0.5", "--set", "evaluate.bootstrap=20",
@@ -40,7 +42,7 @@ class Cluster:
 
     def submit(self, *words: str, wait: bool = True, profile: str = PROFILE, cwd: Path = REPO) -> tuple[Run, str]:
         """Submit and return the run and what was printed; fail unless it succeeded."""
-        options = ["--host", HOST, "--cluster", profile, *(["--remote", REMOTE] if REMOTE else []), *GIVEN]
+        options = ["--host", HOST, "--cluster", profile, *GIVEN]
         done = self.emoverse("submit", *options, *words, *(["--wait"] if wait else []), cwd=cwd)
         assert done.returncode == 0, done.stdout + done.stderr
         return self.run_of(done.stdout), done.stdout
@@ -63,14 +65,27 @@ class Cluster:
         raise AssertionError(f"{step} was not {state} after {timeout} s")
 
     def log(self, run: Run, step: str) -> str:
-        found = self.steps(run)[step]
-        return self.api.log(run.id, found.pod, found.node)
+        return Follower(self.api, run).log_of(self.steps(run)[step])
 
     def computed(self, step: str, run: Run) -> list[Run]:
         """Return the runs up to this one in which a step was computed, not cached; newest first."""
         ids = [one["run_id"] for one in self.api.runs()]
         runs = [Run(one, self.api.run_url(one)) for one in ids[ids.index(run.id) :]]
         return [one for one in runs if (state := self.steps(one).get(step)) and state.state == "succeeded"]
+
+    def run_started_by(self, recurring: str, timeout: float = 600) -> Run:
+        """Wait for the first run of a recurring run."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            for one in self.api.runs():
+                if one.get("recurring_run_id") == recurring:
+                    return Run(one["run_id"], self.api.run_url(one["run_id"]))
+            time.sleep(5)
+        raise AssertionError(f"the recurring run {recurring} started no run in {timeout} s")
+
+    def delete_recurring_run(self, recurring: str) -> None:
+        url = f"{self.api.address}/apis/v2beta1/recurringruns/{recurring}"
+        assert HttpClient(authorization=bearer(token_from(TOKEN))).request("DELETE", url).status == 200
 
     def kubectl(self, *words: str) -> str:
         done = subprocess.run([*KUBECTL.split(), *words], capture_output=True, text=True, check=True)

@@ -1,6 +1,7 @@
 """Acceptance on a real server: the sample, its cache, variants, lost pods, failures; digests equal to `dvc repro`'s."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,11 +10,24 @@ from typing import Any
 
 import pytest
 
-from emoverse.config import load_params
-from pipelines.options import default_arguments
+from emoverse.config import load_params, plain
+from pipelines.options import SECTIONS, default_arguments
 from pipelines.pipeline import GOLDEN
 from pipelines.watch import Run
-from tests.cluster.conftest import BRIEF, CLAIM, GIVEN, HOST, KUBECTL, PROFILE, PUBLIC, REMOTE, REPO, WORKSPACE, Cluster
+from tests.cluster.conftest import (
+    BRIEF,
+    CLAIM,
+    GIVEN,
+    HOST,
+    KUBECTL,
+    PARAMETERS,
+    PARAMS,
+    PROFILE,
+    PUBLIC,
+    REPO,
+    WORKSPACE,
+    Cluster,
+)
 
 pytestmark = pytest.mark.slow
 STEPS = {
@@ -47,8 +61,7 @@ def test_the_digests_are_those_of_dvc_repro(cluster: Cluster, first: tuple[Run, 
 
 
 def test_submitted_again_everything_is_cached_and_the_plan_says_so(cluster: Cluster, first: tuple[Run, str]) -> None:
-    remote = [*(["--remote", REMOTE] if REMOTE else []), *GIVEN]
-    planned = cluster.emoverse("plan", "--host", HOST, "--cluster", PROFILE, *remote, "--json")
+    planned = cluster.emoverse("plan", "--host", HOST, "--cluster", PROFILE, *GIVEN, "--json")
     assert planned.returncode == 0, planned.stderr
     plan = json.loads(planned.stdout[planned.stdout.index("[") :])
     assert {step["name"] for step in plan if step["reason"]} == set()
@@ -77,9 +90,8 @@ def test_after_a_commit_that_changes_no_code_everything_is_cached(
 
 
 def test_a_changed_parameter_runs_what_the_plan_says(cluster: Cluster, first: tuple[Run, str]) -> None:
-    remote = [*(["--remote", REMOTE] if REMOTE else []), *GIVEN]
     change = ["--set", "export.compared=3"]
-    planned = cluster.emoverse("plan", "--host", HOST, "--cluster", PROFILE, *remote, "--json", *change)
+    planned = cluster.emoverse("plan", "--host", HOST, "--cluster", PROFILE, *GIVEN, "--json", *change)
     plan = json.loads(planned.stdout[planned.stdout.index("[") :])
     run, _ = cluster.submit(*change)
     ran = {name for name, state in states(cluster, run).items() if state == "succeeded"}
@@ -132,21 +144,30 @@ def test_a_terminated_run_is_retried(cluster: Cluster, first: tuple[Run, str]) -
 
 
 def test_the_message_of_a_failing_step_reaches_the_terminal(cluster: Cluster, first: tuple[Run, str]) -> None:
-    remote = [*(["--remote", REMOTE] if REMOTE else []), *GIVEN]
     change = ["--set", "stage2.max_length=16", "--wait"]
-    done = cluster.emoverse("submit", "--host", HOST, "--cluster", PROFILE, *remote, *change)
+    done = cluster.emoverse("submit", "--host", HOST, "--cluster", PROFILE, *GIVEN, *change)
     assert done.returncode == 2
     assert "budget: emoverse: " in done.stderr
     assert "stage2.max_length" in done.stderr
 
 
-def kfp_run(cluster: Cluster, file: Path, corpora: list[dict[str, str]]) -> Run:
+def kfp_run(cluster: Cluster, file: Path, **arguments: Any) -> Run:
     """Start a run of a compiled file with kfp's own client and wait until it has succeeded."""
-    kfp = [str(Path(sys.executable).with_name("kfp")), "--endpoint", HOST, "run", "create", "-e", "acceptance"]
-    command = [*kfp, "-f", str(file), f"corpora={json.dumps(corpora)}"]
+    kfp = [str(Path(sys.executable).with_name("kfp")), "--endpoint", HOST, "--output", "json"]
+    command = [
+        *kfp,
+        "run",
+        "create",
+        "-e",
+        "acceptance",
+        "-f",
+        str(file),
+        *(f"{name}={json.dumps(value)}" for name, value in arguments.items()),
+    ]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     assert made.returncode == 0, made.stderr
-    run = Run(cluster.api.runs(count=1)[0]["run_id"], "")
+    shown, _ = json.JSONDecoder().raw_decode(made.stdout[made.stdout.index("{") :])
+    run = Run(shown["run_id"], cluster.api.run_url(shown["run_id"]))
     watched = cluster.emoverse("watch", run.id, "--host", HOST)
     assert watched.returncode == 0, watched.stdout + watched.stderr
     return run
@@ -155,19 +176,38 @@ def kfp_run(cluster: Cluster, file: Path, corpora: list[dict[str, str]]) -> Run:
 def test_a_file_compiled_for_the_cluster_runs_by_kubeflows_own_client(
     cluster: Cluster, first: tuple[Run, str], tmp_path: Path
 ) -> None:
-    done = cluster.emoverse("compile", *GIVEN, "--cluster", PROFILE, "--out", str(tmp_path / "emoverse.yaml"))
+    done = cluster.emoverse("compile", *PARAMETERS, "--cluster", PROFILE, "--out", str(tmp_path / "emoverse.yaml"))
     assert done.returncode == 0, done.stderr
     remotes = {one["corpus"]: one["remote"] for one in arguments_of(cluster, first[0])["corpora"]}
     corpora = default_arguments(load_params(REPO / "params.yaml"), REPO).corpora
-    kfp_run(cluster, tmp_path / "emoverse.yaml", [{**one, "remote": remotes[one["corpus"]]} for one in corpora])
+    corpora = [{**one, "remote": remotes[one["corpus"]]} for one in corpora]
+    kfp_run(cluster, tmp_path / "emoverse.yaml", corpora=corpora)
 
 
 def test_the_committed_file_runs_by_kubeflows_own_client(cluster: Cluster) -> None:
     if not PUBLIC:
         pytest.skip("needs the images on the nodes and a remote without secrets: PUBLIC=URL")
     corpora = default_arguments(load_params(REPO / "params.yaml"), REPO).corpora
-    run = kfp_run(cluster, GOLDEN, [{**one, "remote": json.dumps({"url": PUBLIC})} for one in corpora])
+    corpora = [{**one, "remote": json.dumps({"url": PUBLIC})} for one in corpora]
+    # The file has the parameters of the sample; others are given as a user would.
+    sections = plain(load_params(REPO / PARAMS)) if PARAMS else {}
+    run = kfp_run(cluster, GOLDEN, **{name: sections[name] for name in SECTIONS if sections}, corpora=corpora)
     assert states(cluster, run).keys() == STEPS
+
+
+def test_a_recurring_run_starts_by_itself_and_everything_is_cached(cluster: Cluster, first: tuple[Run, str]) -> None:
+    done = cluster.emoverse(
+        "submit", "--host", HOST, "--cluster", PROFILE, *GIVEN, "--cron", "0 * * * * *", "--name", "recurring"
+    )
+    assert done.returncode == 0, done.stderr
+    (recurring,) = re.findall(r"recurringrun/details/([\w-]+)", done.stdout)[:1]
+    try:
+        run = cluster.run_started_by(recurring)
+        watched = cluster.emoverse("watch", run.id, "--host", HOST)
+        assert watched.returncode == 0, watched.stdout + watched.stderr
+    finally:
+        cluster.delete_recurring_run(recurring)
+    assert set(states(cluster, run).values()) == {"cached"}
 
 
 def arguments_of(cluster: Cluster, run: Run) -> dict[str, Any]:

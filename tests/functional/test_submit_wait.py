@@ -178,6 +178,17 @@ def test_the_log_of_a_pod_that_is_gone_comes_from_the_archive(archived: bool, wo
             watch(run, host=cluster.host, pause=0.001, say=lambda _: None)
 
 
+@pytest.mark.parametrize("ui", [True, False], ids=["ui", "api-server"])
+def test_the_message_is_found_at_the_address_of_the_ui_and_of_the_api_server(ui: bool) -> None:
+    with kubeflow() as cluster:
+        run = started(cluster)
+        cluster.ui = ui
+        cluster.states = [("FAILED", {"root.evaluate": ("Failed", "Error (exit code 2)")})]
+        cluster.logs = {"root.evaluate": "emoverse: there is no model; train one\n"}
+        with pytest.raises(UserError, match="evaluate: emoverse: there is no model; train one"):
+            watch(run, host=cluster.host, pause=0.001, say=lambda _: None)
+
+
 def test_a_run_that_was_terminated_can_be_retried_and_one_that_goes_on_cannot() -> None:
     with kubeflow() as cluster:
         run = started(cluster)

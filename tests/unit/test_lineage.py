@@ -127,6 +127,8 @@ def test_artifact_metadata_answers_which_data_code_and_parameters(folders: Path)
     assert found["raw"] == {"meld": digest_of_raw(folders / "data/raw/MELD")[1]}
     assert [line.split()[0] for line in found["made_from"]] == ["build-amt", "validate", "raw"]
     assert len(json.dumps(found)) < 100_000
+    assert found["step"] == "train stage1"
+    assert "name" not in found, "Kubeflow's UI would list the artifact by it, not by its display_name"
 
 
 def test_a_run_that_asked_for_other_code_is_refused() -> None:

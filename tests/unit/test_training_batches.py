@@ -4,8 +4,10 @@ import random
 from collections import Counter
 
 import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig
 
-from emoverse.training.batches import LengthBatches
+from emoverse.training.batches import LengthBatches, sees_no_padding
 from emoverse.training.rows import repeated_rows
 
 
@@ -74,3 +76,37 @@ def test_no_batch_is_empty_or_too_large_and_every_row_comes(
 
 def test_a_stage_smaller_than_a_batch_is_one_batch() -> None:
     assert sorted(batches_of([100, 101])[0]) == [0, 1]
+
+
+def text_config(attention: str = "sdpa") -> Qwen2Config:
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    config = Qwen2Config(**sizes, num_attention_heads=4, num_key_value_heads=2)
+    config._attn_implementation = attention
+    return config
+
+
+RIGHT = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 0, 0, 0]])
+
+
+def test_a_batch_padded_on_the_right_trains_the_same_without_the_mask() -> None:
+    config = text_config()
+    assert sees_no_padding(config, RIGHT)
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(config)
+    ids = torch.randint(0, 40, RIGHT.shape)
+    labels = torch.where(RIGHT.bool(), ids, -100)
+    found = []
+    for mask in (RIGHT, torch.ones_like(RIGHT)):
+        model.zero_grad()
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        found.append((loss.detach(), [weights.grad.clone() for weights in model.parameters()]))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_the_mask_stays_where_padding_is_seen_or_the_model_needs_to_know_it() -> None:
+    assert not sees_no_padding(text_config(), RIGHT.flip(1))
+    assert not sees_no_padding(text_config("flash_attention_2"), RIGHT)
+    experts = Qwen3MoeConfig(num_hidden_layers=1)
+    experts._attn_implementation = "sdpa"
+    assert not sees_no_padding(experts, RIGHT)
