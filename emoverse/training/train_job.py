@@ -169,7 +169,7 @@ class _Job:
     def __init__(self, cluster: KubernetesApi, name: str, folder: Path, stopped: threading.Event, pause: float) -> None:
         self.cluster, self.name, self.folder = cluster, name, folder
         self._stopped, self._pause = stopped, pause
-        self._said = self._last_time = self._last_line = ""
+        self._printed = self._last_time = self._last_line = ""
         self._read = 0.0
 
     def state(self) -> str:
@@ -273,8 +273,8 @@ class _Job:
         self._read = now
 
     def _say(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
+        if text != self._printed:
+            self._printed = text
             print(f"train: TrainJob {self.name}: {text}", file=sys.stderr, flush=True)
 
 
