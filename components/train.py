@@ -22,7 +22,7 @@ def train(
     base: dsl.Input[dsl.Model] = None,
     model_digest: str = "",
 ) -> None:
-    """Fine-tune one stage with ms-swift.
+    """Fine-tune one stage with ms-swift; on several nodes, as a TrainJob of Kubeflow Trainer.
 
     Args:
         stage: stage1 or stage2.
@@ -50,21 +50,15 @@ def train(
     from emoverse.compat.kfp import section, write_placeholder
     from emoverse.config import TrainParams
     from emoverse.errors import step_errors
-    from emoverse.training import train as step
+    from emoverse.training.train_job import train_in_pod
 
     with step_errors():
         check_code("train", code_digest)
         check_given(Path(model.path), model_digest)
         out = Path(trained.path)
-        step.train(
-            stage,
-            Path(model.path),
-            Path(amt.path),
-            [Path(corpus.path) for corpus in validated],
-            out,
-            section(TrainParams, {**params, **overrides}, place=stage),
-            base=Path((base or model).path),
-        )
+        settings = section(TrainParams, {**params, **overrides}, place=stage)
+        frames = [Path(corpus.path) for corpus in validated]
+        train_in_pod(stage, Path(model.path), Path(amt.path), frames, out, settings, base=Path((base or model).path))
         title = f"stage {stage.removeprefix('stage')} model"
         trained.metadata.update({**metadata_of(out), "display_name": title})
         copy_without_weights(out, Path(without_weights.path))

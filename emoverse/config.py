@@ -130,8 +130,9 @@ class TrainParams:
     ``start`` is what a stage after the first goes on from: the model that stage left, its adapter merged in, or the
     base model with that adapter, trained further. ``projector`` with LoRA: ``lora`` gives it an adapter (the authors'
     scripts), ``full`` trains it whole (the paper's figure). ``attention`` auto is flash attention where it is installed
-    and the device can, sdpa elsewhere. ``sharding`` is DeepSpeed's ZeRO: the GPUs divide gradients and the optimizer's
-    state among them (stage 2), the weights too (stage 3). ``threads`` is the number of CPU threads of torch in each
+    and the device can, sdpa elsewhere. ``nodes`` machines with ``gpus`` GPUs each train together. ``sharding`` is
+    DeepSpeed's ZeRO: the GPUs divide gradients and the optimizer's state among them (stage 2), the weights too (stage
+    3). ``threads`` is the number of CPU threads of torch in each
     process, which decides the last bits of a result. ``deterministic`` makes torch refuse or replace operations whose
     result differs from run to run. ``validation_rows`` of each validation set are scored whenever a checkpoint is
     saved, 0 scores none; ``select`` is the checkpoint that is published: the last, or that with the lowest loss or the
@@ -159,6 +160,7 @@ class TrainParams:
     group_by_length: bool
     workers: int = Field(ge=0)
     gpus: int = Field(ge=1)
+    nodes: int = Field(default=1, ge=1)
     sharding: Literal["none", "zero2", "zero3"] = "none"
     save_every: int = Field(ge=1)
     threads: int = Field(default=1, ge=1)
@@ -172,12 +174,17 @@ class TrainParams:
             raise ValueError("tuner full has no adapters: projector is full or frozen then")
         if self.tuner == "full" and self.start == "adapter":
             raise ValueError("tuner full has no adapter to go on from: start is merged then")
-        if self.sharding != "none" and self.gpus == 1:
-            raise ValueError(f"sharding {self.sharding} divides among several GPUs: gpus is 2 or more then")
+        if self.sharding != "none" and self.processes == 1:
+            raise ValueError(f"sharding {self.sharding} divides among several GPUs: gpus or nodes is 2 or more then")
         if self.select != "last" and not self.validation_rows:
             raise ValueError(f"select {self.select} needs scored rows: validation_rows is 1 or more then")
         if self.sharding == "zero3" and self.validation_rows:
             raise ValueError("sharding zero3 leaves no GPU all weights to score with: validation_rows is 0 then")
+
+    @property
+    def processes(self) -> int:
+        """The number of processes on all nodes together: one for each GPU."""
+        return self.nodes * self.gpus
 
 
 @_frozen

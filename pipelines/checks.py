@@ -15,6 +15,8 @@ from emoverse.corpora import corpora, get_corpus
 from emoverse.errors import UserError, did_you_mean
 from emoverse.fetching.fetch import Tracked, check_complete, resolve
 from emoverse.fetching.storage import is_shared, missing_variables
+from emoverse.http import NoAnswerError
+from emoverse.kubernetes_api import connect
 from emoverse.tasks import tasks
 from pipelines.cluster import Cluster
 from pipelines.options import PipelineOptions
@@ -95,10 +97,41 @@ def check_params(params: Params, options: PipelineOptions) -> None:
         raise UserError(problem, place="stage2.start", remedy="set stage2.start=merged, or train stage 1 in the run")
     gpu = options.cluster.gpu
     for stage in ("stage1", "stage2"):
-        wanted = getattr(params, stage).gpus
+        wanted, nodes = getattr(params, stage).gpus, getattr(params, stage).nodes
         if gpu and "train" in gpu.steps and wanted > gpu.count:
             problem = f"wants {wanted} GPUs, but the cluster profile gives a pod {gpu.count}"
-            raise UserError(problem, place=f"{stage}.gpus", remedy="set gpu.count in the profile, or train.gpus")
+            remedy = "set gpu.count in the profile, or train.gpus; train.nodes takes more than one pod's"
+            raise UserError(problem, place=f"{stage}.gpus", remedy=remedy)
+        if nodes > 1 and not options.cluster.trainer:
+            problem = f"is {nodes}, but the cluster profile has no `trainer`"
+            remedy = "describe Kubeflow Trainer in the profile (--cluster), or set train.nodes to 1"
+            problem = "is more than 1, which needs a cluster with Kubeflow Trainer" if options.local else problem
+            raise UserError(problem, place=f"{stage}.nodes", remedy=remedy)
+
+
+def check_trainer(params: Params, cluster: Cluster, namespace: str) -> str:
+    """Return what was found out about Kubeflow Trainer, where a stage trains on several nodes; else an empty text.
+
+    The cluster is the one that kubectl uses here.
+
+    Raises:
+        UserError: That cluster has no Kubeflow Trainer, or lacks the runtime of the profile.
+    """
+    if cluster.trainer is None or max(params.stage1.nodes, params.stage2.nodes) == 1:
+        return ""
+    runtime = f"{cluster.trainer.kind} {cluster.trainer.runtime}"
+    try:
+        api = connect(namespace)
+    except UserError as error:
+        return f"Kubeflow Trainer: not checked ({error.problem}); the step train does it before it starts"
+    try:
+        api.check_trainer(cluster.trainer.kind, cluster.trainer.runtime)
+    except NoAnswerError as error:
+        return f"Kubeflow Trainer: not checked ({error.problem}); the step train does it before it starts"
+    except UserError as error:
+        remedy = f"{error.remedy}; --unchecked trainer if kubectl uses another cluster here"
+        raise UserError(error.problem, place=error.place, remedy=remedy) from None
+    return f"Kubeflow Trainer: {runtime}, at {api.address}"
 
 
 def _check_reasons(spec: str, options: PipelineOptions) -> None:

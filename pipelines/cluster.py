@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from components.image import Images
 from emoverse.config import parse, read_yaml
 from emoverse.errors import UserError
+from emoverse.kubernetes_api import RUNTIME
 
 Image = Literal["data", "train"]
 Computing = Literal["base-model", "convert", "train", "evaluate", "export"]  # steps of the train image
@@ -81,6 +82,19 @@ class Secret:
 
 
 @_frozen
+class Trainer:
+    """Kubeflow Trainer v2, which trains on several nodes (``train.nodes``).
+
+    ``folder`` is on one of the volumes, which all nodes and the step's pod write (``ReadWriteMany``): copies of the
+    inputs, checkpoints and the result are there. ``runtime`` is a training runtime for torch on the cluster.
+    """
+
+    folder: str = Field(pattern="^/.")
+    runtime: str = Field(default=RUNTIME, min_length=1)
+    kind: Literal["ClusterTrainingRuntime", "TrainingRuntime"] = "ClusterTrainingRuntime"
+
+
+@_frozen
 class SecurityContext:
     """The user and group that all pods run as, for volumes that only they may write."""
 
@@ -135,6 +149,7 @@ class Cluster:
     workspace: Workspace | None = None
     secrets: tuple[Secret, ...] = ()
     retries: Retries = field(default_factory=Retries)
+    trainer: Trainer | None = None
     security_context: SecurityContext | None = None
     publish: str = Field(default="", pattern="^(/.*)?$")
 
@@ -186,8 +201,10 @@ def _faults(cluster: Cluster) -> Iterator[tuple[str, str]]:
     for secret in cluster.secrets:
         if not (secret.env or secret.path):
             yield f"the secret {secret.name!r} reaches no pod", "give it `env` (key: variable) or a `path`"
-    if cluster.publish and not f"{cluster.publish}/".startswith(tuple(f"{mount}/" for mount in mounts)):
-        yield f"publish names {cluster.publish}, which is not on any of the volumes", "mount a volume there, or omit it"
+    folders = {"publish": cluster.publish, "trainer.folder": cluster.trainer.folder if cluster.trainer else ""}
+    for key, folder in folders.items():
+        if folder and not f"{folder}/".startswith(tuple(f"{mount}/" for mount in mounts)):
+            yield f"{key} names {folder}, which is not on any of the volumes", "mount a volume there, or omit it"
 
 
 def amount_of(text: str) -> float:

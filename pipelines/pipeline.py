@@ -1,7 +1,8 @@
 """Build and compile the Kubeflow pipeline: its tasks, their inputs, and the settings of their pods."""
 
 # No `from __future__ import annotations`: kfp reads the types of the pipeline's parameters from the annotations.
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,11 @@ from emoverse.artifacts.lineage import IMAGE_NAME
 from emoverse.compat.kfp import WORKSPACE, with_printable_header
 from emoverse.config import Params
 from emoverse.errors import UserError
+from emoverse.training.train_job import TEMPLATE
 from pipelines.checks import check_params
 from pipelines.cluster import Cluster, Image, Pods
 from pipelines.options import PipelineOptions, RunArguments, default_arguments
+from pipelines.train_job import template
 from pipelines.verify import upstream, verify
 
 NAME: Final = "emoverse"
@@ -66,6 +69,7 @@ class Model(NamedTuple):
 def pipeline(defaults: RunArguments, options: PipelineOptions | None = None) -> Any:
     """Return the pipeline with ``defaults`` as its default parameters, in the variant that ``options`` choose."""
     preset, options = defaults.as_keywords(), options or PipelineOptions()
+    nodes = {stage: int(preset[stage]["nodes"]) for stage in ("stage1", "stage2")}
 
     def emoverse(
         corpora: list = preset["corpora"],
@@ -90,7 +94,7 @@ def pipeline(defaults: RunArguments, options: PipelineOptions | None = None) -> 
         weights_remote: str = preset["weights_remote"],
         weights_root: str = preset["weights_root"],
     ) -> Results:
-        builder = Builder(options, SimpleNamespace(**locals()), bool(defaults.weights))
+        builder = Builder(options, SimpleNamespace(**locals()), bool(defaults.weights), nodes)
         # Only a run that publishes needs an exit handler, inside which the UI shows all steps as one box.
         with dsl.ExitHandler(builder.exit_task(), name="run") if options.cluster.publish else nullcontext():
             results = builder.build()
@@ -110,12 +114,13 @@ def pipeline(defaults: RunArguments, options: PipelineOptions | None = None) -> 
 class Builder:
     """Make the tasks of one pipeline from its parameters (``inputs``: channels by parameter name).
 
-    ``import_weights``: the base model is a checkpoint under DVC, not the tiny one.
+    ``import_weights``: the base model is a checkpoint under DVC, not the tiny one. ``nodes``: how many train a stage.
     """
 
     options: PipelineOptions
     inputs: SimpleNamespace
     import_weights: bool
+    nodes: Mapping[str, int]
 
     def build(self) -> Results | None:
         """Make all tasks; return the outputs, or None for a sweep."""
@@ -229,7 +234,7 @@ class Builder:
         if after is not None:
             task.after(after)
         task.set_display_name(f"train {stage}{_suffix(seed)}")
-        return _model(self._configure(task, "train", "train"), "trained")
+        return _model(self._configure(task, "train", "train", nodes=self.nodes[stage]), "trained")
 
     def _evaluate(self, model: Model, data: Any, seed: int | None = None) -> Any:
         task = evaluate(
@@ -258,8 +263,10 @@ class Builder:
             self._configure(published, "data", "publish").set_caching_options(False)
         return onnx, reported.outputs["results"]
 
-    def _configure(self, task: Any, image: Image, step: str) -> Any:
+    def _configure(self, task: Any, image: Image, step: str, *, nodes: int = 1) -> Any:
         """Set the image, caching, retries and pod settings of a task that runs ``step``; return the task.
+
+        A task that trains on several ``nodes`` only waits for them: it gets the resources of the data image's pods.
 
         Nothing that changes without changing the result may be set here: Kubeflow's cache key contains the image, the
         arguments and the claims, and in later versions the environment.
@@ -276,7 +283,13 @@ class Builder:
             retries = cluster.retries
             if step in RETRIED and retries.count:
                 task.set_retry(retries.count, f"{retries.wait}s", retries.factor, f"{retries.longest}s")
-            _configure_pod(task, cluster, image, step)
+            if nodes > 1 and cluster.trainer:
+                job = template(cluster, cluster.trainer, reference, options.labels.get(reference, ""))
+                described = {"folder": cluster.trainer.folder, "job": job}
+                task.set_env_variable(TEMPLATE, json.dumps(described, sort_keys=True, separators=(",", ":")))
+                _configure_pod(task, cluster, "data", "")
+            else:
+                _configure_pod(task, cluster, image, step)
         return task
 
 

@@ -27,7 +27,7 @@ BANNED = {
     r"(?<!make )rooms?": "package",
     r"told": "passed, set",
     r"thrice": "three times",
-    r"verbs?": "command",
+    r"verbs?(?!: \[)": "command",  # but a key of Kubernetes' roles
     r"walls?": "contract",
     r"what it is worth": "its value",
     r"not of yours|of yours, not|fault of ours": "internal error",

@@ -268,7 +268,7 @@ TOPICS = {
     "Export, predict, demo and report": ("emoverse.export", "emoverse.serving", "emoverse.report"),
     "Outputs and manifests": ("emoverse.artifacts",),
     "Servers and endpoints": ("emoverse.http", "emoverse.chat_client"),
-    "Kubeflow": ("components", "pipelines", "emoverse.compat"),
+    "Kubeflow": ("components", "pipelines", "emoverse.compat", "emoverse.kubernetes_api"),
 }
 """Heading -> the packages whose messages it lists; the first that fits is taken."""
 

@@ -33,12 +33,27 @@ def run_doctor(args: argparse.Namespace) -> None:
         add(finding)
     if args.host:
         add(_kubeflow(args.host))
+        add(_trainer())
     if args.json:
         states = [finding.as_json() for finding in results]
         print(json.dumps(states, indent=2, ensure_ascii=False, allow_nan=False))
     failed = [finding.check for finding in results if finding.state == "fail"]
     if failed:
         raise UserError(f"{len(failed)} of {len(results)} checks failed: {', '.join(failed)}", remedy="see above")
+
+
+def _trainer() -> Finding:
+    """Look for Kubeflow Trainer in the cluster that kubectl uses; only training on several nodes needs it."""
+    try:
+        from emoverse.kubernetes_api import RUNTIME, connect
+
+        api = connect()
+        api.check_trainer("ClusterTrainingRuntime", RUNTIME)
+        return Finding("trainer", True, f"Kubeflow Trainer has {RUNTIME} at {api.address}", needed=False)
+    except UserError as error:
+        return Finding("trainer", False, f"{error.place}: {error.problem}", error.remedy, needed=False)
+    except ModuleNotFoundError as error:
+        return Finding("trainer", False, f"cannot be checked: {error}", "run `make setup`", needed=False)
 
 
 def _kubeflow(host: str) -> Finding:

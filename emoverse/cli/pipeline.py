@@ -87,9 +87,10 @@ def _add_submission_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--no-cache", action="store_true", help="run every step, whatever is in Kubeflow's cache")
     parser.add_argument(
-        "--unchecked", action="append", default=[], choices=("image", "model", "secrets"),
+        "--unchecked", action="append", default=[], choices=("image", "model", "secrets", "trainer"),
         help="skip a check. image: is it in the registry; model: does --original or --model exist; "
-        "secrets: do the pods get them (they may in another way, such as workload identity)",
+        "secrets: do the pods get them (they may in another way, such as workload identity); "
+        "trainer: does the cluster that kubectl uses have Kubeflow Trainer, where train.nodes needs it",
     )  # fmt: skip
 
 
@@ -143,6 +144,8 @@ def _checked_submission(args: argparse.Namespace) -> tuple[Params, Any, Any, str
         digest = checks.digest_of_model(options.model, finished=options.start == "stage1")
         options = replace(options, model_digest=digest)
         print(f"{options.model}: {options.model_digest[:12]}, complete")
+    if "trainer" not in args.unchecked and (found := checks.check_trainer(params, options.cluster, args.namespace)):
+        print(found)
     volume = args.raw_volume.rstrip("/") or (WORKSPACE if options.cluster.workspace else "")
     data = checks.check_data(
         params,

@@ -1,15 +1,19 @@
-"""Coordinate the processes of one training: rank, collective values, sharding, stop requests."""
+"""Coordinate the processes of one training: nodes, ranks, collective values, sharding, stop requests."""
 
 from __future__ import annotations
 
 import os
 import signal
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from emoverse.config import TrainParams
+from emoverse.errors import UserError
 
 Value = TypeVar("Value")
 STOP_FILE: Final = "stop"
@@ -18,6 +22,49 @@ STOP_FILE: Final = "stop"
 The launcher creates it on SIGTERM. A signal to each process would reach its data loader workers too, and end those
 before the step they feed.
 """
+
+NODES, NODE_RANK, ADDRESS, PORT = "PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT"
+"""Variables that torchrun reads its options from; Kubeflow Trainer sets them in the containers of a TrainJob."""
+VISIBLE_AFTER: Final = 120.0  # seconds after which every machine sees a new file; NFS keeps what it knows for 60
+_AGREED: Final = "emoverse"  # the key in the launcher's store
+
+
+@dataclass(frozen=True)
+class Node:
+    """A machine among those that train together: its rank, and the address and port of the one with rank 0."""
+
+    rank: int = 0
+    address: str = ""
+    port: int = 0
+
+
+def this_node(params: TrainParams) -> Node:
+    """Return which of ``params.nodes`` machines this is, from the variables of torchrun's options.
+
+    Raises:
+        UserError: the variables are missing or contradict the parameters, or torchrun started this process.
+    """
+    values = {name: os.environ.get(name, "") for name in (NODES, NODE_RANK, ADDRESS, PORT)}
+    how = f"start the same command once on each machine, with {NODES}, {NODE_RANK}, {ADDRESS} and {PORT} set"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        problem = "torchrun started it, but training starts a process for each GPU itself"
+        raise UserError(problem, place="emoverse train", remedy=how)
+    if params.nodes == 1 and values[NODES] in ("", "1"):
+        return Node()
+    if params.nodes == 1:
+        problem = f"{values[NODES]} machines were started, but train.nodes is 1"
+        raise UserError(problem, place=NODES, remedy=f"set train.nodes to {values[NODES]}, or unset {NODES}")
+    if missing := [name for name, value in values.items() if not value]:
+        problem = f"is {params.nodes}, but {' and '.join(missing)} {'are' if missing[1:] else 'is'} not set"
+        remedy = f"{how}, or submit the pipeline to a Kubeflow with Trainer, or set train.nodes to 1"
+        raise UserError(problem, place="train.nodes", remedy=remedy)
+    if values[NODES] != str(params.nodes):
+        problem = f"is {values[NODES]}, but train.nodes is {params.nodes}"
+        raise UserError(problem, place=NODES, remedy="give both the same number")
+    for name, most in ((NODE_RANK, params.nodes - 1), (PORT, 65_535)):
+        if not (values[name].isdecimal() and int(values[name]) <= most):
+            raise UserError(f"{values[name]!r} is not a number up to {most}", place=name, remedy=how)
+    return Node(int(values[NODE_RANK]), values[ADDRESS], int(values[PORT]))
 
 
 def rank() -> int:
@@ -34,6 +81,37 @@ def all_gather(value: Value) -> list[Value]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def agree(folder: Path, value: str) -> str:
+    """Return the text that the first process gives, once this process sees the folder as the first one does.
+
+    Machines may see a folder that they share over a network in different states. The process group need not exist yet.
+
+    Raises:
+        UserError: they do not share the folder.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return value
+    import torch.distributed as dist
+
+    # the launcher's own store, where the process group is made afterwards
+    place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(*place, is_master=False, wait_for_workers=False)  # type: ignore[attr-defined]
+    if rank() == 0:
+        for earlier in folder.glob("meeting-*"):
+            earlier.unlink()
+        mark = folder / f"meeting-{uuid.uuid4().hex}"
+        mark.touch()
+        store.set(_AGREED, f"{mark.name} {value}")
+    name, _, agreed = store.get(_AGREED).decode("utf-8").partition(" ")
+    until = time.monotonic() + VISIBLE_AFTER
+    while not (folder / name).exists():
+        if time.monotonic() > until:
+            remedy = "set EMOVERSE_SCRATCH on all of them to a folder that they share"
+            raise UserError("the machines that train together do not share it", place=str(folder), remedy=remedy)
+        time.sleep(0.2)
+    return str(agreed)
 
 
 def join_shards(params: TrainParams, *, cpu: bool) -> None:

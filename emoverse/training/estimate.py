@@ -36,7 +36,7 @@ class Row:
 
 def steps_of(rows: int, params: TrainParams) -> int:
     """Return the number of optimizer steps of a stage."""
-    steps_per_epoch = math.ceil(math.ceil(rows / (params.batch_size * params.gpus)) / params.accumulation)
+    steps_per_epoch = math.ceil(math.ceil(rows / (params.batch_size * params.processes)) / params.accumulation)
     return math.ceil(steps_per_epoch * params.epochs)
 
 
@@ -80,7 +80,7 @@ def _divided(params: TrainParams, whole: int, trained: int) -> dict[str, int]:
     DeepSpeed casts all weights to the model's type and keeps a 32-bit copy of the trained ones beside the moments.
     Stage 3 gathers weights while they are needed, at most ms-swift's ``stage3_max_live_parameters``.
     """
-    width, parts = BYTES[params.dtype], params.gpus
+    width, parts = BYTES[params.dtype], params.processes
     state = {"gradients": -(-trained * width // parts), "optimizer": -(-3 * trained * FP32 // parts)}
     if params.sharding == "zero2":
         return {"weights": whole * width, **state}

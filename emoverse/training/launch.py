@@ -1,4 +1,4 @@
-"""Start one training process per GPU, and run one of them (``python -m emoverse.training.launch``)."""
+"""Start one training process per GPU of this machine, and run one of them (``python -m emoverse.training.launch``)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from emoverse.config import TrainParams, parse, plain
 from emoverse.errors import UserError, from_os_error
 from emoverse.media.frames import FrameStore
 from emoverse.training.checkpoints import last_complete
-from emoverse.training.distributed import PreemptedError, StopRequest, on_sigterm, rank
+from emoverse.training.distributed import Node, PreemptedError, StopRequest, on_sigterm, rank
 from emoverse.training.trainer import TrainingResult, train_rows
 
 _SAME_TIME: Final = 5  # seconds; the launcher ends what a dead process left running only 30 s later
 _CHARACTERS: Final = 300  # of the last line that a dead process wrote
+_MEETING: Final = 3600  # seconds that machines wait for each other: those before may load rows more quickly
 _PATHS: Final = ("model", "tensorboard", "adapter", "amt")
 
 
@@ -40,8 +41,14 @@ def train_on_ranks(
     tensorboard: Path | None,
     adapter: Path | None,
     amt: Path | None,
-) -> TrainingResult:
-    """Do what `trainer.train_rows` does with ``params.gpus`` processes; ``validated`` has the frames.
+    node: Node,
+) -> TrainingResult | None:
+    """Do what `trainer.train_rows` does with ``params.gpus`` processes on each node; ``validated`` has the frames.
+
+    With several nodes, all of them call this with a ``scratch`` that they share.
+
+    Returns:
+        The result; None on other nodes than the first.
 
     Raises:
         PreemptedError: as `train_rows` does.
@@ -49,27 +56,34 @@ def train_on_ranks(
         RuntimeError: an internal error in one of the processes.
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    for path in (*scratch.glob("outcome-*.json"), *scratch.glob("stderr-*.txt")):
-        path.unlink()
+    if node.rank == 0:  # the others' processes start when this node is ready, too
+        for path in (*scratch.glob("outcome-*.json"), *scratch.glob("stderr-*.txt")):
+            path.unlink()
     paths = {"model": model, "tensorboard": tensorboard, "adapter": adapter, "amt": amt}
     task: dict[str, Any] = {name: str(path.absolute()) if path else None for name, path in paths.items()}
     task |= {"rows": rows, "lengths": lengths, "validated": [str(path.absolute()) for path in validated]}
-    (scratch / "task.json").write_text(json.dumps({**task, "params": plain(params), "label": label}), "utf-8")
-    failures = _launch(params.gpus, scratch)
-    files = {number: scratch / f"outcome-{number}.json" for number in range(params.gpus)}
+    (scratch / _task_file(node.rank)).write_text(json.dumps({**task, "params": plain(params), "label": label}), "utf-8")
+    failures = _launch(params, scratch, node)
+    files = {number: scratch / f"outcome-{number}.json" for number in range(params.processes)}
     outcomes = {number: json.loads(path.read_text("utf-8")) for number, path in files.items() if path.is_file()}
-    first = outcomes.get(0, {})
-    if "trained" in first:
+    first = outcomes.get(node.rank * params.gpus, {})
+    if node.rank > 0 and not failures and "preempted" not in first:
+        return None  # perhaps without outcomes: the first node removes the folder when it has published the model
+    if "trained" in first and node.rank == 0:
         return TrainingResult(**{**first["trained"], "checkpoint": scratch / first["trained"]["checkpoint"]})
     if refused := next((outcome["refused"] for outcome in outcomes.values() if "refused" in outcome), None):
         raise UserError(**refused)
     if "preempted" in first:
         raise PreemptedError(first["preempted"])
-    raise failure_of(failures, outcomes, scratch, params.gpus)
+    raise failure_of(failures, outcomes, scratch, params.processes)
 
 
-def _launch(ranks: int, scratch: Path) -> dict[int, Any]:
-    """Run this module on ``scratch`` in ``ranks`` processes until all have ended.
+def _task_file(node: int) -> str:
+    return f"task-{node}.json"  # each node has paths of its own
+
+
+def _launch(params: TrainParams, scratch: Path, node: Node) -> dict[int, Any]:
+    """Run this module on ``scratch`` in ``params.gpus`` processes until all have ended.
 
     SIGTERM makes them save and stop. Returns what torch's launcher reports of the failed ones, by rank, in the order
     it noticed them. Raises KeyboardInterrupt after Ctrl-C.
@@ -80,11 +94,17 @@ def _launch(ranks: int, scratch: Path) -> dict[int, Any]:
 
     stop = StopRequest(scratch)
     stop.file.unlink(missing_ok=True)
+    meeting: dict[str, Any] = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
+    if params.nodes > 1:
+        ranked = {"rank": node.rank, "timeout": _MEETING}
+        meeting = {
+            "rdzv_backend": "static", "rdzv_endpoint": f"{node.address}:{node.port}", "rdzv_configs": ranked,
+        }  # fmt: skip
     with tempfile.TemporaryDirectory() as logs:
         config = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=ranks, max_restarts=0, start_method="spawn",
-            rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="emoverse", local_addr="localhost",
-            logs_specs=DefaultLogsSpecs(log_dir=logs), signals_to_handle="SIGINT",
+            min_nodes=params.nodes, max_nodes=params.nodes, nproc_per_node=params.gpus, max_restarts=0,
+            start_method="spawn", run_id="emoverse", logs_specs=DefaultLogsSpecs(log_dir=logs),
+            signals_to_handle="SIGINT", **meeting,
         )  # fmt: skip
         arguments = ["-m", "emoverse.training.launch", str(scratch.absolute()), str(os.getpid())]
         try:
@@ -166,7 +186,7 @@ def _last_line(scratch: Path, number: int) -> str:
 
 
 def main(scratch: Path, launcher: int) -> int:
-    """Worker entry point for one rank: train as ``task.json`` says, write the outcome; return an exit code."""
+    """Worker entry point for one rank: train as the node's task file says, write the outcome; return an exit code."""
     _die_with(launcher)
     _redirect_stderr(scratch)
     outcome: dict[str, Any]
@@ -187,8 +207,8 @@ def main(scratch: Path, launcher: int) -> int:
     return int("refused" in outcome or "failed" in outcome)
 
 
-def _train(scratch: Path) -> dict[str, Any]:
-    task = json.loads((scratch / "task.json").read_text("utf-8"))
+def _train(scratch: Path) -> dict[str, Any] | None:
+    task = json.loads((scratch / _task_file(int(os.environ["GROUP_RANK"]))).read_text("utf-8"))
     paths = {name: Path(task[name]) if task[name] else None for name in _PATHS}
     params = parse(TrainParams, task["params"], place="params.yaml")
     os.environ["OMP_NUM_THREADS"] = str(params.threads)  # accelerate warns of its own choice where none is set
@@ -196,6 +216,8 @@ def _train(scratch: Path) -> dict[str, Any]:
     model = paths.pop("model")
     assert model is not None
     result = train_rows(task["rows"], task["lengths"], model, frames, params, scratch, task["label"], **paths)
+    if result is None:
+        return None
     return {**vars(result), "checkpoint": result.checkpoint.name}  # asdict would break a Counter
 
 

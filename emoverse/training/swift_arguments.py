@@ -98,7 +98,7 @@ def swift_arguments(
         }
         if params.projector == "full":
             flags["modules_to_save"] = "multi_modal_projector"
-    if params.gpus > 1:
+    if params.processes > 1:
         flags["ddp_find_unused_parameters"] = "false"
     if params.sharding != "none":
         flags["deepspeed"] = params.sharding  # ms-swift's own settings of that name

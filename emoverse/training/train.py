@@ -17,6 +17,7 @@ from emoverse.inference.test_sets import EvaluationSet
 from emoverse.media.frames import FrameStore
 from emoverse.training.adapters import adapter_base, write_model
 from emoverse.training.checkpoints import begin_anew_if_mixed, fingerprint_of, libraries_of, scratch_folder
+from emoverse.training.distributed import this_node
 from emoverse.training.launch import train_on_ranks
 from emoverse.training.preview import check_device
 from emoverse.training.rows import (
@@ -45,7 +46,7 @@ def train(
     """Train one stage and publish its model.
 
     Every row is checked before training starts. Unfinished training stays in a scratch folder; the next run resumes
-    it.
+    it. With several nodes each of them calls this, with a scratch folder that they share; the first one publishes.
 
     Args:
         stage: ``stage1`` or ``stage2``.
@@ -62,6 +63,7 @@ def train(
             finite.
         PreemptedError: SIGTERM; a checkpoint is saved.
     """
+    node = this_node(params)
     inputs = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
     from emoverse.models.convert.native import check_model_folder  # it imports torch: not before the inputs are there
 
@@ -84,17 +86,21 @@ def train(
     scratch = scratch_folder(fingerprint_of(settings, digests, code_digest("train"), libraries_of(params)))
     scratch.parent.mkdir(parents=True, exist_ok=True)
     libraries = libraries_of(params)
+    settings_of_run = (params, scratch, stage, tensorboard and tensorboard / stage, adapter, amt)
+    if node.rank > 0:
+        train_on_ranks(rows, lengths, weights, validated, *settings_of_run, node)
+        return
     with (
         publish(out, step="train", name=stage, params=settings, inputs=inputs, libraries=libraries) as draft,
         exclusive(scratch, f"train --stage {stage} --out {out}"),
     ):
-        if message := begin_anew_if_mixed(scratch, params.gpus):
+        if message := begin_anew_if_mixed(scratch, params.processes):
             print(f"train: {message}", flush=True)
-        settings_of_run = (params, scratch, stage, tensorboard and tensorboard / stage, adapter, amt)
-        if params.gpus > 1:
-            result = train_on_ranks(rows, lengths, weights, validated, *settings_of_run)
+        if params.processes > 1:
+            result = train_on_ranks(rows, lengths, weights, validated, *settings_of_run, node)
         else:
             result = train_rows(rows, lengths, weights, frames, *settings_of_run)
+        assert result is not None  # this is the first process
         write_model(weights, result.checkpoint, params, draft.path / "model", draft.path / "adapter")
         with (draft.path / "log.jsonl").open("w", encoding="utf-8") as log:
             log.writelines(json.dumps(entry, sort_keys=True, allow_nan=False) + "\n" for entry in result.log)
@@ -142,7 +148,7 @@ def _account(rows: Sequence[dict[str, Any]], result: TrainingResult, params: Tra
         raise ValueError(f"the trainer saw rows that are not in the stage: {unknown[:_SHOWN]}")
     least, most = math.floor(params.epochs), math.ceil(params.epochs)
     wrong = {name: seen.get(name, 0) for name in ids if not least <= seen.get(name, 0) <= most}
-    repeats = most * repeated_rows(len(ids), params.batch_size, params.gpus)
+    repeats = most * repeated_rows(len(ids), params.batch_size, params.processes)
     if any(count < least for count in wrong.values()) or sum(count - most for count in wrong.values()) > repeats:
         shown = ", ".join(f"{name} {count} times" for name, count in list(wrong.items())[:_SHOWN])
         problem = f"{len(wrong)} of {len(ids)} rows were not trained once an epoch: {shown}"

@@ -13,7 +13,14 @@ from typing import Any
 from emoverse.config import TrainParams
 from emoverse.media.frames import FrameStore
 from emoverse.training.checkpoints import Ledger, full_disk_named, last_complete
-from emoverse.training.distributed import PreemptedError, StopRequest, join_shards, on_sigterm, rank
+from emoverse.training.distributed import (
+    PreemptedError,
+    StopRequest,
+    agree,
+    join_shards,
+    on_sigterm,
+    rank,
+)
 from emoverse.training.estimate import steps_of
 from emoverse.training.rows import validation_sets
 
@@ -51,7 +58,7 @@ def train_rows(
     tensorboard: Path | None = None,
     adapter: Path | None = None,
     amt: Path | None = None,
-) -> TrainingResult:
+) -> TrainingResult | None:
     """Train on rows in ``scratch``, resuming from the last complete checkpoint there.
 
     Args:
@@ -65,6 +72,9 @@ def train_rows(
         tensorboard: folder for event files, or None.
         adapter: an adapter of the model that is trained further, or None.
         amt: output of build-amt, whose validation sets are scored at each checkpoint, or None.
+
+    Returns:
+        The result; None in other processes than the first.
 
     Raises:
         PreemptedError: SIGTERM; a checkpoint is saved.
@@ -90,7 +100,9 @@ def train_rows(
     if not sys.stderr.isatty():
         disable_progress_bar()
     scratch.mkdir(parents=True, exist_ok=True)
-    resume, skipped = last_complete(scratch, params.gpus)
+    resume, skipped = last_complete(scratch, params.processes)
+    agreed = agree(scratch, resume.name if resume else "")
+    resume = scratch / agreed if agreed else None
     if rank() == 0:
         for message in [*skipped, *([f"resuming from {resume.name}"] if resume else [])]:
             print(f"train: {message}", flush=True)
@@ -123,8 +135,8 @@ def train_rows(
         trainer.add_callback(monitor)
         trainer.add_callback(display)
 
-    sampler = LengthBatches if params.group_by_length or params.gpus > 1 else None
-    with full_disk_named(scratch, params.gpus), on_sigterm(stop.request):
+    sampler = LengthBatches if params.group_by_length or params.processes > 1 else None
+    with full_disk_named(scratch, params.processes), on_sigterm(stop.request):
         join_shards(params, cpu=cpu)
         session = InMemorySft(arguments, rows, lengths, prepare)
         with display, batch_sampler(sampler):
@@ -132,6 +144,8 @@ def train_rows(
     state = session.trainer.state
     if monitor.stopped and state.global_step < state.max_steps:
         raise PreemptedError(f"stopped at step {state.global_step} of {state.max_steps}, saved; run again to resume")
+    if rank() != 0:
+        return None
     keys = ("loss", "grad_norm", "learning_rate", "epoch", "step")
     # with 16-bit floats, steps that the loss scaler skips have an infinite gradient, which JSON cannot hold
     log = [
@@ -139,7 +153,7 @@ def train_rows(
         for entry in state.log_history
         if "loss" in entry
     ]
-    checkpoint, _ = last_complete(scratch, params.gpus)
+    checkpoint, _ = last_complete(scratch, params.processes)
     if checkpoint is None:
         raise ValueError(f"training ended without a complete checkpoint in {scratch}")
     selected = checkpoint

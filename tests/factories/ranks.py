@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -45,20 +46,36 @@ def make_inputs(folder: Path, params: TrainParams) -> dict[str, Path]:
     return {**make_training(folder), "params": folder / "params.yaml", "first": folder / "first"}
 
 
-def start_training(folders: dict[str, Path], folder: Path) -> subprocess.Popen[bytes]:
-    """Train stage 1 to `out` in a folder, by the command line; what it says goes to `log.txt`."""
+def start_training(
+    folders: dict[str, Path], folder: Path, node: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Train stage 1 to `out` in a folder, by the command line; its output goes to `log.txt` (`log-1.txt`: node 1)."""
     words = ["train", "--stage", "stage1", "--model", folders["model"], "--amt", folders["amt"], "--validated",
              folders["meld"], "--out", folder / "out", "--params", folders["params"]]  # fmt: skip
-    environment = {**os.environ, "EMOVERSE_SCRATCH": str(folder / "scratch"), "TMPDIR": str(folder)}
+    number = (node or {}).get("PET_NODE_RANK", "0")
+    environment = {**os.environ, **(node or {}), "EMOVERSE_SCRATCH": str(folder / "scratch"), "TMPDIR": str(folder)}
     environment["PYTHONPATH"] = os.pathsep.join([str(folders["first"]), str(REPO), os.environ.get("PYTHONPATH", "")])
-    with (folder / "log.txt").open("wb") as log:
+    with (folder / _log_of(number)).open("wb") as log:
         command = [sys.executable, "-m", "emoverse.cli", *map(str, words)]
         return subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
 
 
-def printed_by(folder: Path) -> list[str]:
-    """Return what the last training in a folder said."""
-    return (folder / "log.txt").read_text("utf-8").splitlines()
+def _log_of(node: str) -> str:
+    return "log.txt" if node == "0" else f"log-{node}.txt"
+
+
+def printed_by(folder: Path, node: str = "0") -> list[str]:
+    """Return what the last training in a folder printed, on one of its nodes."""
+    return (folder / _log_of(node)).read_text("utf-8").splitlines()
+
+
+def nodes(count: int) -> list[dict[str, str]]:
+    """Return the variables that tell each of several nodes, all of them this machine, where they meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"PET_NNODES": str(count), "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port}
+    return [{**common, "PET_NODE_RANK": str(number)} for number in range(count)]
 
 
 def wait_until(happened: Callable[[], Any], seconds: float = 180.0) -> None:

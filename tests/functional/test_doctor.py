@@ -11,6 +11,7 @@ from emoverse import doctor
 from emoverse.cli.__init__ import main
 from tests.factories import remotes
 from tests.factories.kubeflow import kubeflow
+from tests.factories.kubernetes import kubernetes
 from tests.factories.remotes import Remote
 
 REPO = Path(__file__).resolve().parents[2]
@@ -18,16 +19,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep")  # inside DVC
 
 
 def test_a_complete_checkout_and_a_cluster_pass_all_checks(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPO)
-    with kubeflow() as cluster:
+    with kubeflow() as cluster, kubernetes(tmp_path):
         code = main(["doctor", "--json", "--host", cluster.host])
     found = {one["check"]: one for one in json.loads(capsys.readouterr().out)}
     failed = {name for name, one in found.items() if one["state"] == "fail"}
     assert failed <= {"disk", "versions"}  # this machine's affair
     assert code == (2 if failed else 0)
-    assert {"python", "versions", "pyav", "gpu", "disk", "raw meld", "docker", "kubeflow"} <= found.keys()
+    assert {"python", "versions", "pyav", "gpu", "disk", "raw meld", "docker", "kubeflow", "trainer"} <= found.keys()
     assert all(one["ok"] or one["remedy"] for one in found.values())
 
 

@@ -1,5 +1,7 @@
 """A cluster profile: what it says is what the pods get; what it may not say is refused before anything is compiled."""
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +9,13 @@ import pytest
 import yaml
 
 from emoverse.cli.__init__ import main
+from emoverse.config import load_params
 from emoverse.errors import UserError
+from emoverse.training.train_job import TEMPLATE
+from pipelines.checks import check_trainer
 from pipelines.cluster import load_cluster
+from pipelines.train_job import template
+from tests.factories.kubernetes import kubernetes
 
 REPO = Path(__file__).resolve().parents[2]
 EXAMPLE = REPO / "docs/cluster.yaml"
@@ -81,6 +88,8 @@ def test_checkpoints_of_a_pod_that_goes_away_lie_on_a_volume(compiled: Any) -> N
         ("train: {tolerations: [{key: a, operator: exists}]}", "'train.tolerations.0.operator'"),
         ("volumes: [{claim: raw, path: raw}]", "'volumes.0.path'"),
         ("secrets: [{name: s, value: hunter2}]", "unknown parameter 'secrets.0.value'"),
+        ("trainer: {folder: /x}", "trainer.folder names /x, which is not on any of the volumes"),
+        ("trainer: {runtime: torch}", "'trainer.folder' is missing"),
         ("publish: /reports", "publish names /reports, which is not on any of the volumes"),
         ("volumes: [{claim: a, path: /rep}]\npublish: /reports", "is not on any of the volumes"),
         ("retries: {count: two}", "'retries.count'"),
@@ -112,6 +121,47 @@ def test_more_gpus_than_a_pod_gets_are_refused(capsys: pytest.CaptureFixture[str
     words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path / "p.yaml")]
     assert main([*words, "--cluster", str(EXAMPLE), "--set", "train.gpus=4"]) == 2
     assert "stage1.gpus: wants 4 GPUs, but the cluster profile gives a pod 1; set gpu.count" in capsys.readouterr().err
+
+
+def test_a_stage_on_several_nodes_waits_without_a_gpu_and_tells_its_nodes_what_they_get(tmp_path: Path) -> None:
+    words = ["compile", "--params", str(REPO / "params.yaml"), "--out", str(tmp_path / "p.yaml")]
+    assert main([*words, "--cluster", str(EXAMPLE), "--set", "stage2.nodes=2"]) == 0
+    pipeline, platform = yaml.safe_load_all((tmp_path / "p.yaml").read_text("utf-8"))
+    executors = pipeline["deploymentSpec"]["executors"]
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    one, several = (executors[name]["container"] for name in ("exec-train", "exec-train-2"))
+    assert one["image"] == several["image"]
+    assert "accelerator" in one["resources"]
+    assert "accelerator" not in several["resources"]
+    assert several["resources"]["resourceMemoryRequest"] == "16Gi"
+    assert "nodeSelector" not in settings["exec-train-2"]
+    assert "/scratch" in [volume["mountPath"] for volume in settings["exec-train-2"]["pvcMount"]]
+    env = [{entry["name"]: entry["value"] for entry in container["env"]} for container in (one, several)]
+    assert TEMPLATE not in env[0]
+    described = json.loads(env[1][TEMPLATE])
+    profile = load_cluster(EXAMPLE)
+    assert profile.trainer is not None
+    assert described == {"folder": "/scratch", "job": template(profile, profile.trainer, several["image"])}
+
+
+def test_several_nodes_without_kubeflow_trainer_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--params", str(REPO / "params.yaml"), "--set", "train.nodes=2"]
+    assert main(["compile", *words, "--out", str(tmp_path / "p.yaml")]) == 2
+    assert "stage1.nodes: is 2, but the cluster profile has no `trainer`; describe" in capsys.readouterr().err
+    assert main(["run-local", *words, "--root", str(tmp_path)]) == 2
+    assert "stage1.nodes: is more than 1, which needs a cluster with Kubeflow Trainer" in capsys.readouterr().err
+
+
+def test_a_submission_on_several_nodes_looks_for_kubeflow_trainer_first(tmp_path: Path) -> None:
+    params, profile = load_params(REPO / "params.yaml", {"stage2.nodes": 2}), load_cluster(EXAMPLE)
+    with kubernetes(tmp_path) as cluster:
+        assert check_trainer(params, profile, "").startswith("Kubeflow Trainer: ClusterTrainingRuntime torch-distribut")
+        assert check_trainer(load_params(REPO / "params.yaml"), profile, "") == ""
+        cluster.trainer = False
+        with pytest.raises(UserError, match=r"has no Kubeflow Trainer.*; --unchecked trainer if kubectl uses another"):
+            check_trainer(params, profile, "")
+        Path(os.environ["KUBECONFIG"]).write_text("{}", "utf-8")
+        assert "not checked (no Kubernetes cluster is known here" in check_trainer(params, profile, "")
 
 
 @pytest.mark.parametrize("spec", ["file:reasons.jsonl", "endpoint:/home/me/judge.json", "file:/rawdata/reasons.jsonl"])

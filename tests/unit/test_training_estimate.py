@@ -216,7 +216,7 @@ def test_flash_attention_that_cannot_run_here_is_refused_before_any_work(dtype: 
 
 
 def test_sharding_without_deepspeed_or_a_second_gpu_is_refused_before_any_work() -> None:
-    with pytest.raises(ValueError, match="sharding zero2 divides among several GPUs: gpus is 2 or more then"):
+    with pytest.raises(ValueError, match="sharding zero2 divides among several GPUs: gpus or nodes is 2 or more"):
         train_params(sharding="zero2")
     if find_spec("deepspeed") is not None:
         pytest.skip("deepspeed is installed here")
