@@ -26,7 +26,7 @@ NODE_LABEL: Final = "batch.kubernetes.io/job-completion-index"
 JOB_LABEL: Final = "jobset.sigs.k8s.io/jobset-name"
 _ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # in every pod that has a service account
 _TIMEOUT: Final = (10, 60)  # seconds to connect, and to wait for data
-_OLDEST: Final = "install Kubeflow Trainer 2.2 or later there, or set train.nodes to 1"
+_OLDEST: Final = "install Kubeflow Trainer 2.3 or later there, or set train.nodes to 1"
 
 
 class KubernetesApi:

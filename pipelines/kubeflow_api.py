@@ -53,7 +53,8 @@ class KubeflowApi:
         self.address = api_address(host)
         self._token = token_from(TOKEN)
         self._client = HttpClient(authorization=bearer(self._token), retries=retries)
-        # A busy server took 15 s to start a run, and had started it when its client gave up after 10 s.
+        # A busy server took 15 s to start a run, and had started it when its client gave up after 10 s. A list of runs
+        # contains each run's whole pipeline, and took as long.
         self._patient = HttpClient(authorization=bearer(self._token), retries=retries, timeout=120.0)
 
     def run_url(self, run_id: str) -> str:
@@ -218,7 +219,7 @@ class KubeflowApi:
         if query:
             url += "?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in query.items())
         try:
-            client = self._patient if method == "POST" else self._client
+            client = self._patient if method == "POST" or path == "runs" else self._client
             reply = client.request(method, url, body=body, headers=headers)
         except NoAnswerError as error:
             remedy = _PORT_FORWARD if error.remedy == "check the address" else error.remedy

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,10 +68,13 @@ class Cluster:
     def log(self, run: Run, step: str) -> str:
         return Follower(self.api, run).log_of(self.steps(run)[step])
 
+    def arguments_of(self, run: Run) -> dict[str, Any]:
+        return dict(self.api.run(run.id)["runtime_config"]["parameters"])
+
     def computed(self, step: str, run: Run) -> list[Run]:
-        """Return the runs up to this one in which a step was computed, not cached; newest first."""
-        ids = [one["run_id"] for one in self.api.runs()]
-        runs = [Run(one, self.api.run_url(one)) for one in ids[ids.index(run.id) :]]
+        """Return the runs with the parameters of this one in which a step was computed, not cached; newest first."""
+        runs = [Run(one["run_id"], self.api.run_url(one["run_id"])) for one in self.api.runs()]
+        runs = [one for one in runs if self.arguments_of(one) == self.arguments_of(run)]
         return [one for one in runs if (state := self.steps(one).get(step)) and state.state == "succeeded"]
 
     def run_started_by(self, recurring: str, timeout: float = 600) -> Run:

@@ -178,7 +178,7 @@ def test_a_file_compiled_for_the_cluster_runs_by_kubeflows_own_client(
 ) -> None:
     done = cluster.emoverse("compile", *PARAMETERS, "--cluster", PROFILE, "--out", str(tmp_path / "emoverse.yaml"))
     assert done.returncode == 0, done.stderr
-    remotes = {one["corpus"]: one["remote"] for one in arguments_of(cluster, first[0])["corpora"]}
+    remotes = {one["corpus"]: one["remote"] for one in cluster.arguments_of(first[0])["corpora"]}
     corpora = default_arguments(load_params(REPO / "params.yaml"), REPO).corpora
     corpora = [{**one, "remote": remotes[one["corpus"]]} for one in corpora]
     kfp_run(cluster, tmp_path / "emoverse.yaml", corpora=corpora)
@@ -208,7 +208,3 @@ def test_a_recurring_run_starts_by_itself_and_everything_is_cached(cluster: Clus
     finally:
         cluster.delete_recurring_run(recurring)
     assert set(states(cluster, run).values()) == {"cached"}
-
-
-def arguments_of(cluster: Cluster, run: Run) -> dict[str, Any]:
-    return dict(cluster.api.run(run.id)["runtime_config"]["parameters"])

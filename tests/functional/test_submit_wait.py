@@ -1,13 +1,16 @@
 """Watch a run: its steps by name, an endpoint that stays silent, pods that go away with their node."""
 
 import itertools
+import time
+from typing import Any
 
 import pytest
 import yaml
 
 from emoverse.cli import main
 from emoverse.errors import UserError
-from emoverse.http import NoAnswerError
+from emoverse.http import HttpClient, NoAnswerError
+from pipelines.kubeflow_api import KubeflowApi
 from pipelines.watch import NODE_LOSS, Run, last_error_line, retry, steps_of, watch
 from tests.conftest import REPO
 from tests.factories.kubeflow import RUN, WORKFLOW, Kubeflow, kubeflow, node, nodes_of
@@ -187,6 +190,19 @@ def test_the_message_is_found_at_the_address_of_the_ui_and_of_the_api_server(ui:
         cluster.logs = {"root.evaluate": "emoverse: there is no model; train one\n"}
         with pytest.raises(UserError, match="evaluate: emoverse: there is no model; train one"):
             watch(run, host=cluster.host, pause=0.001, say=lambda _: None)
+
+
+def test_a_slow_list_of_runs_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with kubeflow() as cluster:
+        api, answer = KubeflowApi(cluster.host), cluster.answer
+        monkeypatch.setattr(api, "_client", HttpClient(retries=0, timeout=0.1))
+
+        def slowly(method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
+            time.sleep(0.5)
+            return answer(method, path, query, body)
+
+        monkeypatch.setattr(cluster, "answer", slowly)
+        assert api.runs() == []
 
 
 def test_a_run_that_was_terminated_can_be_retried_and_one_that_goes_on_cannot() -> None:
