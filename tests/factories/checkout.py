@@ -13,12 +13,15 @@ import yaml
 from tests.factories import canary
 
 REPO = Path(__file__).resolve().parents[2]
-# Fewer steps and resamples, the same rows and clips: what is tested here is the workflow, not the scores.
+# Fewer steps and resamples, the same rows and clips: what is tested here is the workflow, not the scores. One thread,
+# because pytest runs two processes on two processors.
 SHORT = {
-    "base_model": {"faces": 64, "sentences": 64, "epochs": 1},
+    "base_model": {"faces": 64, "sentences": 64, "epochs": 1, "threads": 1},
+    "train": {"threads": 1},
     "stage1": {"epochs": 0.3, "save_every": 4},
     "stage2": {"epochs": 0.3, "save_every": 4},
-    "evaluate": {"bootstrap": 50, "agreement": 8},
+    "evaluate": {"bootstrap": 50, "agreement": 8, "threads": 1},
+    "export": {"threads": 1},
 }
 
 
