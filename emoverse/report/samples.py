@@ -29,7 +29,7 @@ Verdict = Literal["right", "wrong", "unparsable"]
 class Sample:
     """One test record; ``frames`` are data URIs, ``likely`` the answers by descending probability.
 
-    ``title`` is the task's, ``said`` the transcript where the question quotes one. ``confidence`` is the probability of
+    ``title`` is the task's, ``text`` the transcript where the question quotes one. ``confidence`` is the probability of
     the reply, None where it was generated.
     """
 
