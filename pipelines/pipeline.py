@@ -4,7 +4,7 @@
 import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, List, NamedTuple  # noqa: UP035  (kfp reads list types from typing)
@@ -114,13 +114,14 @@ def pipeline(defaults: RunArguments, options: PipelineOptions | None = None) -> 
 class Builder:
     """Make the tasks of one pipeline from its parameters (``inputs``: channels by parameter name).
 
-    ``import_weights``: the base model is a checkpoint under DVC, not the tiny one. ``nodes``: how many train a stage.
+    ``import_weights``: the base model is a checkpoint under DVC, not the tiny one. ``nodes``: how many train
+    a stage, 1 by default.
     """
 
     options: PipelineOptions
     inputs: SimpleNamespace
     import_weights: bool
-    nodes: Mapping[str, int]
+    nodes: Mapping[str, int] = field(default_factory=dict)
 
     def build(self) -> Results | None:
         """Make all tasks; return the outputs, or None for a sweep."""
@@ -234,7 +235,7 @@ class Builder:
         if after is not None:
             task.after(after)
         task.set_display_name(f"train {stage}{_suffix(seed)}")
-        return _model(self._configure(task, "train", "train", nodes=self.nodes[stage]), "trained")
+        return _model(self._configure(task, "train", "train", nodes=self.nodes.get(stage, 1)), "trained")
 
     def _evaluate(self, model: Model, data: Any, seed: int | None = None) -> Any:
         task = evaluate(
