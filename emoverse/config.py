@@ -132,11 +132,10 @@ class TrainParams:
     scripts), ``full`` trains it whole (the paper's figure). ``attention`` auto is flash attention where it is installed
     and the device can, sdpa elsewhere. ``nodes`` machines with ``gpus`` GPUs each train together. ``sharding`` is
     DeepSpeed's ZeRO: the GPUs divide gradients and the optimizer's state among them (stage 2), the weights too (stage
-    3). ``threads`` is the number of CPU threads of torch in each
-    process, which decides the last bits of a result. ``deterministic`` makes torch refuse or replace operations whose
-    result differs from run to run. ``validation_rows`` of each validation set are scored whenever a checkpoint is
-    saved, 0 scores none; ``select`` is the checkpoint that is published: the last, or that with the lowest loss or the
-    highest score on these rows.
+    3). ``threads`` is the number of CPU threads of torch in each process, which decides the last bits of a result.
+    ``deterministic`` makes torch refuse or replace operations whose result differs from run to run.
+    ``validation_rows`` of each validation set are scored whenever a checkpoint is saved, 0 scores none; ``select`` is
+    the checkpoint that is published: the last, or that with the lowest loss or the highest score on these rows.
     """
 
     start: Literal["merged", "adapter"] = "merged"

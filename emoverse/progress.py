@@ -34,8 +34,7 @@ def progress(label: str, total: int, finished: int = 0, *, unit: str = "clips", 
 def _bar(label: str, total: int, finished: int, unit: str, last: bool) -> Iterator[Advance]:
     from tqdm import tqdm
 
-    settings = {"unit": f" {unit}", "dynamic_ncols": True, "leave": last}
-    with tqdm(desc=label, total=total, initial=finished, **settings) as bar:
+    with tqdm(desc=label, total=total, initial=finished, unit=f" {unit}", dynamic_ncols=True, leave=last) as bar:
         yield lambda count=1: bar.update(count) and None
 
 

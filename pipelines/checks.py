@@ -120,14 +120,15 @@ def check_trainer(params: Params, cluster: Cluster, namespace: str) -> str:
     if cluster.trainer is None or max(params.stage1.nodes, params.stage2.nodes) == 1:
         return ""
     runtime = f"{cluster.trainer.kind} {cluster.trainer.runtime}"
+    unchecked = "Kubeflow Trainer: not checked ({}); the step train does it before it starts"
     try:
         api = connect(namespace)
     except UserError as error:
-        return f"Kubeflow Trainer: not checked ({error.problem}); the step train does it before it starts"
+        return unchecked.format(error.problem)
     try:
         api.check_trainer(cluster.trainer.kind, cluster.trainer.runtime)
     except NoAnswerError as error:
-        return f"Kubeflow Trainer: not checked ({error.problem}); the step train does it before it starts"
+        return unchecked.format(error.problem)
     except UserError as error:
         remedy = f"{error.remedy}; --unchecked trainer if kubectl uses another cluster here"
         raise UserError(error.problem, place=error.place, remedy=remedy) from None

@@ -77,9 +77,8 @@ def tree_of(manifest: Mapping[str, Any]) -> Node:
 
     def node(digest: str, record: Mapping[str, Any]) -> Node:
         if digest not in known:
-            known[digest] = Node(
-                digest, "unknown", "unknown", {}, {}
-            )  # guards against cyclic ancestry (a tampered manifest)
+            # guards against cyclic ancestry (a tampered manifest)
+            known[digest] = Node(digest, "unknown", "unknown", {}, {})
             inputs = {key: node(d, ancestry.get(d, {})) for key, d in sorted(record.get("inputs", {}).items())}
             step = str(record.get("step", "unknown"))
             known[digest] = Node(digest, step, str(record.get("name", step)), record, inputs)

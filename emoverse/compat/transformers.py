@@ -15,10 +15,20 @@ from typing import Any, Final
 ALL_EXPERTS: Final = "all_experts"
 
 
+def attention_of(config: Any) -> str:
+    """Return the attention implementation of a loaded model, from its config."""
+    return str(config._attn_implementation)
+
+
+def has_experts(config: Any) -> bool:
+    """Return whether a model's language model is a mixture of experts, from the model's config."""
+    return bool(getattr(config.get_text_config(), "num_experts", None))
+
+
 @contextmanager
 def sdpa_attention(model: Any) -> Iterator[None]:
     """Run a model with sdpa for a while: flash attention takes no mask of its own for each token."""
-    before = model.config._attn_implementation
+    before = attention_of(model.config)
     if before == "sdpa":
         yield
         return
@@ -37,7 +47,7 @@ def all_experts(model: Any) -> Iterator[None]:
     computation, and memory for (experts, tokens, hidden) numbers.
     """
     before = model.get_experts_implementation()
-    if not getattr(model.config.get_text_config(), "num_experts", None):
+    if not has_experts(model.config):
         yield
         return
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS

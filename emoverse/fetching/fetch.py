@@ -114,15 +114,13 @@ def pull(md5: str, config: Mapping[str, Any], folder: Path) -> Sums:
     present = raw_sums(folder)[1]
     for name in present.keys() - listing.keys():
         (folder / name).unlink()
-    missing = {name: value for name, value in listing.items() if present.get(name) != value}
     try:
-        store.download(missing, folder)
+        store.download(_missing(listing, present), folder)
         sums = raw_sums(folder)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        present = raw_sums(folder)[1]
-        missing = {name: value for name, value in listing.items() if present.get(name) != value}
+        missing = _missing(listing, raw_sums(folder)[1])
         wanted, free = store.size(missing), shutil.disk_usage(folder).free
         problem = f"the disk is full: {len(missing)} files with {wanted:,} bytes are missing, {free:,} bytes are free"
         remedy = f"make {wanted:,} bytes free there and run again"
@@ -131,6 +129,11 @@ def pull(md5: str, config: Mapping[str, Any], folder: Path) -> Sums:
         if sums[1].get(name) != listing[name]:
             raise store.corrupt_error(listing[name], name)
     return sums
+
+
+def _missing(listing: Mapping[str, str], present: Mapping[str, str]) -> dict[str, str]:
+    """Return the files of a listing that are not in a folder with the content that it lists."""
+    return {name: md5 for name, md5 in listing.items() if present.get(name) != md5}
 
 
 # What file managers and network file systems leave in a folder.

@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from swift.dataloader import BatchSamplerShard
 
+from emoverse.compat.transformers import attention_of, has_experts
 from emoverse.training.rows import step_sizes
 
 BUCKET: Final = 32
@@ -61,6 +62,6 @@ def sees_no_padding(config: Any, mask: torch.Tensor) -> bool:
         config: the model's.
         mask: (rows, tokens), 1 for tokens and 0 for padding.
     """
-    if config._attn_implementation != "sdpa" or getattr(config.get_text_config(), "num_experts", None):
+    if attention_of(config) != "sdpa" or has_experts(config):
         return False
     return bool((mask[:, 1:] <= mask[:, :-1]).all())
