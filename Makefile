@@ -9,7 +9,7 @@ COMPILE := uv pip compile --quiet --python-version 3.11 --generate-hashes --no-h
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run docs test test-cluster test-fast lint format bench lock sample pictures image test-containers clean
+.PHONY: help setup run docs test test-cluster test-fast lint format bench lock sample base pictures image test-containers clean
 
 help:  ## print this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +24,7 @@ setup: .venv/.ready  ## create .venv with everything, pinned by hash
 	@touch $@
 
 run: setup  ## run the main job: the sample videos to a trained, scored, exported model and its page
-	dvc pull --quiet data/raw/sample/MELD.dvc data/raw/sample/ECF.dvc data/raw/sample/MOSEI.dvc
+	dvc pull --quiet $(wildcard data/raw/sample/*.dvc)
 	dvc repro
 	dvc metrics show
 	@echo "the page: reports/index.html"
@@ -72,6 +72,9 @@ lock: setup  ## resolve requirements/*.in: lock.txt for this machine, data.txt a
 
 sample: setup  ## draw the sample corpora again, byte for byte
 	$(BIN)/python -m emoverse.synthetic data/raw/sample
+
+base: setup  ## train the sample's base model again (half an hour) and store it as DVC does
+	$(BIN)/python scripts/sample_base.py
 
 pictures: setup  ## take the pictures in docs/images of what `make run` has written (needs chromium)
 	$(BIN)/python scripts/pictures.py

@@ -106,11 +106,11 @@ TINY: Final = "emoverse/models/tiny.py"  # the source of the tiny base model: it
 
 @_frozen
 class BaseModelParams:
-    """The model that stage 1 starts from: the tiny one (``source`` TINY), or a folder with an InternVL2 checkpoint.
+    """The model that stage 1 starts from: a folder with an InternVL checkpoint, or a tiny one trained here (TINY).
 
-    The rest is for the tiny one alone. ``faces`` are clips drawn for its pretraining and ``sentences`` lessons about
-    words alone, ``dialogues`` lessons about who answers whom; ``face_epochs`` passes over the frames train its eyes,
-    ``epochs`` passes over the lessons its words.
+    The rest is for the tiny one alone. ``faces`` are clips drawn for its pretraining, ``sentences`` examples of text
+    alone and ``dialogues`` examples about who answers whom; ``face_epochs`` passes over the frames train the vision
+    tower, ``epochs`` passes over the examples the language model.
     """
 
     source: str

@@ -128,11 +128,16 @@ def local_arguments(params: Params, base: Path) -> RunArguments:
     Relative roots are taken from ``base``.
 
     Raises:
-        UserError: A raw corpus is missing.
+        UserError: A raw corpus or the base model's checkpoint is missing.
     """
     corpora = [_digested(name, base / corpus.root) for name, corpus in params.corpora.items()]
     source = params.base_model.source
-    return cluster_arguments(params, corpora, {} if source == TINY else _digested("weights", base / source))
+    if source == TINY:
+        return cluster_arguments(params, corpora)
+    if not (base / source).is_dir():
+        remedy = "run `dvc pull`, or set base_model.source in params.yaml"
+        raise UserError("the base model's checkpoint is missing", place=str(base / source), remedy=remedy)
+    return cluster_arguments(params, corpora, _digested("weights", base / source))
 
 
 def _digested(name: str, root: Path) -> dict[str, str]:

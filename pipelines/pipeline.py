@@ -200,6 +200,7 @@ class Builder:
                 weights_md5=inputs.weights_md5, media=inputs.media, code_digest=inputs.code_base_model,
                 volume=inputs.raw_volume, weights=fetched.outputs["raw"],
             )  # fmt: skip
+            imported.set_display_name("base-model")
             return _model(self._configure(imported, "train", "base-model"), "model")
         if options.start == "base-model":
             made = base_model(params=inputs.base_model, media=inputs.media, code_digest=inputs.code_base_model)

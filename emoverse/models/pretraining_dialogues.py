@@ -1,6 +1,6 @@
 """Generate dialogues for the tiny model's pretraining: numbered lines, and questions whose answer is a line's number.
 
-A large model can look up who said what and copy a number out of a list; a tiny one has to learn it somewhere. Speakers,
+A large model can look up who said what and copy a number out of a list; the tiny one learns it from these. Speakers,
 words, labels and questions are not those of a corpus, except that first names are everybody's.
 """
 
@@ -20,6 +20,12 @@ ADDRESSED: Final = 0.6
 """Share of lines that begin with the name of the person whom they answer."""
 FAR: Final = 0.7
 """Share of these that answer a line before the previous one, where another person said one."""
+INVENTED: Final = 0.7
+"""Share of labelled dialogues whose labels are any words."""
+GAPS: Final = 0.1
+"""Share of lines before which a number is left out."""
+LISTS: Final = 0.25
+"""Share of questions about all lines of a dialogue."""
 _NAMES: Final = Path(__file__).with_name("names.txt")
 _WORDS: Final = Path(__file__).with_name("words.txt")
 _ORIGIN: Final = (
@@ -32,6 +38,15 @@ _ORIGIN: Final = (
 )
 _LAST_OF: Final = ("Last line of {name}?", "Where did {name} speak last?", "Latest number of {name}:")
 _SPEAKER: Final = ("Who speaks in {number}?", "Name the speaker of line {number}.", "Line {number} is by whom?")
+_ADDRESSED: Final = (
+    "Whom does line {number} call by name?",
+    "Who is called in {number}?",
+    "Name called in line {number}:",
+)
+NO_NAME: Final = "nobody"
+_EVERY_SOURCE: Final = ("Sources of all lines:", "Trace every line back:", "Each line, its feeling and its source:")
+_EVERY_SPEAKER: Final = ("Speakers of all lines:", "Who speaks where?", "Each line's speaker:")
+_EVERY_LAST: Final = ("Last line of everybody:", "Where did each one speak last?", "Latest numbers:")
 _HEADS: Final = ("Transcript:", "A talk:\n", "Minutes:\n", "Chat:", "Lines:\n", "")
 _EARLIER: Final = ("\nSo far:", "\nEarlier:\n", "\nBefore that:", "\nPast lines:\n")
 _THIS: Final = ("\nNow:", "\nThis line:", "\nTarget line:", "\nThe target:", "\nIn question:")
@@ -97,7 +112,11 @@ def make_dialogue(feelings: Sequence[str], sentence: Sentence, rng: np.random.Ge
 
 
 def ask_about(lines: Sequence[Spoken], target: int, rng: np.random.Generator, quiet: str) -> tuple[str, str]:
-    """Ask about line ``target`` (from 0): what set it off, or, more easily, who said something where.
+    """Ask about line ``target`` (from 0): what set it off, or who said something where.
+
+    Most of what surrounds the answer is drawn from the whole vocabulary (labels, headings, instructions), so that the
+    answer has to be looked up and copied. One question of four is about all lines at once: an answer of many numbers
+    teaches more than one number does.
 
     Args:
         lines: The dialogue.
@@ -110,43 +129,92 @@ def ask_about(lines: Sequence[Spoken], target: int, rng: np.random.Generator, qu
     """
     draw = rng.random()
     labelled = rng.random() < 0.6
-    written = [_written(number, line, labelled) for number, line in enumerate(lines, 1)]
-    head, text = _pick(_HEADS, rng), "\n".join(written)
-    if draw < 0.15:
-        name = lines[int(rng.integers(len(lines)))].speaker
-        last = max(place for place, line in enumerate(lines, 1) if line.speaker == name)
+    talk = _number(lines, rng, invented=labelled and rng.random() < INVENTED)
+    written = [line.written(labelled) for line in talk]
+    head, text = _idle(rng, 25) + _heading(_HEADS, rng), "\n".join(written)
+    if rng.random() < LISTS:
+        asked, answer = _about_all(talk, draw, rng)
+        return f"{head}{text}\n{asked}", answer
+    line = talk[target]
+    if draw < 0.12:
+        name = talk[int(rng.integers(len(talk)))].speaker
+        last = max(one.number for one in talk if one.speaker == name)
         return f"{head}{text}\n{_pick(_LAST_OF, rng).format(name=name)}", str(last)
-    if draw < 0.25:
-        return f"{head}{text}\n{_pick(_SPEAKER, rng).format(number=target + 1)}", lines[target].speaker
+    if draw < 0.2:
+        return f"{head}{text}\n{_pick(_SPEAKER, rng).format(number=line.number)}", line.speaker
+    if draw < 0.3:
+        return f"{head}{text}\n{_pick(_ADDRESSED, rng).format(number=line.number)}", line.called
     parts = [head + text] if rng.random() < 0.7 else []
-    parts.append(_pick(_EARLIER, rng) + "\n".join(written[:target]))
-    parts.append(f"{_pick(_THIS, rng)}{written[target]}\n{_closing(lines, target, rng)}")
-    return "".join(parts).strip(), _origin(lines[target], target, "" if labelled else quiet)
+    parts.append(_heading(_EARLIER, rng) + "\n".join(written[:target]))
+    parts.append(f"{_heading(_THIS, rng)}{written[target]}\n{_closing(talk, line, rng)}")
+    silent = not labelled and lines[target].feeling == quiet
+    return "".join(parts).strip(), "" if silent else line.origin
 
 
-def _closing(lines: Sequence[Spoken], target: int, rng: np.random.Generator) -> str:
+@dataclass(frozen=True)
+class _Numbered:
+    """A line as it is written: its number, label and speaker, whom it calls by name, and the number of its source."""
+
+    number: int
+    label: str
+    speaker: str
+    text: str
+    called: str
+    source: int
+
+    @property
+    def origin(self) -> str:
+        return f"{self.number}_{self.label},{self.source}"
+
+    def written(self, labelled: bool) -> str:
+        label = f"_{self.label}" if labelled else ""
+        return f"{self.number}{label}. {self.speaker}: {self.text}"
+
+
+def _number(lines: Sequence[Spoken], rng: np.random.Generator, *, invented: bool) -> list[_Numbered]:
+    """Give each line a number, with gaps, and a label: its feeling, or any word (``invented``)."""
+    numbers = np.cumsum(1 + (rng.random(len(lines)) < GAPS))
+    talk = []
+    for place, line in enumerate(lines):
+        label = str(_pick(vocabulary(), rng)).lower() if invented else line.feeling
+        called = NO_NAME if line.answers is None else lines[line.answers].speaker
+        source = place if line.answers is None else line.answers
+        talk.append(_Numbered(int(numbers[place]), label, line.speaker, line.text, called, int(numbers[source])))
+    return talk
+
+
+def _heading(bank: Sequence[str], rng: np.random.Generator) -> str:
+    """Return a heading of the bank, or as often one of any words."""
+    if rng.random() < 0.5:
+        return str(_pick(bank, rng))
+    words = [str(_pick(vocabulary(), rng)) for _ in range(int(rng.integers(1, 4)))]
+    return "\n" + " ".join(words).capitalize() + _pick((":", ":\n"), rng)
+
+
+def _idle(rng: np.random.Generator, most: int) -> str:
+    """Return half the time nothing, else a line of up to ``most`` words that mean nothing."""
+    count = int(rng.integers(2 * most)) - most
+    return " ".join(str(_pick(vocabulary(), rng)) for _ in range(count)) + "\n" if count > 0 else ""
+
+
+def _about_all(talk: Sequence[_Numbered], draw: float, rng: np.random.Generator) -> tuple[str, str]:
+    """Return a question about all lines and its answer; ``draw`` (0..1) chooses the kind."""
+    if draw < 0.5:
+        return _pick(_EVERY_SOURCE, rng), ";".join(line.origin for line in talk)
+    if draw < 0.75:
+        return _pick(_EVERY_SPEAKER, rng), "; ".join(f"{line.speaker} {line.number}" for line in talk)
+    latest = {line.speaker: line.number for line in talk}
+    names = [list(latest)[int(i)] for i in rng.permutation(len(latest))]
+    return _pick(_EVERY_LAST, rng), "; ".join(f"{name} {latest[name]}" for name in names)
+
+
+def _closing(talk: Sequence[_Numbered], line: _Numbered, rng: np.random.Generator) -> str:
     """Return the question itself; mostly with an example of an answer, whose numbers mean nothing, and idle words."""
-    if rng.random() < 0.3:
-        return str(_pick(_ORIGIN, rng).format(number=target + 1))
+    if rng.random() < 0.2:
+        return str(_pick(_ORIGIN, rng).format(number=line.number))
     numbers = rng.integers(1, 9, size=2)
-    example = f"{numbers[0]}_{lines[int(rng.integers(len(lines)))].feeling},{numbers[1]}"
-    idle = " ".join(_pick(vocabulary(), rng) for _ in range(int(rng.integers(0, 16))))
-    parts = [_pick(_FORM, rng).format(example=example), idle, _pick(_INDICES, rng)]
-    return "\n".join(part for part in parts if part)
-
-
-def _written(number: int, line: Spoken, labelled: bool) -> str:
-    return (
-        f"{number}_{line.feeling}. {line.speaker}: {line.text}"
-        if labelled
-        else f"{number}. {line.speaker}: {line.text}"
-    )
-
-
-def _origin(line: Spoken, target: int, quiet: str) -> str:
-    if line.feeling == quiet:
-        return ""
-    return f"{target + 1}_{line.feeling},{(target if line.answers is None else line.answers) + 1}"
+    example = f"{numbers[0]}_{_pick(talk, rng).label},{numbers[1]}"
+    return f"{_idle(rng, 20)}{_pick(_FORM, rng).format(example=example)}\n{_idle(rng, 40)}{_pick(_INDICES, rng)}"
 
 
 def _pick(bank: Sequence[Any], rng: np.random.Generator) -> Any:

@@ -32,7 +32,8 @@ from tests.cluster.conftest import (
 pytestmark = pytest.mark.slow
 STEPS = {
     *(f"{step} {name}" for step in ("fetch", "validate") for name in ("meld", "ecf", "mosei")),
-    "build-amt", "base-model", "budget", "train stage1", "train stage2", "evaluate", "export", "report",
+    "fetch base model", "base-model", "build-amt", "budget",
+    "train stage1", "train stage2", "evaluate", "export", "report",
 }  # fmt: skip
 
 

@@ -37,7 +37,8 @@ def is_current(root: Path) -> bool:
     except FileNotFoundError:
         return False
     wanted = yaml.safe_load((root / "params.yaml").read_text("utf-8"))
-    same = all(base["params"].get(key) == value for key, value in wanted["base_model"].items())
+    tracked = yaml.safe_load((root / f"{wanted['base_model']['source']}.dvc").read_text("utf-8"))["outs"][0]["md5"]
+    same = any(one.get("dvc_md5") == tracked for one in base["ancestry"].values())
     same &= all(stage["params"].get(key) == value for key, value in {**wanted["train"], **wanted["stage2"]}.items())
     return bool(same and scores["inputs"]["model"] == stage["outputs"]["digest"])
 

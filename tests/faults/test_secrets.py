@@ -13,7 +13,7 @@ from kfp import dsl
 from components.fetch import fetch
 from components.validate import validate
 from emoverse.cli.__init__ import main
-from emoverse.config import MediaParams, ValidationParams, plain
+from emoverse.config import TINY, MediaParams, ValidationParams, plain
 from emoverse.fetching.fetch import resolve
 from pipelines.run_local import session
 from tests.factories import remotes
@@ -54,6 +54,7 @@ def test_a_token_stands_in_no_artifact_log_manifest_or_compiled_pipeline(
     remotes.track(root)
     tree = yaml.safe_load((REPO / "params.yaml").read_text("utf-8"))
     tree["corpora"] = {"meld": {"root": "raw/MELD"}}
+    tree["base_model"]["source"] = TINY
     tree["amt"]["stage1"]["corpora"] = tree["amt"]["stage2"]["corpora"] = ["meld"]
     (root / "params.yaml").write_text(yaml.safe_dump(tree), "utf-8")
     (root / "cluster.yaml").write_text("secrets: [{name: r, env: {p: EMOVERSE_REMOTE_PASSWORD}}]\n", "utf-8")

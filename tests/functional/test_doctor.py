@@ -9,6 +9,7 @@ import yaml
 
 from emoverse import doctor
 from emoverse.cli.__init__ import main
+from emoverse.config import TINY
 from tests.factories import remotes
 from tests.factories.kubeflow import kubeflow
 from tests.factories.kubernetes import kubernetes
@@ -39,6 +40,7 @@ def test_a_failed_check_gets_its_remedy_and_exit_code_2(
     remotes.use(root, Remote(str(tmp_path / "store")))
     tree = yaml.safe_load((REPO / "params.yaml").read_text("utf-8"))
     tree["corpora"] = {"meld": {"root": "raw/MELD"}, "ecf": {"root": "raw/ECF"}}
+    tree["base_model"]["source"] = TINY
     (root / "params.yaml").write_text(yaml.safe_dump(tree), "utf-8")
     (gone,) = [p for p in (tmp_path / "store").rglob("*") if p.is_file() and p.read_bytes() == b"2"]
     gone.unlink()

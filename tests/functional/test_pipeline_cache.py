@@ -13,7 +13,7 @@ import yaml
 import pipelines.options
 from components.image import Images
 from emoverse.artifacts.source_digest import code_digest
-from emoverse.config import load_params
+from emoverse.config import TINY, load_params
 from pipelines.cache_keys import TaskKey, cache_keys
 from pipelines.options import PipelineOptions, default_arguments, local_arguments
 from pipelines.pipeline import compile_to
@@ -31,7 +31,7 @@ PARAMETERS = {
     "media.size": {*VALIDATE, *BUILT, "base-model", *TRAINED},
     "validation.min_duration": {*VALIDATE, *BUILT, *TRAINED},
     "amt.seed": {*BUILT, *TRAINED},
-    "base_model.seed": {"base-model", "budget", *TRAINED},
+    "base_model.seed": set(),  # decides nothing where a checkpoint is the base
     "train.seed": {"budget", *TRAINED},
     "stage1.seed": {"budget", *TRAINED},
     "stage2.seed": {"budget", "train stage2", *SCORED},
@@ -42,13 +42,14 @@ RAW = {
     "MELD/train/dia0_utt0.mp4": {"fetch meld", "validate meld", *BUILT, *TRAINED},  # a clip
     "MELD/train_sent_emo.csv": {"fetch meld", "validate meld", *BUILT, *TRAINED},  # a label
     "ECF/clip.mp4": {"fetch ecf", "validate ecf", *BUILT, *TRAINED},
+    "InternVL-tiny/config.json": {"fetch base model", "base-model", "budget", *TRAINED},
 }
 CODE = {
     "tasks/mer.py": {*BUILT, *TRAINED},  # a prompt
     "corpora/meld.py": {*VALIDATE, *BUILT, *TRAINED},
     "validation/expectations.py": {*VALIDATE, *BUILT, *TRAINED},
     "amt/build_amt.py": {*BUILT, *TRAINED},
-    "models/tiny.py": {"base-model", "budget", *TRAINED},
+    "models/convert/weights.py": {"base-model", "budget", *TRAINED},
     "training/trainer.py": TRAINED,
     "prompt/budget.py": {"budget", "report"},
     "evaluation/evaluate.py": SCORED,
@@ -79,7 +80,8 @@ def workspace(tmp_path: Path) -> Path:
     """Make a workspace: parameters, the package, and a raw corpus of two files each (nothing here reads a clip)."""
     shutil.copy2(REPO / "params.yaml", tmp_path / "params.yaml")
     shutil.copytree(REPO / "emoverse", tmp_path / "emoverse", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("MELD/train/dia0_utt0.mp4", "MELD/train_sent_emo.csv", "ECF/clip.mp4", "MOSEI/clip.mp4"):
+    files = ("MELD/train/dia0_utt0.mp4", "MELD/train_sent_emo.csv", "ECF/clip.mp4", "MOSEI/clip.mp4")
+    for name in (*files, "InternVL-tiny/config.json"):
         path = tmp_path / "data/raw/sample" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("as it was", "utf-8")
@@ -116,7 +118,7 @@ def keys(
 
 def test_nothing_runs_again_when_nothing_changed(keys: Callable[..., Keys]) -> None:
     first = keys()
-    assert first.keys() == {*DATA, "base-model", *TRAINED}
+    assert first.keys() == {*DATA, "fetch base model", "base-model", *TRAINED}
     assert missed(first, keys()) == set()
 
 
@@ -125,6 +127,17 @@ def test_a_changed_parameter(keys: Callable[..., Keys], key: str) -> None:
     section, name = key.split(".")
     now = getattr(getattr(load_params(REPO / "params.yaml"), "stage1" if section == "train" else section), name)
     assert missed(keys(), keys(**{f"{section}__{name}": now + 1})) == PARAMETERS[key]
+
+
+def test_a_changed_seed_of_a_tiny_model_that_is_trained_in_the_run(tmp_path: Path) -> None:
+    params = load_params(REPO / "params.yaml", {"base_model.source": TINY})
+    compile_to(tmp_path / "p.yaml", params, base=REPO, options=PipelineOptions())
+    documents = list(yaml.safe_load_all((tmp_path / "p.yaml").read_text("utf-8")))
+    before, after = (
+        cache_keys(documents, default_arguments(one, REPO).as_keywords())
+        for one in (params, replace(params, base_model=replace(params.base_model, seed=99)))
+    )
+    assert missed(before, after) == {"base-model", "budget", *TRAINED}
 
 
 def test_every_section_of_the_parameters_is_in_the_table() -> None:
@@ -153,7 +166,7 @@ def test_another_commit_alone_runs_nothing_again(keys: Callable[..., Keys]) -> N
 
 def test_another_image_runs_its_steps_again_and_what_reads_them(keys: Callable[..., Keys]) -> None:
     other = PipelineOptions(images=Images(data="emoverse-data-python@sha256:1"))
-    assert missed(keys(), keys(other)) == {*DATA, *TRAINED}
+    assert missed(keys(), keys(other)) == {*DATA, "fetch base model", "base-model", *TRAINED}
 
 
 def test_a_corpus_taken_out_leaves_the_others_validated(keys: Callable[..., Keys], compiled: Any) -> None:

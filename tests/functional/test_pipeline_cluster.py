@@ -20,7 +20,7 @@ from tests.factories.kubernetes import kubernetes
 REPO = Path(__file__).resolve().parents[2]
 EXAMPLE = REPO / "docs/cluster.yaml"
 ON_GPU = {"exec-train", "exec-train-2", "exec-evaluate"}
-IN_TRAIN = {*ON_GPU, "exec-base-model", "exec-export"}
+IN_TRAIN = {*ON_GPU, "exec-import-base-model", "exec-export"}
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_a_workspace_is_made_for_the_run_and_told_to_the_steps_that_read_raw_cor
     assert inputs["raw_volume"]["defaultValue"] == "/kfp-workspace"  # what Kubeflow looks for in a task's parameters
     tasks = {n: t for c in pipeline["components"].values() for n, t in c.get("dag", {}).get("tasks", {}).items()}
     readers = {n for n, t in tasks.items() if "volume" in t.get("inputs", {}).get("parameters", {})}
-    assert readers == {"fetch", "validate-part", "validate-join"}
+    assert readers == {"fetch", "fetch-2", "import-base-model", "validate-part", "validate-join"}
 
 
 def test_a_profile_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 from emoverse.artifacts.source_digest import code_digest
 from emoverse.cli.__init__ import main
 from emoverse.compat.kfp import whole_numbers
-from emoverse.config import BaseModelParams, CorpusParams, Params, load_params, parse
+from emoverse.config import TINY, BaseModelParams, CorpusParams, Params, load_params, parse
 from emoverse.errors import UserError
 from pipelines.options import SECTIONS, STEPS, PipelineOptions, default_arguments, local_arguments
 from pipelines.pipeline import GOLDEN, compile_to
@@ -41,7 +41,8 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    return load_params(REPO / "params.yaml")
+    """Return the sample's parameters, but for the base: a tiny model that is trained in the run."""
+    return load_params(REPO / "params.yaml", {"base_model.source": TINY})
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +66,14 @@ def without_presets(compiled: dict[str, Any]) -> dict[str, Any]:
     return dict(copy)
 
 
-def test_the_committed_pipeline_is_the_one_the_code_compiles_to(compiled: dict[str, Any]) -> None:
+def test_the_committed_pipeline_is_the_one_the_code_compiles_to(tmp_path: Path) -> None:
     golden = yaml.safe_load(GOLDEN.read_text("utf-8"))
+    compile_to(tmp_path / "p.yaml", load_params(REPO / "params.yaml"), base=REPO)
+    compiled = yaml.safe_load((tmp_path / "p.yaml").read_text("utf-8"))
     assert without_presets(golden) == without_presets(compiled), "run `emoverse compile` and commit the result"
 
 
-def test_the_presets_of_the_committed_pipeline_are_valid_parameters(params: Params) -> None:
+def test_the_presets_of_the_committed_pipeline_are_valid_parameters() -> None:
     golden = yaml.safe_load(GOLDEN.read_text("utf-8"))["root"]["inputDefinitions"]["parameters"]
     tree = whole_numbers({name: golden[name]["defaultValue"] for name in SECTIONS})
     corpora = {one["corpus"]: {"root": one["root"]} for one in golden["corpora"]["defaultValue"]}
@@ -222,6 +225,8 @@ def test_internvl2_as_the_base_is_fetched_by_its_md5_and_adopted(params: Params,
     found = default_arguments(real, tmp_path)
     assert (found.weights["md5"], found.weights["root"]) == ("beef.dir", "InternVL2-4B")
     assert local_arguments(replace(real, corpora={}), tmp_path).weights["root"] == str(tmp_path / "InternVL2-4B")
+    with pytest.raises(UserError, match="elsewhere/InternVL2-4B: the base model's checkpoint is missing"):
+        local_arguments(replace(real, corpora={}), tmp_path / "elsewhere")
     compile_to(tmp_path / "p.yaml", real, base=tmp_path)
     whole = yaml.safe_load((tmp_path / "p.yaml").read_text("utf-8"))
     tasks = tasks_of(whole)

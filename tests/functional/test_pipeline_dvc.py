@@ -45,7 +45,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("dvc.yaml", "params.yaml", ".dvcignore"):
         shutil.copy2(REPO / name, root / name)
     shutil.copytree(PACKAGE, root / "emoverse", ignore=shutil.ignore_patterns("__pycache__"))
-    raw = [one.root for one in load_params(root / "params.yaml").corpora.values()]
+    params = load_params(root / "params.yaml")
+    raw = [*(one.root for one in params.corpora.values()), params.base_model.source]
     outs = [f"data/validated/{name}" for name in CORPORA]
     outs += [
         str(out)
@@ -107,6 +108,7 @@ def test_a_changed_parameter_re_runs_what_depends_on_it_and_only_that(workspace:
         ("emoverse/errors.py", set()),
         ("emoverse/cli/training.py", set()),
         ("data/raw/sample/ECF/stand-in", {"validate@ecf"}),
+        ("data/raw/sample/InternVL-tiny/stand-in", {"base-model"}),
         ("data/validated/meld/stand-in",
          {"validate@meld", "build-amt", "stage1", "stage2", "evaluate", "export", "report"}),
         ("data/validated/meld.run.json", set()),

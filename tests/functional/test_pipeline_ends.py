@@ -12,7 +12,7 @@ from kfp import dsl
 
 from emoverse.artifacts.manifest import open_source
 from emoverse.compat.kfp import WORKSPACE
-from emoverse.config import CorpusParams, MediaParams, Params, ValidationParams, load_params
+from emoverse.config import TINY, CorpusParams, MediaParams, Params, ValidationParams, load_params
 from emoverse.errors import UserError
 from emoverse.fetching.fetch import resolve
 from emoverse.report.run_pages import publish_page, write_status
@@ -36,7 +36,12 @@ def params(tmp_path: Path) -> Params:
     """Make a small MELD and return parameters that name it alone."""
     make_meld(tmp_path / "MELD", {"train": 3, "dev": 1, "test": 1})
     corpora = {"meld": CorpusParams(root=str(tmp_path / "MELD"))}
-    return replace(load_params(REPO / "params.yaml"), corpora=corpora, media=MEDIA, validation=VALIDATION)
+    return replace(
+        load_params(REPO / "params.yaml", {"base_model.source": TINY}),
+        corpora=corpora,
+        media=MEDIA,
+        validation=VALIDATION,
+    )
 
 
 def test_shards_read_a_corpus_in_the_runs_workspace_and_join_to_the_bytes_of_one_machine(

@@ -186,9 +186,9 @@ def submitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], dict
     """Return a compiled pipeline and the arguments of a run of it."""
     folder = tmp_path_factory.mktemp("submitted")
     params = load_params(REPO / "params.yaml")
-    for corpus in params.corpora.values():
-        (folder / corpus.root).mkdir(parents=True)
-        (folder / corpus.root / "clip").write_text(corpus.root, "utf-8")
+    for root in (*(corpus.root for corpus in params.corpora.values()), params.base_model.source):
+        (folder / root).mkdir(parents=True)
+        (folder / root / "clip").write_text(root, "utf-8")
     return compiled(folder, PipelineOptions()), local_arguments(params, folder).as_keywords()
 
 

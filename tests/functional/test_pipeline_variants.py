@@ -38,7 +38,13 @@ def producers(task: dict[str, Any]) -> set[str]:
 def test_steps_that_may_be_preempted_are_tried_again_after_ever_longer_waits(tmp_path: Path) -> None:
     tasks = tasks_of(compiled(tmp_path, PipelineOptions()))
     policy = {"maxRetryCount": 3, "backoffDuration": "60s", "backoffFactor": 2.0, "backoffMaxDuration": "900s"}
-    assert {name for name, task in tasks.items() if "retryPolicy" in task} == {"fetch", "train", "train-2", "evaluate"}
+    assert {name for name, task in tasks.items() if "retryPolicy" in task} == {
+        "fetch",
+        "fetch-2",
+        "train",
+        "train-2",
+        "evaluate",
+    }
     assert all(task.get("retryPolicy", policy) == policy for task in tasks.values())
     assert tasks_of(compiled(tmp_path, PipelineOptions(shards=2)))["validate-part"]["retryPolicy"] == policy
     without = tasks_of(compiled(tmp_path, PipelineOptions(cluster=Cluster(retries=Retries(count=0)))))

@@ -12,6 +12,7 @@ import yaml
 
 from emoverse.artifacts.source_digest import code_digest
 from emoverse.cli.__init__ import main
+from emoverse.config import TINY
 from tests.factories import remotes
 from tests.factories.kubeflow import RUN, Kubeflow, kubeflow, registry
 from tests.factories.remotes import SECRET, Remote
@@ -45,6 +46,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
     root = remotes.repository(folder / "repository", {"train_sent_emo.csv": b"1", "train_splits/a.mp4": b"2"})
     tree = yaml.safe_load((REPO / "params.yaml").read_text("utf-8"))
     tree["corpora"] = {"meld": {"root": "raw/MELD"}}
+    tree["base_model"]["source"] = TINY
     tree["amt"]["stage1"]["corpora"] = tree["amt"]["stage2"]["corpora"] = ["meld"]
     (root / "params.yaml").write_text(yaml.safe_dump(tree, sort_keys=False), "utf-8")
     (root / "cluster.yaml").write_text(PROFILE, "utf-8")

@@ -17,7 +17,7 @@ from emoverse.models.tiny import SPECIAL, build_model, build_processor, tokens_p
 pytestmark = pytest.mark.slow
 
 MEDIA = MediaParams(frames=2, size=32, crop="center", colour="grey-equalised", timeout=20.0)
-PARAMS = BaseModelParams(source=TINY, seed=1, faces=12, face_epochs=1, sentences=12, epochs=1)
+PARAMS = BaseModelParams(source=TINY, seed=1, faces=12, face_epochs=1, sentences=12, dialogues=12, epochs=1)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def test_the_same_seed_makes_the_same_bytes(base: Path, tmp_path: Path) -> None:
 
 
 def test_another_seed_makes_another_model(base: Path, tmp_path: Path) -> None:
-    other = BaseModelParams(source=TINY, seed=2, faces=12, face_epochs=1, sentences=12, epochs=1)
+    other = BaseModelParams(source=TINY, seed=2, faces=12, face_epochs=1, sentences=12, dialogues=12, epochs=1)
     base_model(tmp_path / "other", other, MEDIA)
     name = "model/model.safetensors"
     assert folder_files(tmp_path / "other")[name] != folder_files(base)[name]

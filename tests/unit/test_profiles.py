@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from emoverse.cli.__init__ import main
-from emoverse.config import TINY, Params, load_params
+from emoverse.config import Params, load_params
 from emoverse.profiles import TASKS_OF, names, narrowing_notes, profile_text
 from emoverse.tasks import tasks
 
@@ -31,7 +31,7 @@ def test_a_profile_is_a_complete_valid_parameter_file(name: str, read: Callable[
 
 def test_the_sample_is_the_parameter_file_of_the_repository(read: Callable[..., Params]) -> None:
     assert profile_text("sample") == (REPO / "params.yaml").read_text("utf-8")
-    assert read("sample").base_model.source == TINY
+    assert read("sample").base_model.source == "data/raw/sample/InternVL-tiny"
 
 
 @pytest.mark.parametrize("name", sorted(set(names()) - {"sample", "fast"}))
