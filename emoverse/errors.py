@@ -18,9 +18,9 @@ class UserError(Exception):
     """A mistake in the user's input or machine: the CLI prints it on one line and exits with code 2.
 
     Args:
-        problem: what is wrong.
-        place: a file, ``file:row``, an address, or the name of a parameter or option.
-        remedy: an imperative sentence.
+        problem: What is wrong.
+        place: A file, ``file:row``, an address, or the name of a parameter or option.
+        remedy: An imperative sentence.
     """
 
     def __init__(self, problem: str, *, place: str = "", remedy: str = "") -> None:

@@ -27,8 +27,14 @@ def check_data(
 ) -> dict[str, dict[str, str]]:
     """Return the arguments of ``fetch`` for each corpus, and for ``weights``, as DVC tracks them at a revision.
 
-    ``volume`` is a mounted folder with the raw corpora, if any; a run's own workspace starts empty. With ``secrets``,
-    check that the profile gives pods the remote's secrets.
+    Args:
+        params: Parameters of the run.
+        cluster: The cluster profile.
+        base: The repository.
+        revision: Git revision. Empty: the working tree.
+        remote: Name of the DVC remote. Empty: the repository's default.
+        volume: A mounted folder with the raw corpora. Empty: none; a run's own workspace starts empty.
+        secrets: Whether to check that the profile gives pods the remote's secrets.
 
     Raises:
         UserError: A corpus is not tracked, is incomplete, or is out of the pods' reach.

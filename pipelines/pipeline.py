@@ -373,7 +373,13 @@ def _drop_implied_order(spec: Any) -> None:
 
 
 def compile_to(path: Path, params: Params, *, base: Path = Path(), options: PipelineOptions | None = None) -> None:
-    """Compile, verify and write the pipeline with the defaults of ``params`` and of the ``.dvc`` files below ``base``.
+    """Compile, verify and write the pipeline.
+
+    Args:
+        path: File to write, which ends in ``.yaml``.
+        params: Default parameters of the pipeline.
+        base: Folder whose ``.dvc`` files name the corpora.
+        options: How to compile it.
 
     Raises:
         UserError: Contradictory parameters, an unsuitable file name, or a pipeline that the server would refuse;

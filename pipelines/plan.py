@@ -50,7 +50,15 @@ class EarlierRun:
 def plan_of_submission(
     params: Params, options: PipelineOptions, arguments: Mapping[str, Any], *, host: str, namespace: str = ""
 ) -> list[Planned]:
-    """Return what a submission will run, compared with the latest runs of this pipeline on the server."""
+    """Return what a submission will run, compared with the latest runs of this pipeline on the server.
+
+    Args:
+        params: Parameters of the run.
+        options: How the pipeline is compiled.
+        arguments: The pipeline's arguments.
+        host: Address of Kubeflow Pipelines.
+        namespace: Namespace on a cluster with several users.
+    """
     with tempfile.TemporaryDirectory() as folder:
         compile_to(Path(folder, "p.yaml"), params, options=options)
         documents = list(yaml.load_all(Path(folder, "p.yaml").read_text("utf-8"), yaml.CSafeLoader))

@@ -24,6 +24,9 @@ class Builder:
     """Turn utterances into rows and count everything.
 
     Args:
+        params: Section ``amt``.
+        stages: The mixtures whose rows are written.
+        reasons: Provider of ERI's reasons.
         leaked: Ids of train and validation utterances that show a test utterance.
         outputs: Where rows are written; None to count only.
         held_out: The stages whose tasks are tested: all, also those whose rows are the authors' own.
@@ -169,7 +172,15 @@ class Builder:
 
 
 class Dialogue:
-    """The utterances of one dialogue and the questions about them; each question is made once."""
+    """The utterances of one dialogue and the questions about them; each question is made once.
+
+    Args:
+        table: The corpus, for its action units.
+        utterances: The dialogue's utterances by position.
+        leaked: Ids of all train and validation utterances that show a test utterance.
+        options: The parameters that change questions.
+        reasons: Provider of ERI's reasons.
+    """
 
     def __init__(
         self,

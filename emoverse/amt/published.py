@@ -35,7 +35,15 @@ def media_path(utterance: Utterance, *, still: bool) -> str:
 
 
 def record(task: str, query: str, response: str, media: str, *, still: bool) -> bytes:
-    """Return one record's JSON, indented as an element of the list; ECPE's begin with the video."""
+    """Return one record's JSON, indented as an element of the list; records of ECPE begin with the video.
+
+    Args:
+        task: Name of the task.
+        query: The question as the authors write it.
+        response: The answer.
+        media: Path of the clip or image in the authors' files.
+        still: Whether ``media`` is an image.
+    """
     kind = b"images" if still else b"videos"
     query_json, response_json, media_json = map(orjson.dumps, (query, response, media))
     if task.startswith("ecpe"):

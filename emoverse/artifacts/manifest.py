@@ -156,7 +156,14 @@ def open_raw(folder: Path, *, name: str) -> Source:
 
 
 def raw_source(folder: Path, digests: tuple[str, str], *, name: str, step: str = "raw") -> Source:
-    """Return a raw corpus as an input, from its ``(folder digest, DVC md5)``."""
+    """Return a raw corpus as an input.
+
+    Args:
+        folder: The corpus.
+        digests: ``(folder digest, DVC md5)`` of its content.
+        name: Name of the corpus, or of a part of it.
+        step: Recorded as the origin: ``raw``, or ``raw part`` for a part.
+    """
     digest, md5 = digests
     return Source(folder, digest, {digest: {"step": step, "name": name, "dvc_md5": md5}}, {})
 
@@ -356,7 +363,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def disk_full(out: Path, draft: Path) -> UserError:
-    """Return the error that tells how much of ``out`` had been written to the folder or file ``draft``."""
+    """Return the error that reports how much of ``out`` had been written to the folder or file ``draft``."""
     written = sum(p.stat().st_size for p in (draft, *draft.rglob("*")) if p.is_file())
     free = shutil.disk_usage(out.parent).free
     problem = f"the disk is full: {written:,} bytes were written and more are needed, {free:,} bytes are free"

@@ -35,8 +35,15 @@ def evaluate(
 ) -> None:
     """Ask the model every test question and publish metrics, predictions and plots at ``out``.
 
-    ``model`` is the folder of a training step, a base model, or (engine ``onnx``) an export; ``validated`` are the
-    folders whose frames the test rows show. Raises UserError for an unfinished or unsuitable input.
+    Args:
+        model: Output of train or base-model, or (engine ``onnx``) of export.
+        amt: Output of build-amt.
+        validated: Outputs of validate with the frames that the test rows show.
+        out: Folder to publish.
+        params: Section ``evaluate``.
+
+    Raises:
+        UserError: An input is unfinished or unsuitable.
     """
     sources = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
     for folder in validated:

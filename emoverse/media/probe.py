@@ -110,8 +110,12 @@ STILLS: Final = "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif_pipe"
 def open_clip(path: Path, *, quick: bool = False) -> Iterator[tuple[Any, Any, Header]]:
     """Open a clip with PyAV; yield the container, its best video stream, and the header's facts.
 
-    ``quick`` has FFmpeg believe an MP4 file's header where it would otherwise decode frames to learn more.
-    Raises ClipError for an empty, truncated or unreadable file, and for one without a video.
+    Args:
+        path: The clip.
+        quick: Have FFmpeg believe an MP4 file's header where it would otherwise decode frames to learn more.
+
+    Raises:
+        ClipError: The file is empty, truncated or unreadable, or has no video.
     """
     import av
 
@@ -249,7 +253,7 @@ class ClipFiles:
         return path
 
     def missing_detail(self, clip: str) -> str:
-        """Say that a clip is missing, and name the folder that is, or a video by that name of another format."""
+        """Return that a clip is missing, and which folder is, or which video has the same name and another format."""
         folder = PurePosixPath(clip).parent.as_posix()
         if same := self._by_stem.get(_stem(nfc(clip))):
             return f"no file {clip!r}, but {', '.join(map(repr, same))}: rename it if it is an MP4, else convert it"

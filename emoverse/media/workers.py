@@ -73,9 +73,13 @@ class Pool(Generic[Item, Result]):
     def map(self, items: Iterable[Item]) -> Iterator[Result | Lost]:
         """Yield one result for each item, in the order of the items, whatever the number of workers.
 
-        At most ``4 * workers + 16`` results wait for an earlier one, so memory stays flat. Raises UserError for a
-        library that a worker cannot import, the OSError that a worker met, and RuntimeError for any other exception:
-        what may be wrong with an item belongs into its result.
+        At most ``4 * workers + 16`` results wait for an earlier one, so memory stays flat. What may be wrong with an
+        item belongs in its result.
+
+        Raises:
+            UserError: A worker cannot import a library.
+            OSError: A worker met one.
+            RuntimeError: A worker met any other exception.
         """
         workers = self.workers or len(os.sched_getaffinity(0))
         window = 4 * workers + 16
@@ -102,7 +106,7 @@ class Pool(Generic[Item, Result]):
             self._stop()
 
     def drain(self) -> None:
-        """Wait until all workers are idle; ``map`` gives them work again when its next result is asked for."""
+        """Wait until all workers are idle; ``map`` gives them work again when its next result is requested."""
         while self._busy:
             self._collect()
 
@@ -307,7 +311,8 @@ def process(task: Task) -> Done | Lost:
 def _action_units(task: Task) -> tuple[ActionUnits | None, str]:
     """Return the clip's action units from its table or the measurer, and what is wrong with them.
 
-    Raises TimeoutError when measuring took too long and may be tried again with more patience.
+    Raises:
+        TimeoutError: Measuring took too long, and may be tried again with more patience.
     """
     if task.units is None and task.measurer is None:
         return None, ""

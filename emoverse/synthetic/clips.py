@@ -83,7 +83,7 @@ def write_units(path: Path, units: Floats, rng: np.random.Generator) -> None:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Hold a clip's frames (T, H, W, 3) uint8 and its true unit intensities (T, 17), 0..5."""
+    """A clip's frames (T, H, W, 3) uint8 and its true unit intensities (T, 17), 0..5."""
 
     frames: Frames
     units: Floats

@@ -29,7 +29,7 @@ THIRD: Final = 3
 
 @dataclass(frozen=True)
 class Video:
-    """Hold a monologue: segments in time order (a line's number is its clip id), CMU's labels (n, 7)."""
+    """A monologue: segments in time order (a line's number is its clip id), CMU's labels (n, 7)."""
 
     video_id: str
     mode: str
@@ -38,7 +38,7 @@ class Video:
 
 
 def plan_mosei(seed: int, scale: float) -> list[Video]:
-    """Plan the videos of all splits. Raises ValueError when there are too few video ids for `scale`."""
+    """Plan the videos of all splits; raise ValueError when there are too few video ids for `scale`."""
     videos: list[Video] = []
     for mode, count in SEGMENTS.items():
         emotions = cycle_shuffled(DECK, seeded_rng(seed, "MOSEI", mode, "deck"))

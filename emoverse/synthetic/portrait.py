@@ -26,7 +26,16 @@ def blend(base: Colour, other: Colour, share: float) -> Colour:
 
 
 def arc(left: float, right: float, ends: float, middle: float, n: int = 11, power: float = 2.0) -> Points:
-    """Return n points of a bow from (left, ends) over the height `middle` at its centre to (right, ends)."""
+    """Return points of a bow.
+
+    Args:
+        left: x of its left end.
+        right: x of its right end.
+        ends: y of both ends.
+        middle: y at its centre.
+        n: Number of points.
+        power: Shape of the bow; 2 is a parabola, more is flatter in the middle.
+    """
     step = 2.0 / (n - 1)
     ts = [-1.0 + step * i for i in range(n)]
     half, centre = (right - left) / 2, (left + right) / 2
@@ -34,13 +43,13 @@ def arc(left: float, right: float, ends: float, middle: float, n: int = 11, powe
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, n: int = 24) -> Points:
-    """Return n points of an axis-parallel ellipse."""
+    """Return n points of an axis-parallel ellipse with the centre (x, y) and the radii rx and ry."""
     angles = np.linspace(0.0, 2 * np.pi, n, endpoint=False)
     return list(zip((x + rx * np.cos(angles)).tolist(), (y + ry * np.sin(angles)).tolist(), strict=True))
 
 
 class Canvas:
-    """Hold one supersampled frame and the head's pose in it."""
+    """One supersampled frame and the head's pose in it."""
 
     def __init__(self, size: tuple[int, int], background: Colour, pose: Floats) -> None:
         """Open a frame of (width, height) pixels; pose = shift x, y (face units), roll (radians), zoom, yaw (-1..1)."""
@@ -90,7 +99,7 @@ HAIR_STYLES: Final = ("short", "long", "fringe", "parted", "bald")
 
 @dataclass(frozen=True)
 class Identity:
-    """Hold what identifies a drawn person; lengths in face half-heights, offsets around an average face."""
+    """What identifies a drawn person; lengths in face half-heights, offsets around an average face."""
 
     seed: int
     skin: Colour

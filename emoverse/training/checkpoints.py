@@ -37,7 +37,14 @@ def libraries_of(params: TrainParams) -> tuple[str, ...]:
 def fingerprint_of(
     params: Mapping[str, Any], inputs: Mapping[str, str], code: str, libraries: tuple[str, ...] = LIBRARIES
 ) -> str:
-    """Return one digest of parameters, input digests, our code and the libraries' versions."""
+    """Return one digest of everything that determines a training's result.
+
+    Args:
+        params: The stage's parameters and its name.
+        inputs: Digests of the inputs by name.
+        code: Digest of the step's code.
+        libraries: Distributions whose versions count.
+    """
     versions = {name: metadata.version(name) for name in libraries}
     return digest_of_value({"params": params, "inputs": inputs, "code": code, "libraries": versions})
 

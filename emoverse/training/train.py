@@ -50,16 +50,16 @@ def train(
 
     Args:
         stage: ``stage1`` or ``stage2``.
-        model: output of base-model or of a stage.
-        amt: output of build-amt.
-        validated: outputs of validate with the frames.
-        out: folder to publish.
-        params: the stage's parameters.
-        tensorboard: folder for event files, one subfolder per stage, or None.
-        base: the base model; with ``params.start`` adapter, the adapter of ``model`` is trained further on it.
+        model: Output of base-model or of a stage.
+        amt: Output of build-amt.
+        validated: Outputs of validate with the frames.
+        out: Folder to publish.
+        params: The stage's parameters.
+        tensorboard: Folder for event files, one subfolder per stage, or None.
+        base: The base model; with ``params.start`` adapter, the adapter of ``model`` is trained further on it.
 
     Raises:
-        UserError: bad rows, a model folder with code or pickles, an adapter that does not fit, a loss that is not
+        UserError: Bad rows, a model folder with code or pickles, an adapter that does not fit, a loss that is not
             finite.
         PreemptedError: SIGTERM; a checkpoint is saved.
     """
@@ -141,7 +141,7 @@ def _account(rows: Sequence[dict[str, Any]], result: TrainingResult, params: Tra
     """Write how often each row was trained up to the selected checkpoint; return those that never were.
 
     Raises:
-        UserError: rows were trained more or less often than once an epoch, as when the trainer replaces a row.
+        UserError: Rows were trained more or less often than once an epoch, as when the trainer replaces a row.
     """
     ids, seen = [row["channel"] for row in rows], result.seen
     if unknown := sorted(set(seen) - set(ids)):

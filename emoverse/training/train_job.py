@@ -48,7 +48,10 @@ def train_in_pod(
     params: TrainParams,
     base: Path | None = None,
 ) -> None:
-    """Do what `train.train` does, from the pod of the step: in it, or with several nodes as a TrainJob."""
+    """Do what `train.train` does, from the pod of the step: in it, or with several nodes as a TrainJob.
+
+    Args and errors are those of `train_as_job`.
+    """
     if params.nodes > 1:
         train_as_job(stage, model, amt, validated, out, params, base)
         return
@@ -74,16 +77,16 @@ def train_as_job(
 
     Args:
         stage: ``stage1`` or ``stage2``.
-        model: output of base-model or of a stage.
-        amt: output of build-amt.
-        validated: outputs of validate with the frames.
-        out: folder to publish.
-        params: the stage's parameters.
-        base: the base model.
-        pause: seconds between two looks at the job.
+        model: Output of base-model or of a stage.
+        amt: Output of build-amt.
+        validated: Outputs of validate with the frames.
+        out: Folder to publish.
+        params: The stage's parameters.
+        base: The base model.
+        pause: Seconds between two looks at the job.
 
     Raises:
-        UserError: the profile or the cluster lacks Kubeflow Trainer, training was refused, or the job failed.
+        UserError: The profile or the cluster lacks Kubeflow Trainer, training was refused, or the job failed.
         PreemptedError: SIGTERM; the job is deleted, and its checkpoints stay.
     """
     settings = _settings(params)
@@ -115,7 +118,14 @@ def train_as_job(
 
 
 def manifest(template: Mapping[str, Any], name: str, task: Path, params: TrainParams) -> dict[str, Any]:
-    """Return the TrainJob that does ``task`` (a file): the template of the cluster profile, with what it lacks."""
+    """Return the TrainJob of a task: the template of the cluster profile with its command, name and number of nodes.
+
+    Args:
+        template: A TrainJob without name, command and numbers of nodes and processes.
+        name: Name of the job.
+        task: The task file, which all nodes see.
+        params: The stage's parameters.
+    """
     trainer = {
         **template["spec"]["trainer"],
         "command": ["python", "-m", "emoverse.training.train_job", str(task)],
@@ -180,8 +190,8 @@ class _Job:
         """Create the job unless it is running; return when it is complete.
 
         Raises:
-            UserError: the job failed or is gone, or a node refused to train.
-            PreemptedError: stopped; the job is deleted.
+            UserError: The job failed or is gone, or a node refused to train.
+            PreemptedError: Stopped; the job is deleted.
         """
         if self.state() == "running":
             self._say("continues the TrainJob of an earlier try")

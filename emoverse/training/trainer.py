@@ -62,23 +62,23 @@ def train_rows(
     """Train on rows in ``scratch``, resuming from the last complete checkpoint there.
 
     Args:
-        rows: in ms-swift's form.
-        lengths: tokens of each row.
-        model: the model folder.
-        frames: frames by reference.
-        params: the stage's parameters.
-        scratch: folder for checkpoints and the ledger.
-        label: printed before the progress.
-        tensorboard: folder for event files, or None.
-        adapter: an adapter of the model that is trained further, or None.
-        amt: output of build-amt, whose validation sets are scored at each checkpoint, or None.
+        rows: In ms-swift's form.
+        lengths: Tokens of each row.
+        model: The model folder.
+        frames: Frames by reference.
+        params: The stage's parameters.
+        scratch: Folder for checkpoints and the ledger.
+        label: Printed before the progress.
+        tensorboard: Folder for event files, or None.
+        adapter: An adapter of the model that is trained further, or None.
+        amt: Output of build-amt, whose validation sets are scored at each checkpoint, or None.
 
     Returns:
         The result; None in other processes than the first.
 
     Raises:
         PreemptedError: SIGTERM; a checkpoint is saved.
-        UserError: a loss or gradient is not finite, or the disk is full.
+        UserError: A loss or gradient is not finite, or the disk is full.
     """
     os.environ.update(_ENVIRONMENT)
     # ms-swift would print its arguments and the whole model

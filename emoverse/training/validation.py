@@ -72,7 +72,17 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         scratch: Path,
         resumed_from: int,
     ) -> None:
-        """Prepare to score; results of steps after ``resumed_from`` are dropped, as they run again."""
+        """Prepare to score.
+
+        Args:
+            sets: The validation sets of the stage.
+            frames: Frames by reference.
+            model: The model folder, for tokenizer and settings.
+            params: The stage's parameters.
+            scratch: Folder of ``validation.jsonl``.
+            resumed_from: Step of the checkpoint that training resumes from; later results are dropped, as they run
+                again.
+        """
         rows = params.validation_rows
         self.sets = [replace(item, rows=tuple(evenly_spaced(item.rows, rows))) for item in sets] if rows else []
         self.frames, self.model, self.params, self.path = frames, model, params, scratch / FILE
@@ -132,7 +142,14 @@ def read_results(scratch: Path) -> list[dict[str, Any]]:
 
 
 def score_model(model: Path, sets: Sequence[EvaluationSet], frames: Frames, batch_size: int) -> dict[str, Any]:
-    """Score a finished model on whole validation sets."""
+    """Score a finished model on whole validation sets.
+
+    Args:
+        model: The model folder.
+        sets: The validation sets.
+        frames: Frames by reference.
+        batch_size: Most rows run at once.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = Encoder(model, settings_of_model(model))
     return score_sets(Engine(TorchBackend(load_model(model, device)), encoder, frames, batch_size=batch_size), sets)

@@ -1,4 +1,4 @@
-"""What is expected of AMT rows; ``build-amt`` has every file it wrote checked before it publishes."""
+"""Check AMT rows; ``build-amt`` has every file that it wrote checked before it publishes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,8 @@ def checks() -> tuple[Check, ...]:
 def check_folder(folder: Path) -> list[dict[str, Any]]:
     """Check every AMT file below a folder; return each expectation with how many rows met it, for the audit.
 
-    Raises RowErrors naming file and line of the rows that fail one.
+    Raises:
+        RowErrors: Rows fail an expectation; file and line are named.
     """
     found: list[Finding] = []
     problems: list[str] = []

@@ -39,7 +39,15 @@ class Check:
 
 
 def check(kind: str, column: str, reason: str, says: str, **settings: Any) -> Check:
-    """Return a check of one column, an error where it fails."""
+    """Return a check of one column, an error where it fails.
+
+    Args:
+        kind: A class of Great Expectations.
+        column: The column.
+        reason: Quarantine code of a row that fails.
+        says: The expectation as a sentence for the page.
+        **settings: Further arguments of the class.
+    """
     return Check(kind=kind, settings={"column": column, **settings}, reason=reason, says=says)
 
 
@@ -78,7 +86,8 @@ class Finding:
 def run_suite(name: str, checks: Sequence[Check], table: pd.DataFrame) -> list[Finding]:
     """Validate a table in an ephemeral context; return one finding for each check, in their order.
 
-    Raises ValueError when an expectation could not be evaluated: that is a fault of the suite, not of the data.
+    Raises:
+        ValueError: An expectation could not be evaluated: a fault of the suite, not of the data.
     """
     gx, expectations = _great_expectations()
     context = gx.get_context(mode="ephemeral")

@@ -41,10 +41,23 @@ def validate_part(
     workers: int | None = None,
     action_units: str | None = None,
 ) -> None:
-    """Decode part ``part`` (1 to ``parts``) of a corpus's clips and publish them at ``out``, for ``join_parts``.
+    """Decode one part of a corpus's clips and publish it at ``out``, for ``join_parts``.
 
-    ``out`` holds ``files.json`` (file of the corpus -> SHA-256, MD5) and ``frames/`` with shards and a journal. A
-    killed run goes on where it was, as with ``validate``.
+    ``out`` has ``files.json`` (file of the corpus -> SHA-256, MD5) and ``frames/`` with shards and a journal. A killed
+    run continues where it stopped, as with ``validate``.
+
+    Args:
+        corpus: Name of the corpus.
+        raw: Its folder.
+        out: Folder to publish.
+        media: Section ``media``.
+        part: Number of the part, from 1 to ``parts``.
+        parts: Number of parts.
+        workers: Decoder processes; None for one per core.
+        action_units: Backend for clips without an OpenFace table, as for `action_units.measurer`.
+
+    Raises:
+        UserError: There is no such part, or an input cannot be used.
     """
     if not 1 <= part <= parts:
         raise UserError(
@@ -81,10 +94,21 @@ def validate_part(
 def join_parts(
     corpus: str, raw: Path, parts: Sequence[Path], out: Path, media: MediaParams, params: ValidationParams
 ) -> None:
-    """Publish at ``out`` what ``validate`` would publish, byte for byte, from all parts of a corpus in any order.
+    """Publish at ``out`` what ``validate`` would publish, byte for byte, from all parts of a corpus.
 
-    Reads the annotations in ``raw`` and lists its files, but opens no clip. Raises UserError for a part that is
-    missing, given twice, or made from other files, parameters or code; and as ``validate`` does for too many bad rows.
+    Reads the annotations in ``raw`` and lists its files, but opens no clip.
+
+    Args:
+        corpus: Name of the corpus.
+        raw: Its folder.
+        parts: Outputs of `validate_part`, in any order.
+        out: Folder to publish.
+        media: Section ``media``.
+        params: Section ``validation``.
+
+    Raises:
+        UserError: A part is missing, given twice, or made from other files, parameters or code; or as ``validate``
+            does, too many rows are quarantined.
     """
     get_corpus(corpus)
     sources = _in_order(corpus, [open_source(part, made_by=STEP) for part in parts], media)

@@ -39,7 +39,14 @@ class Plan:
 def make_plan(corpus: str, raw: Path, media: MediaParams, measuring: Measurer | None = None) -> Plan:
     """Read and check the annotations and find each row's clip; the same for every machine that sees the same folder.
 
-    Raises UserError for a corpus without rows, or with a link that leads out of it.
+    Args:
+        corpus: Name of the corpus.
+        raw: Its folder.
+        media: Section ``media``.
+        measuring: Backend for clips without an OpenFace table.
+
+    Raises:
+        UserError: The corpus has no rows, or has a link that leads out of it.
     """
     files = ClipFiles(raw)
     if links := files.leaving():

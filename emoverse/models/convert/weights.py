@@ -199,9 +199,16 @@ def write(
     *,
     done: Callable[[int], object] = lambda size: None,
 ) -> None:
-    """Write the native shards, one for each stored one, and their index; ``done`` is called with each tensor's bytes.
+    """Write the native shards, one for each stored one, and their index.
 
     At no time is more than one stored tensor, with its native parts, in memory.
+
+    Args:
+        checkpoint: The checkpoint to read.
+        layout: What the names depend on.
+        planned: The native tensors by shard, from `plan_weights`.
+        out: The model folder.
+        done: Called with the bytes of each tensor that was read.
     """
     where, total = {}, 0
     for number, (file, tensors) in enumerate(planned.items(), start=1):
