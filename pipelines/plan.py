@@ -16,6 +16,7 @@ from emoverse.compat.dvc import changed_stages
 from emoverse.config import Params, plain
 from emoverse.errors import UserError
 from pipelines.cache_keys import TaskKey, cache_keys
+from pipelines.cluster import is_below
 from pipelines.kubeflow_api import KubeflowApi
 from pipelines.options import PipelineOptions
 from pipelines.pipeline import NAME, compile_to
@@ -156,7 +157,7 @@ def plan_of_repro(root: Path, now: Mapping[str, Mapping[str, Any]], status: Mapp
             reason = "not run before"
         else:
             after = sorted({changed_outputs[path] for path in changed_outputs for dep in record.get("deps", [])
-                            if _within(path, dep["path"]) or _within(dep["path"], path)})  # fmt: skip
+                            if is_below(path, dep["path"]) or is_below(dep["path"], path)})  # fmt: skip
             own = [*_changed_parameters(record, now), *_changed_files(status.get(name, []), changed_outputs)]
             reason = ", ".join([*own, *([f"after {', '.join(after)}"] if after and not own else [])])
         planned[name] = Planned(name, reason, _seconds(root, stage))
@@ -198,12 +199,8 @@ def _changed_files(entries: Iterable[Any], made_anew: Mapping[str, str]) -> Iter
                 yield "command changed"
             continue
         for path, change in (entry.get("changed deps") or {}).items():
-            if isinstance(change, str) and not any(_within(path, out) or _within(out, path) for out in made_anew):
+            if isinstance(change, str) and not any(is_below(path, out) or is_below(out, path) for out in made_anew):
                 yield f"{path} {change}"
-
-
-def _within(path: str, folder: str) -> bool:
-    return f"{path}/".startswith(f"{folder}/")
 
 
 def _outputs(stage: Mapping[str, Any]) -> list[str]:

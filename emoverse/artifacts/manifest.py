@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import json
 import os
@@ -28,7 +27,7 @@ from typing import Any, Final
 from emoverse import __version__
 from emoverse.artifacts.digests import MANIFEST, digest_of_files, digest_of_raw, folder_files
 from emoverse.artifacts.source_digest import code_digest, library_versions
-from emoverse.errors import UserError
+from emoverse.errors import DISK_FULL, UserError
 from emoverse.registry import STEPS
 
 SCHEMA = 1
@@ -145,6 +144,12 @@ def open_source(folder: Path, *, made_by: str = "", weights: bool = True) -> Sou
         raise UserError("its digest is not that of the files it lists", place=str(folder / MANIFEST), remedy=remedy)
     own = {k: manifest[k] for k in ("step", "name", "version", "code", "params", "inputs", "rows")}
     return Source(folder, digest, {**manifest["ancestry"], digest: own}, manifest)
+
+
+def open_validated(folders: Sequence[Path]) -> dict[str, Source]:
+    """Open outputs of ``validate`` as inputs, named ``validated/<corpus>``; raise UserError as `open_source` does."""
+    sources = [open_source(folder, made_by="validate") for folder in folders]
+    return {f"validated/{source.manifest['name']}": source for source in sources}
 
 
 def open_raw(folder: Path, *, name: str) -> Source:
@@ -354,12 +359,12 @@ def _old(out: Path) -> Path:
 
 
 # The system's and safetensors' messages, and torch's, which compares byte counts.
-_DISK_FULL: Final = re.compile(r"No space left|Disk quota exceeded|unexpected pos|PytorchStreamWriter failed")
+_DISK_FULL_MESSAGE: Final = re.compile(r"No space left|Disk quota exceeded|unexpected pos|PytorchStreamWriter failed")
 
 
 def is_disk_full(error: BaseException) -> bool:
     """Return whether an error, of the system or of a library that writes files, says that the disk is full."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or bool(_DISK_FULL.search(str(error)))
+    return getattr(error, "errno", None) in DISK_FULL or bool(_DISK_FULL_MESSAGE.search(str(error)))
 
 
 def disk_full(out: Path, draft: Path) -> UserError:
@@ -370,7 +375,7 @@ def disk_full(out: Path, draft: Path) -> UserError:
     return UserError(problem, place=str(out), remedy=f"free more than {written:,} bytes there and run again")
 
 
-_WEIGHTS: Final = ("*.safetensors", "*.onnx", "*.data")  # ``.data`` lies beside a graph of more than 2 GB
+_WEIGHTS: Final = ("*.safetensors", "*.onnx", "*.data")  # ``.data`` is stored beside a graph of more than 2 GB
 
 
 def is_weights(name: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.artifacts.manifest import open_source, publish, write_json
+from emoverse.artifacts.manifest import open_source, open_validated, publish, write_json
 from emoverse.config import EvaluateParams, plain
 from emoverse.errors import UserError
 from emoverse.evaluation.metrics import Measured, measure, metrics, write_jsonl, write_plots
@@ -46,9 +46,7 @@ def evaluate(
         UserError: An input is unfinished or unsuitable.
     """
     sources = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
-    for folder in validated:
-        source = open_source(folder, made_by="validate")
-        sources[f"validated/{source.manifest['name']}"] = source
+    sources |= open_validated(validated)
     sets, trivial = read_sets(amt), trivial_scores(amt)
     if not sets:
         raise UserError("every test set is empty", place=str(amt), remedy="look at its audit.json")

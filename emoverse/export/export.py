@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 
-from emoverse.artifacts.manifest import open_source, publish, require_same_model, write_json
+from emoverse.artifacts.manifest import open_source, open_validated, publish, require_same_model, write_json
 from emoverse.config import ExportParams, plain
 from emoverse.errors import UserError, did_you_mean
 from emoverse.export.memory import require_memory
@@ -67,9 +67,7 @@ def export(
         sources["amt"] = open_source(amt, made_by="build-amt")
         if not validated:
             raise UserError("test rows need frames", place="--validated", remedy="give the outputs of validate")
-    for folder in validated:
-        source = open_source(folder, made_by="validate")
-        sources[f"validated/{source.manifest['name']}"] = source
+    sources |= open_validated(validated)
     metrics = None
     if scores is not None:
         sources["scores"] = open_source(scores, made_by="evaluate")

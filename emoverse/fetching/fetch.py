@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -17,7 +16,7 @@ from typing import Any, Final
 
 from emoverse.artifacts.digests import digest_of_files, dvc_dir_md5, raw_sums
 from emoverse.compat.dvc import Output, find_output, read_config, remote_settings
-from emoverse.errors import UserError
+from emoverse.errors import DISK_FULL, UserError
 from emoverse.fetching.storage import (
     DIR_SUFFIX,
     LOCK,
@@ -121,7 +120,7 @@ def pull(md5: str, config: Mapping[str, Any], folder: Path) -> Sums:
         store.download(_missing(listing, present), folder)
         sums = raw_sums(folder)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         missing = _missing(listing, raw_sums(folder)[1])
         wanted, free = store.size(missing), shutil.disk_usage(folder).free

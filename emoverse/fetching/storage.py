@@ -17,7 +17,7 @@ import yaml
 
 from emoverse.artifacts.lineage import dvc_files
 from emoverse.compat.dvc import ObjectStore, read_config
-from emoverse.errors import UserError
+from emoverse.errors import DISK_FULL, UserError
 
 # Settings that say where a remote is and how to connect. All others are secrets, or paths of this machine.
 PUBLIC: Final = (
@@ -206,7 +206,7 @@ class RemoteStore:
             raise
         # Each kind of remote raises its own library's errors (botocore, asyncssh, aiohttp, webdav4, ...).
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if isinstance(error, OSError) and error.errno in (*DISK_FULL, errno.EROFS, errno.EACCES):
                 raise  # of this machine's disk, not of the remote
             message = without_secrets(str(error) or type(error).__name__, self.config)
             problem, names = f"no answer from the remote: {message}", variables(scheme_of(self.config))

@@ -261,7 +261,7 @@ class ClipFiles:
             return f"no file {clip!r}: there is no folder {folder!r}"
         return f"no file {clip!r}"
 
-    def leaving(self) -> list[str]:
+    def links_outside(self) -> list[str]:
         """Return links that lead out of the root: folders, and all files but clips, of which each is its row's fault.
 
         What is read through them has no part in the corpus's digest, so no version of the corpus would hold it.
@@ -270,7 +270,7 @@ class ClipFiles:
         links = [self.root / name for name in [*self._folders, *names] if (self.root / name).is_symlink()]
         return [str(link) for link in links if not link.resolve().is_relative_to(self._home)]
 
-    def beside(self, mentioned: Set[str]) -> list[str]:
+    def unmentioned_videos(self, mentioned: Set[str]) -> list[str]:
         """Return the video files (NFC, sorted) that are not among the ``mentioned`` clips (NFC)."""
         return [name for name in self._videos if name not in mentioned]
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.config import TrainParams, parse, plain
-from emoverse.errors import UserError, from_os_error
+from emoverse.errors import UserError, as_user_error
 from emoverse.media.frames import FrameStore
 from emoverse.training.checkpoints import last_complete
 from emoverse.training.distributed import Node, PreemptedError, StopRequest, on_sigterm, rank
@@ -203,7 +203,7 @@ def _last_line(scratch: Path, number: int) -> str:
 
 def main(scratch: Path, launcher: int) -> int:
     """Worker entry point for one rank: train as the node's task file says, write the outcome; return an exit code."""
-    _die_with(launcher)
+    _end_with_parent(launcher)
     _redirect_stderr(scratch)
     outcome: dict[str, Any]
     try:
@@ -211,9 +211,8 @@ def main(scratch: Path, launcher: int) -> int:
     except PreemptedError as error:
         outcome = {"preempted": str(error)}
     except BaseException as error:
-        refusal = from_os_error(error) if isinstance(error, OSError) else error
-        if isinstance(refusal, UserError):
-            outcome = {"refused": {"problem": refusal.problem, "place": refusal.place, "remedy": refusal.remedy}}
+        if refusal := as_user_error(error):
+            outcome = {"refused": refusal.as_arguments()}
         else:
             text = f"{type(error).__name__}: {error}"
             outcome = {"failed": {"error": text, "traceback": traceback.format_exc(), "at": time.time()}}
@@ -237,8 +236,8 @@ def _train(scratch: Path) -> dict[str, Any] | None:
     return {**vars(result), "checkpoint": result.checkpoint.name}  # asdict would break a Counter
 
 
-def _die_with(launcher: int) -> None:
-    """Have the kernel end this process with the one that started it: it would go on alone and keep its GPU."""
+def _end_with_parent(launcher: int) -> None:
+    """Have the kernel end this process with its parent: it would run on alone and keep its GPU."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != launcher:

@@ -23,7 +23,7 @@ from emoverse.artifacts.digests import MANIFEST, digest_of_value, sha256_file
 from emoverse.artifacts.manifest import open_source, read_manifest, write_json
 from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TrainParams, parse, plain
-from emoverse.errors import UserError, from_os_error, report_step_error
+from emoverse.errors import UserError, as_user_error, from_os_error, report_step_error
 from emoverse.http import NoAnswerError
 from emoverse.kubernetes_api import NODE_LABEL, KubernetesApi, connect
 from emoverse.training.distributed import NODE_RANK, PreemptedError, on_sigterm
@@ -345,10 +345,9 @@ def main(task_file: Path) -> int:
         return 1
     except Exception as error:
         node = os.environ.get(NODE_RANK, "0")
-        known = error if isinstance(error, UserError) else from_os_error(error) if isinstance(error, OSError) else None
         report: dict[str, Any] = {"node": node, "at": time.time()}
-        if known:
-            report["refused"] = {"problem": known.problem, "place": known.place, "remedy": known.remedy}
+        if refusal := as_user_error(error):
+            report["refused"] = refusal.as_arguments()
         else:
             report["failed"] = f"{type(error).__name__}: {error}"
         write_json(task_file.with_name(_ERROR.format(node)), report)

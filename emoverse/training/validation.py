@@ -19,6 +19,7 @@ from emoverse.inference.test_sets import EvaluationSet, Frames, evenly_spaced, s
 from emoverse.inference.torch_engine import TorchBackend, load_model
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import settings_of_model
+from emoverse.training.checkpoints import read_lines
 from emoverse.training.distributed import all_gather, rank
 
 MAX_NEW_TOKENS: Final = 64  # of a reply to an open question
@@ -130,15 +131,8 @@ def _evaluating(model: Any) -> Iterator[Any]:
 
 
 def read_results(scratch: Path) -> list[dict[str, Any]]:
-    """Return the results in a scratch folder; a line cut off by a kill ends them."""
-    results = []
-    path = scratch / FILE
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
-        try:
-            results.append(json.loads(line))
-        except ValueError:
-            break
-    return results
+    """Return the results of the checkpoints in a scratch folder."""
+    return list(read_lines(scratch / FILE))
 
 
 def score_model(model: Path, sets: Sequence[EvaluationSet], frames: Frames, batch_size: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from emoverse.media.extract import extract, join
 from emoverse.media.frames import FOLDER
 from emoverse.media.workers import Task
 from emoverse.validation.plan import Plan, make_plan
-from emoverse.validation.validate import conclude, fingerprint_of, named_if_full, publishing, scratch_of
+from emoverse.validation.validate import conclude, fingerprint_of, publishing, reporting_full_disk, scratch_of
 
 STEP: Final = "validate --part"  # as a manifest names it, and as a message tells what to run
 FILES: Final = "files.json"
@@ -79,7 +79,7 @@ def validate_part(
         publish(
             out, step=STEP, name=corpus, params=settings, inputs={"raw": source}, code_of="validate",
         ) as draft,
-        named_if_full(out, scratch, len(tasks)),
+        reporting_full_disk(out, scratch, len(tasks)),
     ):  # fmt: skip
         fingerprint = fingerprint_of(replace(plan, tasks=tasks), source, media, measured)
         label = f"validate {corpus} {part}/{parts}"
@@ -117,7 +117,10 @@ def join_parts(
     measured = {key: value for key, value in sources[0].manifest["facts"].items() if key == "action_units"}
     source = raw_source(raw, digest_of_pairs(pairs), name=corpus)
     scratch = scratch_of(out)
-    with publishing(corpus, out, source, media, params) as draft, named_if_full(out, scratch, len(plan.tasks)):
+    with (
+        publishing(corpus, out, source, media, params) as draft,
+        reporting_full_disk(out, scratch, len(plan.tasks)),
+    ):
         join([s.path / FOLDER for s in sources], scratch, plan.tasks, label=f"join {corpus}")
         conclude(draft, plan, scratch, out, media, params, measured)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from emoverse.artifacts.manifest import Draft, Source, open_raw, publish, write_
 from emoverse.artifacts.source_digest import modules_digest
 from emoverse.config import MediaParams, ValidationParams, plain
 from emoverse.corpora import get_corpus
-from emoverse.errors import UserError
+from emoverse.errors import DISK_FULL, UserError
 from emoverse.media.action_units import NOT_MEASURED, measurer
 from emoverse.media.extract import JOURNAL, extract, records
 from emoverse.media.frames import FOLDER
@@ -78,7 +77,7 @@ def validate(
         measured = {"action_units": measuring.facts()} if measuring else {}
         fingerprint = fingerprint_of(plan, source, media, measured)
         scratch = scratch_of(out)
-        with named_if_full(out, scratch, len(plan.tasks)):
+        with reporting_full_disk(out, scratch, len(plan.tasks)):
             resumed = extract(plan.tasks, scratch, fingerprint=fingerprint, workers=workers, label=f"validate {corpus}")
             conclude(draft, plan, scratch, out, media, params, measured)
         draft.run = {"resumed_clips": resumed}
@@ -196,12 +195,12 @@ def _too_many(draft: Draft, out: Path, raw: Path, ledger: Ledger, params: Valida
 
 
 @contextmanager
-def named_if_full(out: Path, scratch: Path, clips: int) -> Iterator[None]:
+def reporting_full_disk(out: Path, scratch: Path, clips: int) -> Iterator[None]:
     """Turn "no space left" into a UserError that says how much is needed; what is finished stays for the next run."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         raise _disk_full(out, scratch, clips) from error
 
