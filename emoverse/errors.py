@@ -89,10 +89,10 @@ def as_user_error(error: BaseException) -> UserError | None:
     return error if isinstance(error, UserError) else from_os_error(error) if isinstance(error, OSError) else None
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``"did you mean 'joy'?"`` for the nearest known word, or a list of all of them."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"did you mean 'joy'?"`` for the nearest known name, or a list of all of them."""
     options = sorted(known)
-    near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(options)}"
 
 

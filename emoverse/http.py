@@ -186,7 +186,7 @@ class _Retry(urllib3.Retry):
         try:
             return super().parse_retry_after(retry_after)
         except (InvalidHeader, ValueError, OverflowError):
-            return 0.0  # no wish: the usual back-off
+            return 0.0  # the usual back-off
 
 
 def check_address(url: str) -> str:
@@ -294,5 +294,5 @@ def _no_answer(error: Exception, url: str, proxy: str) -> NoAnswerError:
 
 def _innermost(error: BaseException) -> BaseException:
     reasons = (getattr(error, "reason", None), getattr(error, "original_error", None), error.__cause__, *error.args)
-    inner = next((one for one in reasons if isinstance(one, BaseException)), None)
+    inner = next((reason for reason in reasons if isinstance(reason, BaseException)), None)
     return _innermost(inner) if inner is not None else error

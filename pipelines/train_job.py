@@ -62,8 +62,8 @@ def _pod(cluster: Cluster) -> dict[str, Any]:
         volumes.append({"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shared_memory}})
         mounts.append({"name": "dshm", "mountPath": "/dev/shm"})
     tolerations = [
-        _non_empty({"key": one.key, "operator": one.operator, "value": one.value, "effect": one.effect})
-        for one in pods.tolerations
+        _non_empty({"key": item.key, "operator": item.operator, "value": item.value, "effect": item.effect})
+        for item in pods.tolerations
     ]
     spec = {
         "volumes": volumes,
@@ -79,5 +79,5 @@ def _pod(cluster: Cluster) -> dict[str, Any]:
 
 
 def _non_empty(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what is not empty."""
+    """Return the entries whose value is not empty."""
     return {key: value for key, value in values.items() if value}

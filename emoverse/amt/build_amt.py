@@ -96,7 +96,7 @@ def cut_validation(tables: Sequence[CorpusTable], params: AmtParams) -> list[Cor
     cut = []
     for table in tables:
         share = params.validation_share.get(table.name, 0.0)
-        if share and any(one.split == "validation" for one in table.utterances):
+        if share and any(utterance.split == "validation" for utterance in table.utterances):
             problem, remedy = f"{table.name} has a validation split of its own", f"remove {table.name}"
             raise UserError(problem, place=place, remedy=remedy)
         if share:

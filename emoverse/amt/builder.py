@@ -193,12 +193,12 @@ class Dialogue:
         self._table, self._utterances, self._options, self._reasons = table, utterances, options, reasons
         ids = {utterance.utterance_id for utterance in utterances}
         self.leaked = frozenset() if utterances[0].split == "test" else leaked & ids
-        self.unsafe = frozenset(one.utterance_id for one in utterances if _has_placeholder(one))
+        self.unsafe = frozenset(item.utterance_id for item in utterances if _has_placeholder(item))
         self._questions: dict[tuple[str, str], Question | Skipped] = {}
         self._contexts: dict[str, Context] = {}
 
     def shows(self, name: str, utterance: Utterance, marked: frozenset[str]) -> bool:
-        """Return whether a task's row shows a marked utterance: its own, or any one of the dialogue."""
+        """Return whether a task's row shows a marked utterance: its own, or any of the dialogue."""
         return utterance.utterance_id in marked if task(name).shows == "utterance" else bool(marked)
 
     def question(self, name: str, utterance: Utterance) -> Question | Skipped:

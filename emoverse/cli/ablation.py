@@ -61,8 +61,8 @@ def run_ablate(args: argparse.Namespace) -> None:
     for variant in chosen:
         print(f"{variant.title} ...", flush=True)
         results[variant.name] = open_source(_run(variant, args, params, folders))
-    rows = ablation_rows(results["scores"].path, {one.title: results[one.name].path for one in chosen})
-    settings = {"variants": [one.name for one in chosen]}
+    rows = ablation_rows(results["scores"].path, {variant.title: results[variant.name].path for variant in chosen})
+    settings = {"variants": [variant.name for variant in chosen]}
     with publish(args.out, step="ablate", params=settings, inputs={**sources, **results}, code_of="evaluate") as draft:
         write_json(draft.path / "ablations.json", rows)
     print(table(rows))

@@ -21,7 +21,7 @@ import orjson
 from emoverse.corpora.base import EMOTIONS, Quarantined
 from emoverse.errors import RowErrors, UserError, did_you_mean
 
-LONGEST: Final = 1000  # characters of a detail: it quotes what stood in the cell
+LONGEST: Final = 1000  # characters of a detail, which quotes the content of the cell
 _NUMBER: Final = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z")
 
 
@@ -78,7 +78,7 @@ def faults_of(fault: BadRow, checks: Iterable[Callable[[], object]]) -> list[Bad
         try:
             check()
         except BadRow as other:
-            if (other.column, other.detail) not in [(one.column, one.detail) for one in faults]:
+            if (other.column, other.detail) not in [(known.column, known.detail) for known in faults]:
                 faults.append(other)
     return faults
 
@@ -287,9 +287,9 @@ def find_folder(root: Path, folders: Sequence[str], pattern: str) -> str:
 
 
 @lru_cache(maxsize=1 << 14)
-def whole_number(word: str) -> int | None:
+def whole_number(text: str) -> int | None:
     """Read a plain decimal such as ``0`` or ``128258``; None for signs, spaces, leading zeros and other digits."""
-    return int(word) if _NUMBER.match(word) else None
+    return int(text) if _NUMBER.match(text) else None
 
 
 @lru_cache(maxsize=1 << 14)
@@ -318,10 +318,10 @@ _SYNONYMS: Final = {
 }  # fmt: skip
 
 
-def emotion_hint(word: str) -> str:
+def emotion_hint(text: str) -> str:
     """Return ``"did you mean 'joy'?"`` for ``hapy`` and ``joi`` alike, or the list of emotions."""
-    near = difflib.get_close_matches(word.lower(), [*EMOTIONS, *_SYNONYMS], n=1, cutoff=0.7)
-    return f"did you mean {_SYNONYMS.get(near[0], near[0])!r}?" if near else did_you_mean(word, EMOTIONS)
+    near = difflib.get_close_matches(text.lower(), [*EMOTIONS, *_SYNONYMS], n=1, cutoff=0.7)
+    return f"did you mean {_SYNONYMS.get(near[0], near[0])!r}?" if near else did_you_mean(text, EMOTIONS)
 
 
 _CLOCK: Final = re.compile(r"(\d{1,2}):([0-5]\d):([0-5]\d)\Z", re.ASCII)
@@ -329,29 +329,29 @@ _REST: Final = re.compile(r"[,.](\d{3})\Z", re.ASCII)
 _SHORT: Final = re.compile(r"(.*)[,.](\d{1,2})\Z", re.ASCII)
 
 
-def seconds(word: str) -> float | None:
+def seconds(text: str) -> float | None:
     """Read ``00:14:38,127``, ``0:10:44,769`` or ``00:06:47.28`` as seconds; None when it has another form.
 
     Three real rows have two digits after the separator. They are milliseconds written without a leading zero: both
     corpora took them from subtitles, which count milliseconds.
     """
-    whole, rest = _whole(word[:-4]), _thousandths(word[-4:])
+    whole, rest = _whole(text[:-4]), _thousandths(text[-4:])
     if whole is None or rest is None:
-        match = _SHORT.match(word)
+        match = _SHORT.match(text)
         whole, rest = (_whole(match[1]), int(match[2])) if match else (None, None)
     return None if whole is None or rest is None else (whole * 1000 + rest) / 1000
 
 
 # Both parts of a time recur in a corpus, so each is parsed once.
 @lru_cache(maxsize=1 << 13)
-def _whole(word: str) -> int | None:
-    match = _CLOCK.match(word)
+def _whole(text: str) -> int | None:
+    match = _CLOCK.match(text)
     return int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3]) if match else None
 
 
 @lru_cache(maxsize=1 << 11)
-def _thousandths(word: str) -> int | None:
-    match = _REST.match(word)
+def _thousandths(text: str) -> int | None:
+    match = _REST.match(text)
     return int(match[1]) if match else None
 
 

@@ -109,9 +109,9 @@ def _read_alone(task: Task, lost: Lost | None, *, read: Reader, patience: float)
     A measurer that worked inside the lost process may be the cause, and is left out.
     """
     unsafe = task.units is None and task.measurer is not None and not task.measurer.own_process
-    calm = replace(task, patience=patience, measurer=None if unsafe else task.measurer)
-    pool: Pool[Task, Done] = Pool(read, timeout=calm.limit, workers=1)
-    answer = next(pool.map([calm]))
+    retried = replace(task, patience=patience, measurer=None if unsafe else task.measurer)
+    pool: Pool[Task, Done] = Pool(read, timeout=retried.limit, workers=1)
+    answer = next(pool.map([retried]))
     first = lost.detail if lost else "an earlier run gave it up"
     if isinstance(answer, Done):
         return replace(answer, note=f"{NOT_MEASURED}: {first}") if unsafe else answer

@@ -160,7 +160,7 @@ class FrameStore:
         start = int(index.offset[rows[0]])
         end = int(index.offset[rows[-1]]) + int(index.length[rows[-1]])
         path = self.folders[folder] / FOLDER / shard_name(shard)
-        # One read for all frames of a clip: they lie together, and a network disk counts requests.
+        # One read for all frames of a clip: they are stored together, and each request to a network disk takes time.
         whole = os.pread(self._open(folder, shard, path), end - start, start)
         blobs = []
         for row in rows:

@@ -121,14 +121,14 @@ class Pool(Generic[Item, Result]):
 
     def _start(self) -> _Worker:
         # A fork server forks clean single-threaded processes: no locks of pyarrow's threads are copied, no pipe of a
-        # sister process is held open, and a replacement is there in milliseconds.
+        # sibling process is held open, and a replacement starts in milliseconds.
         context = mp.get_context("forkserver")
         context.set_forkserver_preload([self.function.__module__])
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self.function, self.timeout), daemon=True)
+        own_end, child_end = context.Pipe()
+        process = context.Process(target=_serve, args=(child_end, self.function, self.timeout), daemon=True)
         process.start()
-        theirs.close()
-        return _Worker(process, ours)
+        child_end.close()
+        return _Worker(process, own_end)
 
     def _collect(self) -> None:
         """Wait until something happens to a busy worker, and keep its result."""
@@ -295,7 +295,7 @@ def process(task: Task) -> Done | Lost:
         silent = is_silent(task.path) if probe.has_audio else None
     except ClipError as error:
         return Done(failure=(error.reason, error.detail))
-    except (ValueError, ArithmeticError, IndexError) as error:  # a file no one has thought of costs itself only
+    except (ValueError, ArithmeticError, IndexError) as error:  # an unforeseen kind of file fails alone
         return Done(failure=("clip-unreadable", tidy(f"{type(error).__name__}: {error}")))
     peak = None
     if table is not None and not (note := table.mismatch(probe)):

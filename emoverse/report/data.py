@@ -130,7 +130,7 @@ def validation(stages: Mapping[str, Source]) -> list[Validation]:
                 selected=int(source.manifest["facts"]["selected_step"]),
                 loss=results["loss"],
                 score=results["score"],
-                sets={test: (one["n"], one["headline"]) for test, one in sorted(results["sets"].items())},
+                sets={test: (result["n"], result["headline"]) for test, result in sorted(results["sets"].items())},
                 steps=results["steps"],
             )
         )

@@ -47,8 +47,8 @@ SIZES: Final = ((96, 96), (128, 96), (112, 112), (96, 120))
 SMALL: Final = (72, 72)
 """The frame size of ECF's own clips, which are many."""
 
-DIALOGUE_DECK: Final = (*EMOTIONS, *EMOTIONS, "neutral", "joy", "surprise")
-"""Emotions dealt in turn: neutral, joy and surprise three times in seventeen, the other four twice."""
+DIALOGUE_EMOTIONS: Final = (*EMOTIONS, *EMOTIONS, "neutral", "joy", "surprise")
+"""Emotions of the lines, shuffled: neutral, joy and surprise three times in seventeen, the other four twice."""
 
 ADDRESS_SHARE: Final = 0.65
 """Share of a dialogue's lines that begin with the name of the person whom they answer, once there is one."""
@@ -97,11 +97,11 @@ def seeded_rng(seed: int, *names: object) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32("/".join(map(str, names)).encode())])
 
 
-def cycle_shuffled(deck: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
+def cycle_shuffled(items: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
     """Yield the items without end, shuffled anew each time all were yielded."""
     while True:
-        for index in rng.permutation(len(deck)):
-            yield deck[int(index)]
+        for index in rng.permutation(len(items)):
+            yield items[int(index)]
 
 
 def make_conversations(
@@ -124,7 +124,7 @@ def make_conversations(
         forced: Key of a line (`{name}/dia{i}_utt{j}`) -> its emotion.
         small: Short conversations of small, short clips.
     """
-    emotions = cycle_shuffled(DIALOGUE_DECK, seeded_rng(seed, name, "deck"))
+    emotions = cycle_shuffled(DIALOGUE_EMOTIONS, seeded_rng(seed, name, "deck"))
     made: list[Conversation] = []
     total = 0
     while total < n_lines or len(made) < at_least:

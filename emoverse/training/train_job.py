@@ -30,8 +30,8 @@ from emoverse.training.distributed import NODE_RANK, PreemptedError, on_sigterm
 
 TEMPLATE: Final = "EMOVERSE_TRAIN_JOB"
 """Variable with JSON: ``folder``, which the nodes share, and ``job``, a TrainJob without name, command and nodes."""
-PAUSE: Final = 5.0  # seconds between two looks at a TrainJob
-_PATIENCE: Final = 120  # looks without an answer of the Kubernetes API, or at a job that is being deleted
+PAUSE: Final = 5.0  # seconds between two requests for the state of a TrainJob
+_PATIENCE: Final = 120  # requests without an answer of the Kubernetes API, or while a job is being deleted
 _OVERLAP: Final = 60  # seconds of the log that are read again; lines that were passed on are left out
 _SHORT: Final = 16  # characters of a digest in a name
 _TASK: Final = "task.json"
@@ -83,7 +83,7 @@ def train_as_job(
         out: Folder to publish.
         params: The stage's parameters.
         base: The base model.
-        pause: Seconds between two looks at the job.
+        pause: Seconds between two requests for its state.
 
     Raises:
         UserError: The profile or the cluster lacks Kubeflow Trainer, training was refused, or the job failed.
@@ -96,20 +96,20 @@ def train_as_job(
         cluster = connect()
         runtime = settings["job"]["spec"]["runtimeRef"]
         cluster.check_trainer(runtime["kind"], runtime["name"])
-        given = {"model": model, "amt": amt, **({"base": base} if base else {})}
-        given |= {f"validated/{read_manifest(path)['name']}": path for path in validated}
-        digests = {name: sha256_file(_manifest_of(path)) for name, path in given.items()}
+        folders = {"model": model, "amt": amt, **({"base": base} if base else {})}
+        folders |= {f"validated/{read_manifest(path)['name']}": path for path in validated}
+        digests = {name: sha256_file(_manifest_of(path)) for name, path in folders.items()}
         decisive = {"stage": stage, "params": plain(params), "inputs": digests, "code": code_digest("train")}
         name = f"emoverse-{stage}-{digest_of_value(decisive)[:_SHORT]}"
         place = folder / "jobs" / name
         result = place / _RESULT
         job = _Job(cluster, name, place, stopped, pause)
         if not (result / MANIFEST).is_file() or job.state() == "running":
-            shared = {key: _share(path, digests[key], folder / "inputs") for key, path in given.items()}
+            shared = {key: _share(path, digests[key], folder / "inputs") for key, path in folders.items()}
             task: dict[str, Any] = {key: str(shared[key]) for key in ("model", "amt", "base") if key in shared}
             task |= {"stage": stage, "params": plain(params), "out": str(result)}
             place.mkdir(parents=True, exist_ok=True)
-            frames = [str(shared[key]) for key in given if key.startswith("validated/")]
+            frames = [str(shared[key]) for key in folders if key.startswith("validated/")]
             write_json(place / _TASK, {**task, "validated": frames})
             job.run(manifest(settings["job"], name, place / _TASK, params))
         _fetch(result, out)
@@ -174,7 +174,7 @@ def _fetch(result: Path, out: Path) -> None:
 
 
 class _Job:
-    """One TrainJob and its folder, while it is waited for."""
+    """Run one TrainJob and wait for it; ``folder`` has its task, result and errors."""
 
     def __init__(self, cluster: KubernetesApi, name: str, folder: Path, stopped: threading.Event, pause: float) -> None:
         self.cluster, self.name, self.folder = cluster, name, folder
@@ -255,7 +255,7 @@ class _Job:
         return sorted(found, key=lambda error: float(error["at"]))
 
     def _failure(self, found: Mapping[str, Any]) -> UserError:
-        condition = next(one for one in found["status"]["conditions"] if one["type"] == "Failed")
+        condition = next(entry for entry in found["status"]["conditions"] if entry["type"] == "Failed")
         cause = f"{condition.get('reason', '')}: {condition.get('message', '')}"
         if errors := self._errors():
             cause = f"node {errors[0]['node']}: {errors[0]['failed']}"
@@ -293,7 +293,8 @@ def _state(job: Mapping[str, Any] | None) -> str:
         return "none"
     if job["metadata"].get("deletionTimestamp"):
         return "deleting"
-    conditions = {one["type"] for one in job.get("status", {}).get("conditions", []) if one["status"] == "True"}
+    entries = job.get("status", {}).get("conditions", [])
+    conditions = {entry["type"] for entry in entries if entry["status"] == "True"}
     return "complete" if "Complete" in conditions else "failed" if "Failed" in conditions else "running"
 
 

@@ -145,12 +145,12 @@ def plan_weights(
                 raise UserError(problem, place=str(checkpoint.folder / file), remedy="download the checkpoint again")
             origin.update(dict.fromkeys(made, name))
             planned[file].update(made)
-    given = {name: tuple(tensor.shape) for shard in planned.values() for name, tensor in shard.items()}
-    problems = [f"{name} is missing" for name in sorted(expected.keys() - given.keys())]
-    problems += [f"{name} is unexpected" for name in sorted(given.keys() - expected.keys())]
-    for name in sorted(given.keys() & expected.keys()):
-        if given[name] != expected[name]:
-            problems.append(f"{name} is {given[name]}, the config says {expected[name]}")
+    produced = {name: tuple(tensor.shape) for shard in planned.values() for name, tensor in shard.items()}
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - produced.keys())]
+    problems += [f"{name} is unexpected" for name in sorted(produced.keys() - expected.keys())]
+    for name in sorted(produced.keys() & expected.keys()):
+        if produced[name] != expected[name]:
+            problems.append(f"{name} is {produced[name]}, the config says {expected[name]}")
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise UserError(f"weights and config.json disagree: {shown}", place=place, remedy="download both again")
