@@ -59,7 +59,8 @@ def read_settings(kind: type[SettingsT], path: Path) -> SettingsT:
 class ChatEndpoint:
     """Send each question once; an answer is cached under the digest of the whole request.
 
-    Raises UserError when the settings' address or key is not usable.
+    Raises:
+        UserError: The settings' address or key is not usable.
     """
 
     def __init__(self, settings: EndpointSettings) -> None:
@@ -79,10 +80,10 @@ class ChatEndpoint:
         """Return the reply to a user's message, with its white space normalised.
 
         Args:
-            content: text, or OpenAI's list of parts.
+            content: Text, or OpenAI's list of parts.
 
         Raises:
-            UserError: the endpoint cannot be reached or refuses.
+            UserError: The endpoint cannot be reached or refuses.
         """
         own = self.settings
         messages = [{"role": "user", "content": content}]

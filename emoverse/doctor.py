@@ -26,11 +26,11 @@ class Finding:
     """Result of one check.
 
     Attributes:
-        check: name of the check.
-        ok: whether all is well.
-        found: what was found.
-        remedy: what to do; empty when all is well.
-        needed: whether the sample's run needs it.
+        check: Name of the check.
+        ok: Whether all is well.
+        found: What was found.
+        remedy: What to do; empty when all is well.
+        needed: Whether the sample's run needs it.
     """
 
     check: str
@@ -57,10 +57,10 @@ def findings(base: Path, params: Path, lock: Path, *, deep: bool = False) -> Ite
     """Yield the result of each check of this machine.
 
     Args:
-        base: root of the repository.
-        params: the parameters, whose corpora are checked.
-        lock: the lock file to compare the installed packages with.
-        deep: whether to read every byte of the data.
+        base: Root of the repository.
+        params: The parameters, whose corpora are checked.
+        lock: The lock file to compare the installed packages with.
+        deep: Whether to read every byte of the data.
     """
     yield python()
     yield versions(lock)

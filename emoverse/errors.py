@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 FAULT: Final = "EMOVERSE_FAULT"  # names the file in which a step of a local run leaves its error for the runner
 
 
@@ -18,15 +19,19 @@ class UserError(Exception):
     """A mistake in the user's input or machine: the CLI prints it on one line and exits with code 2.
 
     Args:
-        problem: what is wrong.
-        place: a file, ``file:row``, an address, or the name of a parameter or option.
-        remedy: an imperative sentence.
+        problem: What is wrong.
+        place: A file, ``file:row``, an address, or the name of a parameter or option.
+        remedy: An imperative sentence.
     """
 
     def __init__(self, problem: str, *, place: str = "", remedy: str = "") -> None:
         self.problem, self.place, self.remedy = problem, place, remedy
         head = f"{place}: {problem}" if place else problem
         super().__init__(f"{head}; {remedy}" if remedy else head)
+
+    def as_arguments(self) -> dict[str, str]:
+        """Return the arguments that make the same error in another process."""
+        return {"problem": self.problem, "place": self.place, "remedy": self.remedy}
 
 
 class RowErrors(UserError):  # noqa: N818  (a plural, as it holds many)
@@ -60,7 +65,7 @@ _REMEDIES: Final = {
     errno.ESTALE: "check the network file system, and run again",
 }
 # Errors that the operating system may report without a path and that are still not this program's.
-_WITHOUT_PATH: Final = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)
+_WITHOUT_PATH: Final = (*DISK_FULL, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)
 _PACKAGE: Final = str(Path(__file__).parent)
 
 
@@ -79,10 +84,15 @@ def from_os_error(error: OSError) -> UserError | None:
     return UserError(error.strerror.lower(), place=place, remedy=remedy)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``"did you mean 'joy'?"`` for the nearest known word, or a list of all of them."""
+def as_user_error(error: BaseException) -> UserError | None:
+    """Return the user's error that an exception is or stands for; None for an internal error."""
+    return error if isinstance(error, UserError) else from_os_error(error) if isinstance(error, OSError) else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"did you mean 'joy'?"`` for the nearest known name, or a list of all of them."""
     options = sorted(known)
-    near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(options)}"
 
 
@@ -91,7 +101,7 @@ def report_step_error(error: BaseException) -> bool:
 
     In a local run the first message is also left in the file that ``FAULT`` names.
     """
-    known = error if isinstance(error, UserError) else from_os_error(error) if isinstance(error, OSError) else None
+    known = as_user_error(error)
     if known is None:
         return False
     print(f"emoverse: {known}", file=sys.stderr)

@@ -1,6 +1,6 @@
-"""HTTP for everything that speaks to a network: one rule for credentials, redirects, certificates, proxies, retries.
+"""Send HTTP requests under one rule for credentials, redirects, certificates, proxies and retries.
 
-It is built on urllib3 and not on requests: requests lets ``~/.netrc`` replace a token, sends a password on from http to
+Built on urllib3 and not on requests: requests lets ``~/.netrc`` replace a token, sends a password on from http to
 https, and does not repeat a request whose answer was cut off.
 """
 
@@ -37,7 +37,8 @@ class RedirectError(UserError):
 def token_from(variable: str) -> str:
     """Return the token in an environment variable without the white space around it; empty where there is none.
 
-    Raises UserError, which does not show the token, when no HTTP header could carry it.
+    Raises:
+        UserError: No HTTP header could carry the token; the message does not show it.
     """
     token = os.environ.get(variable, "").strip()
     if wrong := re.search(r"[^!-~]", token):
@@ -65,13 +66,13 @@ class HttpClient:
     """Send requests; keep connections open between them.
 
     Args:
-        authorization: value of the Authorization header. It is sent to the origin (scheme, host, port) of each
+        authorization: Value of the Authorization header. It is sent to the origin (scheme, host, port) of each
             request's address, and to no other that a redirect names.
-        timeout: seconds to wait for the connection, and again for data.
-        retries: attempts after the first one, when a connection fails or the status is one of ``RETRIED``.
-        repeat_post: whether a POST whose answer failed may be sent again. A POST that never reached the server always
+        timeout: Seconds to wait for the connection, and again for data.
+        retries: Attempts after the first one, when a connection fails or the status is one of ``RETRIED``.
+        repeat_post: Whether a POST whose answer failed may be sent again. A POST that never reached the server always
             is.
-        follow: whether a GET or HEAD follows a redirect to another origin, without the credentials; otherwise it is a
+        follow: Whether a GET or HEAD follows a redirect to another origin, without the credentials; otherwise it is a
             RedirectError, and for other methods it always is.
     """
 
@@ -100,12 +101,18 @@ class HttpClient:
     def request(
         self, method: str, url: str, *, headers: Mapping[str, str] | None = None, body: Any = None
     ) -> urllib3.BaseHTTPResponse:
-        """Send a request and return the answer, whatever its status is; ``body`` is sent as JSON, bytes as they are.
+        """Send a request and return the answer, whatever its status is.
+
+        Args:
+            method: ``GET``, ``POST`` and so on.
+            url: The address.
+            headers: Headers besides those of the client.
+            body: Sent as JSON; bytes are sent as they are.
 
         Raises:
-            NoAnswerError: the server, the proxy or the name cannot be reached, or the answer was cut off.
-            RedirectError: the answer leads to another server.
-            UserError: the address, a proxy or a file of certificates is not usable.
+            NoAnswerError: The server, the proxy or the name cannot be reached, or the answer was cut off.
+            RedirectError: The answer leads to another server.
+            UserError: The address, a proxy or a file of certificates is not usable.
         """
         sent = {"Accept": "application/json", **(headers or {})}
         if self._authorization:
@@ -168,7 +175,7 @@ class HttpClient:
 
 
 class _Retry(urllib3.Retry):
-    """Wait before the first repetition too, and bear a Retry-After that is not what the standard says."""
+    """Wait before the first repetition too, and tolerate a malformed Retry-After."""
 
     def get_backoff_time(self) -> float:
         return float(min(self.backoff_max, self.backoff_factor * 2 ** max(0, len(self.history) - 1)))
@@ -179,7 +186,7 @@ class _Retry(urllib3.Retry):
         try:
             return super().parse_retry_after(retry_after)
         except (InvalidHeader, ValueError, OverflowError):
-            return 0.0  # no wish: the usual back-off
+            return 0.0  # the usual back-off
 
 
 def check_address(url: str) -> str:
@@ -201,8 +208,10 @@ def check_address(url: str) -> str:
 def ssl_context() -> ssl.SSLContext:
     """Return what TLS servers are checked with: the system's authorities and those that a variable names.
 
-    Every variable of ``CA_VARIABLES`` counts, because libraries differ in the one that they read. Raises UserError
-    naming the variable when there is no certificate where it points.
+    Every variable of ``CA_VARIABLES`` counts, because libraries differ in the one that they read.
+
+    Raises:
+        UserError: There is no certificate where a variable points; the variable is named.
     """
     context = ssl.create_default_context()
     named = [(name, path) for name in CA_VARIABLES if (path := os.environ.get(name))]
@@ -224,8 +233,10 @@ def ssl_context() -> ssl.SSLContext:
 def proxy_for(url: str) -> str:
     """Return the address of the proxy that the environment names for an address; empty for none.
 
-    ``http_proxy``, ``https_proxy``, ``all_proxy`` and ``no_proxy`` count as they do for requests and pip. Raises
-    UserError for a proxy that is not an HTTP one.
+    ``http_proxy``, ``https_proxy``, ``all_proxy`` and ``no_proxy`` count as they do for requests and pip.
+
+    Raises:
+        UserError: The proxy is not an HTTP one.
     """
     from requests.utils import get_environ_proxies, select_proxy
 
@@ -283,5 +294,5 @@ def _no_answer(error: Exception, url: str, proxy: str) -> NoAnswerError:
 
 def _innermost(error: BaseException) -> BaseException:
     reasons = (getattr(error, "reason", None), getattr(error, "original_error", None), error.__cause__, *error.args)
-    inner = next((one for one in reasons if isinstance(one, BaseException)), None)
+    inner = next((reason for reason in reasons if isinstance(reason, BaseException)), None)
     return _innermost(inner) if inner is not None else error

@@ -1,4 +1,4 @@
-"""Speak the Kubernetes API: the TrainJobs of Kubeflow Trainer v2, their pods and their logs.
+"""Client of the Kubernetes API: the TrainJobs of Kubeflow Trainer v2, their pods and their logs.
 
 Only this module imports the client ``kubernetes``, which knows the service account of a pod, kubeconfig files and the
 logins of cloud providers.
@@ -30,7 +30,7 @@ _OLDEST: Final = "install Kubeflow Trainer 2.3 or later there, or set train.node
 
 
 class KubernetesApi:
-    """Ask the Kubernetes API for objects of one namespace.
+    """Request objects of one namespace from the Kubernetes API.
 
     Every method raises NoAnswerError when no answer comes, and UserError when Kubernetes refuses.
     """
@@ -68,7 +68,7 @@ class KubernetesApi:
     def create_train_job(self, manifest: Mapping[str, Any]) -> None:
         """Create a TrainJob.
 
-        A field that the cluster does not know is refused: an older Trainer would drop the volumes without a word.
+        A field that the cluster does not know is refused: an older Trainer would drop the volumes silently.
         """
         with self._answers(manifest["metadata"]["name"]):
             self._custom.create_namespaced_custom_object(
@@ -155,8 +155,10 @@ class KubernetesApi:
 def connect(namespace: str = "") -> KubernetesApi:
     """Return the API of this pod's cluster, elsewhere of the cluster that kubectl uses.
 
-    ``namespace`` defaults to the pod's own, elsewhere to that of kubectl's context. Raises UserError where no cluster
-    is known.
+    ``namespace`` defaults to the pod's own, elsewhere to that of kubectl's context.
+
+    Raises:
+        UserError: No cluster is known.
     """
     from kubernetes import client, config
 

@@ -18,7 +18,7 @@ from emoverse.fetching.storage import is_shared, missing_variables
 from emoverse.http import NoAnswerError
 from emoverse.kubernetes_api import connect
 from emoverse.tasks import tasks
-from pipelines.cluster import Cluster
+from pipelines.cluster import Cluster, is_below
 from pipelines.options import PipelineOptions
 
 
@@ -27,14 +27,20 @@ def check_data(
 ) -> dict[str, dict[str, str]]:
     """Return the arguments of ``fetch`` for each corpus, and for ``weights``, as DVC tracks them at a revision.
 
-    ``volume`` is a mounted folder with the raw corpora, if any; a run's own workspace starts empty. With ``secrets``,
-    check that the profile gives pods the remote's secrets.
+    Args:
+        params: Parameters of the run.
+        cluster: The cluster profile.
+        base: The repository.
+        revision: Git revision. Empty: the working tree.
+        remote: Name of the DVC remote. Empty: the repository's default.
+        volume: A mounted folder with the raw corpora. Empty: none; a run's own workspace starts empty.
+        secrets: Whether to check that the profile gives pods the remote's secrets.
 
     Raises:
         UserError: A corpus is not tracked, is incomplete, or is out of the pods' reach.
     """
     check_mounted(volume, cluster)
-    prefilled = volume and not _below(volume, WORKSPACE)
+    prefilled = volume and not is_below(volume, WORKSPACE)
     roots = {name: corpus.root for name, corpus in params.corpora.items()}
     if params.base_model.source != TINY:
         roots["weights"] = params.base_model.source
@@ -57,15 +63,11 @@ def check_data(
 def check_mounted(volume: str, cluster: Cluster) -> None:
     """Raise UserError unless the profile mounts ``volume`` in the pods (empty: nothing to check)."""
     mounts = [mount.path.rstrip("/") for mount in cluster.volumes] + ([WORKSPACE] if cluster.workspace else [])
-    if volume and not any(_below(volume, mount) for mount in mounts):
+    if volume and not any(is_below(volume, mount) for mount in mounts):
         problem = f"no volume of the cluster profile is mounted there (mounted: {', '.join(mounts) or 'none'})"
         remedy = "name the claim under `volumes` in the profile"
-        remedy = "give the profile a `workspace`" if _below(volume, WORKSPACE) else remedy
+        remedy = "give the profile a `workspace`" if is_below(volume, WORKSPACE) else remedy
         raise UserError(problem, place=f"--raw-volume {volume}", remedy=remedy)
-
-
-def _below(path: str, mount: str) -> bool:
-    return f"{path}/".startswith(f"{mount}/")
 
 
 def check_secrets(tracked: Tracked, variables: Collection[str]) -> None:
@@ -139,7 +141,7 @@ def _check_reasons(spec: str, options: PipelineOptions) -> None:
     """Raise UserError if ``amt.reasons`` names a file that the step's pod or container would not find."""
     kind, _, path = spec.partition(":")
     mounts = [volume.path.rstrip("/") for volume in options.cluster.volumes]
-    if kind in ("file", "endpoint") and not options.local and not any(_below(path, mount) for mount in mounts):
+    if kind in ("file", "endpoint") and not options.local and not any(is_below(path, mount) for mount in mounts):
         problem = f"names the file {path}, which no pod would find (mounted volumes: {', '.join(mounts) or 'none'})"
         remedy = "put it on a volume of the cluster profile and give its path there, or set amt.reasons=rules"
         raise UserError(problem, place="amt.reasons", remedy=remedy)

@@ -203,8 +203,13 @@ def _faults(cluster: Cluster) -> Iterator[tuple[str, str]]:
             yield f"the secret {secret.name!r} reaches no pod", "give it `env` (key: variable) or a `path`"
     folders = {"publish": cluster.publish, "trainer.folder": cluster.trainer.folder if cluster.trainer else ""}
     for key, folder in folders.items():
-        if folder and not f"{folder}/".startswith(tuple(f"{mount}/" for mount in mounts)):
+        if folder and not any(is_below(folder, mount) for mount in mounts):
             yield f"{key} names {folder}, which is not on any of the volumes", "mount a volume there, or omit it"
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Return whether a path is a folder or in it; both are written without a slash at the end."""
+    return f"{path}/".startswith(f"{folder}/")
 
 
 def amount_of(text: str) -> float:

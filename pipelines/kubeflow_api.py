@@ -1,4 +1,4 @@
-"""Speak Kubeflow Pipelines' REST API (v2beta1): health, experiments, runs.
+"""Client of Kubeflow Pipelines' REST API (v2beta1): health, experiments, runs.
 
 Every command uses this client, so ``doctor`` and ``submit`` cannot disagree about an address, a proxy or a certificate.
 kfp's own client is not used: it follows redirects with a POST, reads a login page as an answer without an id, and fails
@@ -32,7 +32,10 @@ def api_address(host: str) -> str:
     """Return the address that the API's paths are appended to, from one that may be copied from the browser.
 
     The page's own part (``#/experiments``, a query) is cut off, and the central dashboard's ``/_/pipeline`` is the
-    ``/pipeline`` that it shows in a frame. Raises UserError unless it is an http(s) address.
+    ``/pipeline`` that it shows in a frame.
+
+    Raises:
+        UserError: It is not an http(s) address.
     """
     check_address(host)
     parts = urlsplit(host)
@@ -43,9 +46,9 @@ def api_address(host: str) -> str:
 
 
 class KubeflowApi:
-    """Ask Kubeflow Pipelines at ``host``.
+    """Client of Kubeflow Pipelines at ``host``.
 
-    Every method raises NoAnswerError when no answer comes, and UserError when Kubeflow refuses or when something else
+    Every method raises NoAnswerError when no answer comes, and UserError when Kubeflow refuses or when something other
     than Kubeflow answers.
     """
 
@@ -76,7 +79,15 @@ class KubeflowApi:
     def upload(
         self, pipeline: str, version: str, text: str, *, description: str, namespace: str = ""
     ) -> dict[str, str]:
-        """Return the reference of a version of a pipeline; upload it where the server does not have it yet."""
+        """Return the reference of a version of a pipeline; upload it where the server does not have it yet.
+
+        Args:
+            pipeline: Name of the pipeline, which is created if missing.
+            version: Name of the version.
+            text: The compiled pipeline.
+            description: Description of the version.
+            namespace: Namespace on a cluster with several users.
+        """
         scope = {"namespace": namespace} if namespace else {}
         known = self._named("pipelines", "pipelines", pipeline, scope)
         if not known.get("pipeline_id"):
@@ -96,7 +107,15 @@ class KubeflowApi:
     def start_run(
         self, experiment: str, name: str, version: Mapping[str, str], parameters: Mapping[str, Any], description: str
     ) -> str:
-        """Start a run of an uploaded version and return its id."""
+        """Start a run of an uploaded version and return its id.
+
+        Args:
+            experiment: Id of the experiment.
+            name: Display name of the run.
+            version: Reference of the version, from `upload`.
+            parameters: The run's parameters.
+            description: Description of the run.
+        """
         body = {
             "display_name": name,
             "description": description,
@@ -109,7 +128,15 @@ class KubeflowApi:
     def start_recurring_run(
         self, experiment: str, name: str, version: Mapping[str, str], parameters: Mapping[str, Any], cron: str
     ) -> str:
-        """Start a run of an uploaded version at each time that ``cron`` names (six fields, seconds first)."""
+        """Start a run of an uploaded version at each of some times; return the id of the recurring run.
+
+        Args:
+            experiment: Id of the experiment.
+            name: Display name of the runs.
+            version: Reference of the version, from `upload`.
+            parameters: The runs' parameters.
+            cron: The times: six fields, seconds first.
+        """
         body = {
             "display_name": name,
             "experiment_id": experiment,

@@ -41,7 +41,6 @@ from pipelines.train_job import template
 from pipelines.verify import upstream, verify
 
 NAME: Final = "emoverse"
-GOLDEN: Final = Path(__file__).with_name("emoverse.yaml")
 # Steps that pull from a network or hold a node for hours. Not validate: it fails for good when too many rows are bad.
 RETRIED: Final = ("fetch", "validate-part", "train", "evaluate")
 
@@ -218,11 +217,12 @@ class Builder:
 
     def _train(self, start: Model, counted: Any, data: Any, seed: int | None = None) -> tuple[Model, Model]:
         """Train both stages, or stage 2 alone where stage 1 is given; return the model of each."""
-        given = self.options.start == "stage1"
-        first = start if given else self._train_stage("stage1", start, data, seed, after=counted)
-        base = {} if given else {"base": start.whole}
-        digest = {"model_digest": self.options.model_digest} if given else {}
-        second = self._train_stage("stage2", first, data, seed, after=counted if given else None, **base, **digest)
+        skips_stage1 = self.options.start == "stage1"
+        first = start if skips_stage1 else self._train_stage("stage1", start, data, seed, after=counted)
+        base = {} if skips_stage1 else {"base": start.whole}
+        digest = {"model_digest": self.options.model_digest} if skips_stage1 else {}
+        after = counted if skips_stage1 else None
+        second = self._train_stage("stage2", first, data, seed, after=after, **base, **digest)
         return first, second
 
     def _train_stage(
@@ -374,7 +374,13 @@ def _drop_implied_order(spec: Any) -> None:
 
 
 def compile_to(path: Path, params: Params, *, base: Path = Path(), options: PipelineOptions | None = None) -> None:
-    """Compile, verify and write the pipeline with the defaults of ``params`` and of the ``.dvc`` files below ``base``.
+    """Compile, verify and write the pipeline.
+
+    Args:
+        path: File to write, which ends in ``.yaml``.
+        params: Default parameters of the pipeline.
+        base: Folder whose ``.dvc`` files name the corpora.
+        options: How to compile it.
 
     Raises:
         UserError: Contradictory parameters, an unsuitable file name, or a pipeline that the server would refuse;

@@ -16,6 +16,7 @@ from emoverse.compat.dvc import changed_stages
 from emoverse.config import Params, plain
 from emoverse.errors import UserError
 from pipelines.cache_keys import TaskKey, cache_keys
+from pipelines.cluster import is_below
 from pipelines.kubeflow_api import KubeflowApi
 from pipelines.options import PipelineOptions
 from pipelines.pipeline import NAME, compile_to
@@ -50,7 +51,15 @@ class EarlierRun:
 def plan_of_submission(
     params: Params, options: PipelineOptions, arguments: Mapping[str, Any], *, host: str, namespace: str = ""
 ) -> list[Planned]:
-    """Return what a submission will run, compared with the latest runs of this pipeline on the server."""
+    """Return what a submission will run, compared with the latest runs of this pipeline on the server.
+
+    Args:
+        params: Parameters of the run.
+        options: How the pipeline is compiled.
+        arguments: The pipeline's arguments.
+        host: Address of Kubeflow Pipelines.
+        namespace: Namespace on a cluster with several users.
+    """
     with tempfile.TemporaryDirectory() as folder:
         compile_to(Path(folder, "p.yaml"), params, options=options)
         documents = list(yaml.load_all(Path(folder, "p.yaml").read_text("utf-8"), yaml.CSafeLoader))
@@ -148,7 +157,7 @@ def plan_of_repro(root: Path, now: Mapping[str, Mapping[str, Any]], status: Mapp
             reason = "not run before"
         else:
             after = sorted({changed_outputs[path] for path in changed_outputs for dep in record.get("deps", [])
-                            if _within(path, dep["path"]) or _within(dep["path"], path)})  # fmt: skip
+                            if is_below(path, dep["path"]) or is_below(dep["path"], path)})  # fmt: skip
             own = [*_changed_parameters(record, now), *_changed_files(status.get(name, []), changed_outputs)]
             reason = ", ".join([*own, *([f"after {', '.join(after)}"] if after and not own else [])])
         planned[name] = Planned(name, reason, _seconds(root, stage))
@@ -190,12 +199,8 @@ def _changed_files(entries: Iterable[Any], made_anew: Mapping[str, str]) -> Iter
                 yield "command changed"
             continue
         for path, change in (entry.get("changed deps") or {}).items():
-            if isinstance(change, str) and not any(_within(path, out) or _within(out, path) for out in made_anew):
+            if isinstance(change, str) and not any(is_below(path, out) or is_below(out, path) for out in made_anew):
                 yield f"{path} {change}"
-
-
-def _within(path: str, folder: str) -> bool:
-    return f"{path}/".startswith(f"{folder}/")
 
 
 def _outputs(stage: Mapping[str, Any]) -> list[str]:

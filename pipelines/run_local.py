@@ -52,8 +52,13 @@ def run(
 ) -> list[Outcome]:
     """Run the pipeline over the raw corpora below ``base``; return the outcome of each step, of validate per corpus.
 
-    Outputs and cache are below ``root``. ``docker`` runs each step in its image; otherwise ``images`` are only names in
-    the cache key.
+    Args:
+        params: Parameters of the run.
+        base: The repository.
+        root: Folder for outputs and cache.
+        docker: Whether to run each step in its image.
+        images: The images; without ``docker`` only names in the cache key.
+        shards: Number of parts in which each corpus is validated.
 
     Raises:
         UserError: A raw corpus or an image is missing, or a step failed.

@@ -28,7 +28,7 @@ def template(cluster: Cluster, trainer: Trainer, image: str, label: str = "") ->
     limits = {"cpu": pods.cpu_limit, "memory": pods.memory_limit or pods.memory}
     if cluster.gpu and "train" in cluster.gpu.steps:
         limits[cluster.gpu.type] = str(cluster.gpu.count)
-    resources = {"requests": _given({"cpu": pods.cpu, "memory": pods.memory}), "limits": _given(limits)}
+    resources = {"requests": _non_empty({"cpu": pods.cpu, "memory": pods.memory}), "limits": _non_empty(limits)}
     job = {"name": CONTAINER, "template": {"spec": {"template": _pod(cluster)}}}
     patch = {"template": {"spec": {"replicatedJobs": [job]}}}
     return {
@@ -37,11 +37,11 @@ def template(cluster: Cluster, trainer: Trainer, image: str, label: str = "") ->
         "metadata": {"labels": {"app.kubernetes.io/name": "emoverse"}},
         "spec": {
             "runtimeRef": {"apiGroup": GROUP, "kind": trainer.kind, "name": trainer.runtime},
-            "trainer": _given(
+            "trainer": _non_empty(
                 {
                     "image": image,
                     "env": [{"name": name, "value": value} for name, value in env.items()],
-                    "resourcesPerNode": _given(resources),
+                    "resourcesPerNode": _non_empty(resources),
                 }
             ),
             "runtimePatches": [{"manager": _MANAGER, "trainingRuntimeSpec": patch}],
@@ -57,13 +57,13 @@ def _pod(cluster: Cluster) -> dict[str, Any]:
     for number, volume in enumerate(cluster.volumes):
         name = f"volume-{number}"
         volumes.append({"name": name, "persistentVolumeClaim": {"claimName": volume.claim}})
-        mounts.append(_given({"name": name, "mountPath": volume.path, "subPath": volume.folder}))
+        mounts.append(_non_empty({"name": name, "mountPath": volume.path, "subPath": volume.folder}))
     if pods.shared_memory:
         volumes.append({"name": "dshm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shared_memory}})
         mounts.append({"name": "dshm", "mountPath": "/dev/shm"})
     tolerations = [
-        _given({"key": one.key, "operator": one.operator, "value": one.value, "effect": one.effect})
-        for one in pods.tolerations
+        _non_empty({"key": item.key, "operator": item.operator, "value": item.value, "effect": item.effect})
+        for item in pods.tolerations
     ]
     spec = {
         "volumes": volumes,
@@ -75,9 +75,9 @@ def _pod(cluster: Cluster) -> dict[str, Any]:
         "terminationGracePeriodSeconds": _GRACE,
     }
     # A service mesh's proxy would keep the nodes from meeting, and the pods from ending.
-    return {"metadata": {"labels": {"sidecar.istio.io/inject": "false"}}, "spec": _given(spec)}
+    return {"metadata": {"labels": {"sidecar.istio.io/inject": "false"}}, "spec": _non_empty(spec)}
 
 
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """Return what is not empty."""
+def _non_empty(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries whose value is not empty."""
     return {key: value for key, value in values.items() if value}

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from emoverse.compat.kfp import WORKSPACE
 from emoverse.errors import UserError
-from pipelines.cluster import amount_of
+from pipelines.cluster import amount_of, is_below
 
 WORKFLOW_BYTES: Final = 1_000_000  # of the workflow object, which holds the spec; etcd takes 1.5 MB for everything
 ARGUMENT_BYTES: Final = 131_072  # of one argument of a process on Linux; the driver gets each component as one
@@ -418,7 +418,7 @@ class _Verifier:
         for path in dict.fromkeys(paths):
             if paths.count(path) > 1:
                 self._fault("volume", label, "", f"two volumes are mounted at {path}")
-            if f"{path}/".startswith(f"{WORKSPACE}/"):
+            if is_below(path, WORKSPACE):
                 self._fault("volume", label, "", f"{path} is where Kubeflow mounts the run's workspace")
         for kind in ("secretAsEnv", "secretAsVolume", "imagePullSecret"):
             for secret in settings.get(kind, []):
@@ -471,9 +471,3 @@ def _waits(tasks: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def _is_exit(task: Mapping[str, Any]) -> bool:
     return bool(task.get("triggerPolicy", {}).get("strategy") == _EXIT)
-
-
-def tasks_of(spec: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield every task of a compiled pipeline with its name, whatever group it is in."""
-    for component in (spec["root"], *spec["components"].values()):
-        yield from component.get("dag", {}).get("tasks", {}).items()

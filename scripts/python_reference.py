@@ -72,7 +72,8 @@ def markdown(docstring: str) -> str:
     text = re.sub(r"\n {8,}", " ", docstring).replace("``", "`").replace("<", "&lt;")
     text = re.sub(r":\w+:`~?([^`]*)`", r"`\1`", text)
     text = re.sub(r"^(Args|Returns|Raises|Attributes):$", r"\n**\1**\n", text, flags=re.MULTILINE)
-    return re.sub(r"^    (\*{0,2}\w+): ", r"- `\1`: ", text, flags=re.MULTILINE)
+    text = re.sub(r"^    (\*{0,2}\w+): ", r"- `\1`: ", text, flags=re.MULTILINE)
+    return re.sub(r"^    (?=\S)", "", text, flags=re.MULTILINE)  # what is returned, a paragraph and no code
 
 
 def attribute_comments(path: Path, name: str) -> dict[str, str]:

@@ -27,14 +27,14 @@ def baselines(root: Path, trained: Mapping[tuple[str, str], Counter[str]]) -> di
     tables: dict[str, Any] = {}
     for path in sorted((root / "test").glob("*.jsonl")):
         corpus, _, name = path.stem.rpartition("-")
-        answers = sum((trained.get((corpus, one), Counter()) for one in conditions(name)), Counter())
+        answers = sum((trained.get((corpus, condition), Counter()) for condition in conditions(name)), Counter())
         tables[path.stem] = score_trivial(name, path, answers)
     return tables
 
 
 def score_trivial(name: str, path: Path, trained: Counter[str]) -> dict[str, Any]:
     """Score a task's trivial predictors on one test file: each different gold once, as counts are additive."""
-    one, counted = task(name), _golds(path)
+    definition, counted = task(name), _golds(path)
     if not trained:
         answers: Counter[str] = Counter()
         for blob, times in counted.items():
@@ -45,8 +45,8 @@ def score_trivial(name: str, path: Path, trained: Counter[str]) -> dict[str, Any
     left = iter(counted.items())
     while batch := list(islice(left, _BATCH)):
         golds, weights = [orjson.loads(blob) for blob, _ in batch], np.array([count for _, count in batch], np.float64)
-        scorer = one.scorer(golds)
-        for predictor, answered in one.baselines(golds, seen).items():
+        scorer = definition.scorer(golds)
+        for predictor, answered in definition.baselines(golds, seen).items():
             totals[predictor] = totals.get(predictor, 0.0) + weights @ scorer.counts(answered)
             kept = replies.setdefault(predictor, set())
             if len(kept) < 2:
@@ -58,7 +58,7 @@ def score_trivial(name: str, path: Path, trained: Counter[str]) -> dict[str, Any
         table[predictor] = {"reply": only, "scores": scores}
     return {
         "records": counted.total(),
-        "headline": one.headline,
+        "headline": definition.headline,
         "majority_from": majority_from,
         "baselines": table,
     }

@@ -43,10 +43,17 @@ def build_amt(
     authors' JSON, without altered copies), ``audit.json``, ``page.html``, ``leaks.jsonl``, ``conflicts.jsonl`` and
     ``baselines.json``.
 
-    ``authors`` maps ``stage1`` or ``stage2`` to an AMT JSON file of the authors that replaces the mixture. ``check``
-    is ``validation.amt_rows.check_folder``, which this package may not import: nothing is published when a row fails
-    it. Raises UserError for unfinished inputs, an unknown task or corpus, a repeated corpus, a requested task without
-    rows or with one class only, and (policy ``fail``) leakage.
+    Args:
+        validated: Outputs of validate.
+        out: Folder to publish.
+        params: Section ``amt``.
+        authors: ``stage1`` or ``stage2`` -> an AMT JSON file of the authors that replaces that stage's mixture.
+        check: ``validation.amt_rows.check_folder``, which this package may not import; nothing is published when a row
+            fails it.
+
+    Raises:
+        UserError: Unfinished inputs, an unknown task or corpus, a repeated corpus, a requested task without rows or
+            with one class only, or (policy ``fail``) leakage.
     """
     sources = {folder: open_source(folder, made_by="validate") for folder in validated}
     tables = sorted((CorpusTable.open(folder) for folder in validated), key=lambda table: table.name)
@@ -78,7 +85,7 @@ def cut_validation(tables: Sequence[CorpusTable], params: AmtParams) -> list[Cor
     Whole dialogues are taken: those with the smallest draws by ``amt.seed``, at least one and never all.
 
     Raises:
-        UserError: the corpus is not among the inputs, has a validation split of its own, or has too few dialogues.
+        UserError: The corpus is not among the inputs, has a validation split of its own, or has too few dialogues.
     """
     place = "amt.validation_share"
     names = [table.name for table in tables]
@@ -89,7 +96,7 @@ def cut_validation(tables: Sequence[CorpusTable], params: AmtParams) -> list[Cor
     cut = []
     for table in tables:
         share = params.validation_share.get(table.name, 0.0)
-        if share and any(one.split == "validation" for one in table.utterances):
+        if share and any(utterance.split == "validation" for utterance in table.utterances):
             problem, remedy = f"{table.name} has a validation split of its own", f"remove {table.name}"
             raise UserError(problem, place=place, remedy=remedy)
         if share:
@@ -122,7 +129,15 @@ def write_amt(
 ) -> tuple[Builder, list[str]]:
     """Write all files into an empty folder; return the builder with its counts, and warnings.
 
-    ``records`` are the authors' own, by the stage whose mixture they replace.
+    Args:
+        tables: The validated corpora, sorted by name.
+        plan: The mixtures of both stages.
+        audit: Leaks and label conflicts between the corpora.
+        reasons: Provider of ERI's reasons.
+        params: Section ``amt``.
+        folder: An empty folder.
+        records: The authors' own records by the stage whose mixture they replace.
+        check: As for `build_amt`.
     """
     own = records or {}
     mixed = [stage for stage in plan if stage.name not in own]
@@ -245,8 +260,13 @@ def check_splits(
 ) -> list[str]:
     """Check that every requested task can be trained and scored; return warnings, or raise UserError with all problems.
 
-    ``remedies`` maps reasons to what would change them; a task all of whose rows are left out for ``tolerated`` reasons
-    is a warning.
+    Args:
+        stages: The requested mixtures.
+        answers: Counted answers of the rows written.
+        left_out: Counted reasons why there is no row.
+        closed: Tasks with a closed list of answers, which need at least two of them.
+        remedies: Reason -> what would change it.
+        tolerated: Reasons for which a task may lose all its rows; that is a warning.
     """
     problems: list[str] = []
     warnings: list[str] = []

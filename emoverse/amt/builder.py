@@ -24,6 +24,9 @@ class Builder:
     """Turn utterances into rows and count everything.
 
     Args:
+        params: Section ``amt``.
+        stages: The mixtures whose rows are written.
+        reasons: Provider of ERI's reasons.
         leaked: Ids of train and validation utterances that show a test utterance.
         outputs: Where rows are written; None to count only.
         held_out: The stages whose tasks are tested: all, also those whose rows are the authors' own.
@@ -169,7 +172,15 @@ class Builder:
 
 
 class Dialogue:
-    """The utterances of one dialogue and the questions about them; each question is made once."""
+    """The utterances of one dialogue and the questions about them; each question is made once.
+
+    Args:
+        table: The corpus, for its action units.
+        utterances: The dialogue's utterances by position.
+        leaked: Ids of all train and validation utterances that show a test utterance.
+        options: The parameters that change questions.
+        reasons: Provider of ERI's reasons.
+    """
 
     def __init__(
         self,
@@ -182,12 +193,12 @@ class Dialogue:
         self._table, self._utterances, self._options, self._reasons = table, utterances, options, reasons
         ids = {utterance.utterance_id for utterance in utterances}
         self.leaked = frozenset() if utterances[0].split == "test" else leaked & ids
-        self.unsafe = frozenset(one.utterance_id for one in utterances if _has_placeholder(one))
+        self.unsafe = frozenset(item.utterance_id for item in utterances if _has_placeholder(item))
         self._questions: dict[tuple[str, str], Question | Skipped] = {}
         self._contexts: dict[str, Context] = {}
 
     def shows(self, name: str, utterance: Utterance, marked: frozenset[str]) -> bool:
-        """Return whether a task's row shows a marked utterance: its own, or any one of the dialogue."""
+        """Return whether a task's row shows a marked utterance: its own, or any of the dialogue."""
         return utterance.utterance_id in marked if task(name).shows == "utterance" else bool(marked)
 
     def question(self, name: str, utterance: Utterance) -> Question | Skipped:

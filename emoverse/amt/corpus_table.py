@@ -60,14 +60,14 @@ class CorpusTable:
 
     def train_dialogues(self) -> list[str]:
         """Return the ids of the train dialogues, each once, in order."""
-        return list(dict.fromkeys(one.dialogue_id for one in self.utterances if one.split == "train"))
+        return list(dict.fromkeys(item.dialogue_id for item in self.utterances if item.split == "train"))
 
     def with_validation(self, dialogues: Collection[str]) -> CorpusTable:
         """Return a table in which these train dialogues are the validation split; ids and clips stay as they are."""
         table = CorpusTable(
             [
-                replace(one, split="validation") if one.split == "train" and one.dialogue_id in dialogues else one
-                for one in self.utterances
+                replace(item, split="validation") if item.split == "train" and item.dialogue_id in dialogues else item
+                for item in self.utterances
             ],
             folder=self.folder,
         )

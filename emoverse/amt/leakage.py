@@ -61,9 +61,9 @@ class Side:
     def episodes(self) -> dict[str, list[tuple[float, float, str]]]:
         """Return (start, end, id) of the utterances with a known time, by episode and in order."""
         spans: defaultdict[str, list[tuple[float, float, str]]] = defaultdict(list)
-        for one in self.utterances:
-            if one.episode is not None and one.start is not None and one.end is not None:
-                spans[one.episode].append((one.start, one.end, one.utterance_id))
+        for utterance in self.utterances:
+            if utterance.episode is not None and utterance.start is not None and utterance.end is not None:
+                spans[utterance.episode].append((utterance.start, utterance.end, utterance.utterance_id))
         return {episode: sorted(listed) for episode, listed in spans.items()}
 
     @cached_property
@@ -106,10 +106,10 @@ def by_clip(tests: Sequence[Side], others: Sequence[Side]) -> Iterable[Leak]:
                 yield Leak(name, test_id, "clip")
 
 
-def same_clips(one: Side, two: Side) -> Iterable[tuple[str, str]]:
-    """Yield (id, id) of utterances of ``one`` whose clip is a clip of ``two``."""
-    borrowed = one.borrowed.get(two.corpus, [])
-    ids = {utterance.clip: utterance.utterance_id for utterance in two.utterances} if borrowed else {}
+def same_clips(first: Side, second: Side) -> Iterable[tuple[str, str]]:
+    """Yield (id, id) of utterances of ``first`` whose clip is a clip of ``second``."""
+    borrowed = first.borrowed.get(second.corpus, [])
+    ids = {utterance.clip: utterance.utterance_id for utterance in second.utterances} if borrowed else {}
     return [(name, ids[path]) for name, path in borrowed if path in ids]
 
 
@@ -134,15 +134,15 @@ def by_text(tests: Sequence[Side], others: Sequence[Side]) -> Iterable[Leak]:
                     yield Leak(utterance.utterance_id, test_utterance.utterance_id, "text")
 
 
-def same_speaker(one: Utterance, two: Utterance) -> bool:
+def same_speaker(first: Utterance, second: Utterance) -> bool:
     """Return whether two speakers can be the same person."""
-    return one.speaker is None or two.speaker is None or one.speaker == two.speaker
+    return first.speaker is None or second.speaker is None or first.speaker == second.speaker
 
 
-def overlaps(one: Side, two: Side, min_iou: float) -> Iterable[tuple[str, str]]:
+def overlaps(first: Side, second: Side, min_iou: float) -> Iterable[tuple[str, str]]:
     """Yield (id, id) of utterances of the same episode whose intersection is at least ``min_iou`` of their union."""
-    for episode, spans in one.episodes.items():
-        others = two.episodes.get(episode, [])
+    for episode, spans in first.episodes.items():
+        others = second.episodes.get(episode, [])
         # The first that may reach into a span: the first that, or whose predecessor, ends after the span starts.
         reach = list(accumulate((end for _, end, _ in others), max))
         for start, end, name in spans:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from emoverse.artifacts.manifest import disk_full
 from emoverse.corpora import get_corpus
 from emoverse.corpora.base import Utterance
 from emoverse.corpora.files import json_list
-from emoverse.errors import RowErrors
+from emoverse.errors import DISK_FULL, RowErrors
 from emoverse.tasks import task
 from emoverse.tasks.base import Question, neutralise
 
@@ -35,7 +34,15 @@ def media_path(utterance: Utterance, *, still: bool) -> str:
 
 
 def record(task: str, query: str, response: str, media: str, *, still: bool) -> bytes:
-    """Return one record's JSON, indented as an element of the list; ECPE's begin with the video."""
+    """Return one record's JSON, indented as an element of the list; records of ECPE begin with the video.
+
+    Args:
+        task: Name of the task.
+        query: The question as the authors write it.
+        response: The answer.
+        media: Path of the clip or image in the authors' files.
+        still: Whether ``media`` is an image.
+    """
     kind = b"images" if still else b"videos"
     query_json, response_json, media_json = map(orjson.dumps, (query, response, media))
     if task.startswith("ecpe"):
@@ -72,7 +79,7 @@ def write_records(path: Path, records: Iterable[bytes]) -> None:
             _write_all(handle, records)
         temporary.replace(path)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         raise disk_full(path, temporary) from None
     finally:

@@ -28,11 +28,13 @@ from emoverse.tasks.fer import phrases
 class Reasons(Protocol):
     """A provider of reasons."""
 
-    def of(self, one: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None) -> Reason | None:
+    def of(
+        self, utterance: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None
+    ) -> Reason | None:
         """Return the reason for an utterance's emotion, None when there is none."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what the manifest should say of the provider."""
+        """Return the facts about the provider for the manifest."""
 
 
 def provider(spec: str, frames: Sequence[Path]) -> Reasons:
@@ -55,14 +57,16 @@ def settings_file(spec: str) -> Path | None:
 
 
 class RuleReasons:
-    """Compose a reason from what was measured: the face's action units, the valence of the words, who set it off."""
+    """Compose a reason from what was measured: the face's action units, the valence of the words, who caused it."""
 
-    def of(self, one: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None) -> Reason | None:
+    def of(
+        self, utterance: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None
+    ) -> Reason | None:
         """Return a reason that cites at least one clue; None without a label or a clue."""
-        if one.emotion is None:
+        if utterance.emotion is None:
             return None
-        face = phrases(units, one.emotion) if units is not None else ()
-        return _composed(one.emotion, face, one.polarity, tuple(_speakers(one, dialogue)))
+        face = phrases(units, utterance.emotion) if units is not None else ()
+        return _composed(utterance.emotion, face, utterance.polarity, tuple(_speakers(utterance, dialogue)))
 
     def facts(self) -> dict[str, Any]:
         """Return the provider's name."""
@@ -71,7 +75,7 @@ class RuleReasons:
 
 @lru_cache(maxsize=1 << 12)  # a corpus repeats most of them
 def _composed(emotion: str, face: tuple[str, ...], polarity: str | None, causes: tuple[str, ...]) -> Reason | None:
-    """Put clues into sentences: phrases of the face, the words' polarity, and who set the emotion off."""
+    """Put clues into sentences: phrases of the face, the words' polarity, and who caused the emotion."""
     sentences, clues = [], [phrase.lower() for phrase in face]
     if clues:
         sentences.append(f"The face shows {_listed(clues)}.")
@@ -100,9 +104,11 @@ class FileReasons:
         if problems:
             raise RowErrors(problems, remedy="correct or remove these lines")
 
-    def of(self, one: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None) -> Reason | None:
+    def of(
+        self, utterance: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None
+    ) -> Reason | None:
         """Return the annotated reason."""
-        return self._found.get(one.utterance_id)
+        return self._found.get(utterance.utterance_id)
 
     def facts(self) -> dict[str, Any]:
         """Return how many reasons there are."""
@@ -127,14 +133,14 @@ class FileReasons:
             self._found[name] = Reason(text=text, provider=author, clues=tuple(clues or ()))
 
 
-def _speakers(one: Utterance, dialogue: Sequence[Utterance]) -> list[str]:
+def _speakers(utterance: Utterance, dialogue: Sequence[Utterance]) -> list[str]:
     """Name the other speakers whose utterances caused the emotion, in order of first mention."""
-    others = [cause for cause in one.causes or () if cause != one.position]
+    others = [cause for cause in utterance.causes or () if cause != utterance.position]
     if not others:
         return []
     known = {other.position: other.speaker for other in dialogue}
     named = [known.get(cause) for cause in others]
-    return list(dict.fromkeys(name for name in named if name and name != one.speaker))
+    return list(dict.fromkeys(name for name in named if name and name != utterance.speaker))
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -172,14 +178,16 @@ class EndpointReasons:
             frames = FrameStore(folders)
         return cls(settings, frames)
 
-    def of(self, one: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None) -> Reason | None:
+    def of(
+        self, utterance: Utterance, dialogue: Sequence[Utterance], units: Mapping[str, float] | None
+    ) -> Reason | None:
         """Return the endpoint's reply; raise UserError when it cannot be reached or refuses."""
-        if one.emotion is None:
+        if utterance.emotion is None:
             return None
-        clues = [phrase.lower() for phrase in phrases(units, one.emotion)] if units is not None else []
-        if one.polarity is not None:
-            clues.append(f"the words sound {one.polarity}")
-        text = self._endpoint.ask(self._content(one, clues))
+        clues = [phrase.lower() for phrase in phrases(units, utterance.emotion)] if units is not None else []
+        if utterance.polarity is not None:
+            clues.append(f"the words sound {utterance.polarity}")
+        text = self._endpoint.ask(self._content(utterance, clues))
         author = f"endpoint:{self._endpoint.settings.model}"
         return Reason(text=text, provider=author, clues=tuple(clues)) if text else None
 
@@ -187,11 +195,12 @@ class EndpointReasons:
         """Return model, answers, tokens and spend of all answers used, cached ones included: the same on every run."""
         return {"provider": "endpoint", **self._endpoint.facts()}
 
-    def _content(self, one: Utterance, clues: Sequence[str]) -> Any:
-        text = _ASK.format(text=one.text, emotion=one.emotion, clues=", ".join(clues) or "nothing more")
+    def _content(self, utterance: Utterance, clues: Sequence[str]) -> Any:
+        text = _ASK.format(text=utterance.text, emotion=utterance.emotion, clues=", ".join(clues) or "nothing more")
         if self._frames is None:
             return text
-        picture = {"type": "image_url", "image_url": {"url": _picture(self._frames[f"clip:{one.utterance_id}#peak"])}}
+        url = _picture(self._frames[f"clip:{utterance.utterance_id}#peak"])
+        picture = {"type": "image_url", "image_url": {"url": url}}
         return [picture, {"type": "text", "text": text}]
 
 

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from emoverse.artifacts.manifest import exclusive
-from emoverse.errors import UserError
+from emoverse.errors import DISK_FULL, UserError
 
 ENDINGS: Final = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar", ".zip")
 MAX_BYTES: Final = 500 << 30  # the largest corpus, MOSEI's raw videos, has some 100 GB
@@ -84,7 +84,7 @@ def unpack(archive: Path, target: Path, *, report: Callable[[str], None] = lambd
             _unpack(archive, draft, budget, archive.name, 0, report)
             _content(draft, _stem(archive)).rename(target)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in DISK_FULL:
                 raise
             free = shutil.disk_usage(draft.parent).free
             problem = f"the disk is full: {free:,} bytes were left after {budget.spent:,} of {archive.name}"
@@ -114,7 +114,7 @@ def _unpack(
     """Write an archive's members below ``folder``, then the content of the archives among them."""
     report(place)
     inner: list[Path] = []
-    with _named_if_broken(archive, place):
+    with _reporting_broken_archive(archive, place):
         for member in _zip_members(archive, place) if zipfile.is_zipfile(archive) else _tar_members(archive, place):
             where = f"{place}: {member.name}"
             pure = PurePosixPath(member.name)
@@ -242,7 +242,7 @@ def _decodes(raw: bytes, encoding: str) -> bool:
 
 
 @contextmanager
-def _named_if_broken(archive: Path, place: str) -> Iterator[None]:
+def _reporting_broken_archive(archive: Path, place: str) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:

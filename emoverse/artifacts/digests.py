@@ -24,7 +24,8 @@ def sha256_file(path: Path) -> str:
 def files_below(root: Path) -> list[str]:
     """List the relative POSIX paths of all regular files below ``root``, sorted by code point.
 
-    Raises UserError for names that are not UTF-8, which neither a manifest nor DVC can write down.
+    Raises:
+        UserError: A name is not UTF-8; neither a manifest nor DVC can write it down.
     """
     found = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
     try:

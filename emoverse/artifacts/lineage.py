@@ -1,4 +1,4 @@
-"""Tell what an output was made from: its manifest's ancestry as a tree, back to the raw corpora and their DVC MD5."""
+"""Trace what an output was made from: its manifest's ancestry as a tree, back to the raw corpora and their DVC MD5."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def tree_of(manifest: Mapping[str, Any]) -> Node:
 
 
 def check_code(step: str, wanted: str) -> None:
-    """Raise UserError when this installation's code of a step is not what a run asked for; empty asks for any."""
+    """Raise UserError when this installation's code of a step is not the requested one (empty: any code)."""
     here = code_digest(step)
     if wanted and here != wanted:
         problem = f"the code here is {here[:SHORT]}, but the run asked for {wanted[:SHORT]}"
@@ -96,7 +96,7 @@ def check_code(step: str, wanted: str) -> None:
 
 
 def check_given(folder: Path, wanted: str) -> None:
-    """Raise UserError when a step's output is not what a run asked for; empty asks for any."""
+    """Raise UserError when the digest of a step's output is not the requested one (empty: any output)."""
     here = str(read_manifest(folder)["outputs"]["digest"])
     if wanted and here != wanted:
         problem = f"it is {here[:SHORT]}, but the run asked for {wanted[:SHORT]}"
@@ -104,16 +104,20 @@ def check_given(folder: Path, wanted: str) -> None:
 
 
 def made_with() -> dict[str, str]:
-    """Return the git revision and the image of the run this process is a step of, where the run passes them on."""
+    """Return the git revision and the image of the run that this process is a step of, if the run sets them."""
     values = {"revision": os.environ.get(REVISION, ""), "image": os.environ.get(IMAGE_NAME, "")}
     return {key: value for key, value in values.items() if value}
 
 
 def metadata_of(folder: Path, *, raw: str | None = None) -> dict[str, Any]:
-    """Return what a Kubeflow artifact says about itself: digests, parameters, rows, and the ancestry, a line each.
+    """Return the metadata of a Kubeflow artifact: digests, parameters, rows, and the ancestry, one line per artifact.
 
-    ``raw`` is the DVC MD5 of the raw corpus that the run asked for, None where the step reads none. Raises UserError
-    when the folder was made from another.
+    Args:
+        folder: The output folder of a step.
+        raw: DVC MD5 of the raw corpus that the run requested; None where the step reads none.
+
+    Raises:
+        UserError: The folder was made from another corpus, or ``raw`` is empty.
     """
     manifest = read_manifest(folder)
     top = tree_of(manifest)
@@ -145,7 +149,7 @@ def as_json(node: Node, tracked: Mapping[str, str]) -> dict[str, Any]:
 
 
 def as_lines(top: Node, tracked: Mapping[str, str]) -> list[str]:
-    """Draw the tree, a line an artifact; a branch that came before is named, not drawn again."""
+    """Draw the tree, one line per artifact; a branch that was drawn before is named, not drawn again."""
     lines: list[str] = []
     seen: set[str] = set()
 
@@ -214,7 +218,7 @@ def dvc_md5_in(path: Path) -> str:
 
 
 def revision(root: Path) -> str:
-    """Return the git commit checked out at ``root``, with ``-dirty`` when files differ from it; empty if untold."""
+    """Return the git commit checked out at ``root``, with ``-dirty`` when files differ from it; empty without git."""
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import fcntl
 import json
 import os
@@ -28,7 +27,7 @@ from typing import Any, Final
 from emoverse import __version__
 from emoverse.artifacts.digests import MANIFEST, digest_of_files, digest_of_raw, folder_files
 from emoverse.artifacts.source_digest import code_digest, library_versions
-from emoverse.errors import UserError
+from emoverse.errors import DISK_FULL, UserError
 from emoverse.registry import STEPS
 
 SCHEMA = 1
@@ -147,6 +146,12 @@ def open_source(folder: Path, *, made_by: str = "", weights: bool = True) -> Sou
     return Source(folder, digest, {**manifest["ancestry"], digest: own}, manifest)
 
 
+def open_validated(folders: Sequence[Path]) -> dict[str, Source]:
+    """Open outputs of ``validate`` as inputs, named ``validated/<corpus>``; raise UserError as `open_source` does."""
+    sources = [open_source(folder, made_by="validate") for folder in folders]
+    return {f"validated/{source.manifest['name']}": source for source in sources}
+
+
 def open_raw(folder: Path, *, name: str) -> Source:
     """Open a raw corpus; its record holds the MD5 that the ``.dvc`` file of the same content holds."""
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -156,7 +161,14 @@ def open_raw(folder: Path, *, name: str) -> Source:
 
 
 def raw_source(folder: Path, digests: tuple[str, str], *, name: str, step: str = "raw") -> Source:
-    """Return a raw corpus as an input, from its ``(folder digest, DVC md5)``."""
+    """Return a raw corpus as an input.
+
+    Args:
+        folder: The corpus.
+        digests: ``(folder digest, DVC md5)`` of its content.
+        name: Name of the corpus, or of a part of it.
+        step: Recorded as the origin: ``raw``, or ``raw part`` for a part.
+    """
     digest, md5 = digests
     return Source(folder, digest, {digest: {"step": step, "name": name, "dvc_md5": md5}}, {})
 
@@ -347,23 +359,23 @@ def _old(out: Path) -> Path:
 
 
 # The system's and safetensors' messages, and torch's, which compares byte counts.
-_DISK_FULL: Final = re.compile(r"No space left|Disk quota exceeded|unexpected pos|PytorchStreamWriter failed")
+_DISK_FULL_MESSAGE: Final = re.compile(r"No space left|Disk quota exceeded|unexpected pos|PytorchStreamWriter failed")
 
 
 def is_disk_full(error: BaseException) -> bool:
     """Return whether an error, of the system or of a library that writes files, says that the disk is full."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or bool(_DISK_FULL.search(str(error)))
+    return getattr(error, "errno", None) in DISK_FULL or bool(_DISK_FULL_MESSAGE.search(str(error)))
 
 
 def disk_full(out: Path, draft: Path) -> UserError:
-    """Return the error that tells how much of ``out`` had been written to the folder or file ``draft``."""
+    """Return the error that reports how much of ``out`` had been written to the folder or file ``draft``."""
     written = sum(p.stat().st_size for p in (draft, *draft.rglob("*")) if p.is_file())
     free = shutil.disk_usage(out.parent).free
     problem = f"the disk is full: {written:,} bytes were written and more are needed, {free:,} bytes are free"
     return UserError(problem, place=str(out), remedy=f"free more than {written:,} bytes there and run again")
 
 
-_WEIGHTS: Final = ("*.safetensors", "*.onnx", "*.data")  # ``.data`` lies beside a graph of more than 2 GB
+_WEIGHTS: Final = ("*.safetensors", "*.onnx", "*.data")  # ``.data`` is stored beside a graph of more than 2 GB
 
 
 def is_weights(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The tables that steps hand to each other as Parquet, column by column, and how to read them back.
+"""Write and read the Parquet tables that steps exchange.
 
 Everything is streamed in row groups, so a table of a million utterances needs no more memory than a small one.
 """

@@ -48,7 +48,9 @@ def run_ablate(args: argparse.Namespace) -> None:
     """Train and score each variant, publish their scores beside the whole model's, and print them.
 
     A variant whose scores are finished in ``--work`` and belong to the same inputs and parameters is not run again.
-    Raises UserError for an unknown variant or an input that is not finished.
+
+    Raises:
+        UserError: A variant is unknown, or an input is not finished.
     """
     params = parameters_from(args)
     chosen = _chosen(variants(params.amt), args.only)
@@ -59,8 +61,8 @@ def run_ablate(args: argparse.Namespace) -> None:
     for variant in chosen:
         print(f"{variant.title} ...", flush=True)
         results[variant.name] = open_source(_run(variant, args, params, folders))
-    rows = ablation_rows(results["scores"].path, {one.title: results[one.name].path for one in chosen})
-    settings = {"variants": [one.name for one in chosen]}
+    rows = ablation_rows(results["scores"].path, {variant.title: results[variant.name].path for variant in chosen})
+    settings = {"variants": [variant.name for variant in chosen]}
     with publish(args.out, step="ablate", params=settings, inputs={**sources, **results}, code_of="evaluate") as draft:
         write_json(draft.path / "ablations.json", rows)
     print(table(rows))
@@ -118,7 +120,7 @@ def _is_finished(work: Path, settings: Mapping[str, Any]) -> bool:
 
 
 def without_task(amt: AmtParams, task: str) -> AmtParams:
-    """Return the mixtures without a task. Raises UserError when a stage would have none left."""
+    """Return the mixtures without a task; raise UserError when a stage would have no task left."""
 
     def less(name: str, mixture: MixtureParams) -> MixtureParams:
         kept = {key: weight for key, weight in mixture.tasks.items() if key != task}

@@ -195,9 +195,11 @@ def add_published_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run_published(args: argparse.Namespace) -> None:
-    """Write the file; raise RowErrors when an annotation is bad, because a missing record would go unnoticed.
+    """Write a test set in the authors' form.
 
-    Raises UserError for the file of another split, and for one without utterances.
+    Raises:
+        RowErrors: An annotation is bad; a missing record would go unnoticed.
+        UserError: The file is that of another split, or has no utterances.
     """
     if args.corpus == "ecf" and args.split not in ecf.FILES:
         raise UserError("ECF has no validation split", place="--split", remedy="give train or test")

@@ -27,7 +27,8 @@ def add_profile_options(parser: argparse.ArgumentParser) -> None:
 def run_profile(args: argparse.Namespace) -> None:
     """Write the profile's complete params.yaml and list missing prerequisites.
 
-    Raises UserError for an unknown name, and when the target contains edits, which would be lost.
+    Raises:
+        UserError: The name is unknown, or the target contains edits, which would be lost.
     """
     text = profile_text(args.name, args.corpora)
     if args.out.exists() and not args.force and args.out.read_text("utf-8") not in all_texts():

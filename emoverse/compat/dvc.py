@@ -40,7 +40,8 @@ class Output:
 def find_output(repository: Path, path: str, revision: str) -> Output:
     """Find what tracks a path at a revision; ``DVCFileSystem`` gives no hash of a folder and no remote's name.
 
-    Raises UserError, with the remedy, when the path is not tracked or the revision cannot be read.
+    Raises:
+        UserError: The path is not tracked, or the revision cannot be read.
     """
     from dvc.exceptions import DvcException, OutputNotFoundError
     from dvc.repo import Repo
@@ -137,7 +138,8 @@ class ObjectStore:
 def changed_stages(repository: Path) -> dict[str, Any]:
     """Return what ``dvc status`` reports, by stage; the command prints it, ``dvc.api`` has no call for it.
 
-    Raises UserError when DVC cannot read the repository.
+    Raises:
+        UserError: DVC cannot read the repository.
     """
     from dvc.exceptions import DvcException
     from dvc.repo import Repo

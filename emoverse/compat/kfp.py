@@ -61,8 +61,8 @@ def with_printable_header(compiled: str, documents: Sequence[Mapping[str, Any]])
     line separator in it ends the comment, and a control character makes the file unreadable.
 
     Args:
-        compiled: text of the compiled file.
-        documents: its YAML documents, which begin where the header ends.
+        compiled: Text of the compiled file.
+        documents: Its YAML documents, which begin where the header ends.
     """
     body = yaml.dump_all(documents, sort_keys=True)
     if not compiled.endswith(body):

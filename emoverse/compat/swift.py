@@ -34,10 +34,10 @@ class InMemorySft(SwiftSft):  # type: ignore[misc]
         """Load the model.
 
         Args:
-            arguments: ms-swift's command line.
-            rows: in ms-swift's form.
-            lengths: tokens of each row.
-            prepare: adds callbacks to the trainer.
+            arguments: Command line of ``swift sft``.
+            rows: In ms-swift's form.
+            lengths: Tokens of each row.
+            prepare: Adds callbacks to the trainer.
         """
         ModelLoader.default_trust_remote_code = False
         self._dataset, self._prepare = dataset_of(rows, lengths), prepare

@@ -1,4 +1,4 @@
-"""What a corpus is, and the utterance: the row that every corpus is turned into and every later step reads.
+"""Define a corpus, and the utterance: the row that every corpus is turned into and every later step reads.
 
 A new corpus is one module of this package that defines ``CORPUS``, an instance of :class:`Corpus`.
 """

@@ -73,9 +73,13 @@ def read_mapping(path: Path) -> dict[tuple[str, int], tuple[Split, str]]:
 def meld_clip(
     clip: str, mapping: Mapping[tuple[str, int], tuple[Split, str]], folders: Mapping[Split, str], root: Path
 ) -> str:
-    """Return the MELD clip of a train clip that is not there under its own name; other clips unchanged.
+    """Return the MELD clip of a train clip that does not exist under its own name; other clips unchanged.
 
-    ``folders`` are those of MELD's clips by split, relative to the root of ECF.
+    Args:
+        clip: Path of the clip, relative to the root of ECF.
+        mapping: (conversation, utterance) -> MELD's (split, clip stem).
+        folders: Folders of MELD's clips by split, relative to the root of ECF.
+        root: Root of ECF.
     """
     own = _OWN.search(clip)
     mapped = mapping.get((own[1], int(own[2]))) if own else None
@@ -87,7 +91,8 @@ def meld_clip(
 def rebuild(conversations: list[Any], path: Path) -> list[dict[str, Any]]:
     """Return subtask 2's train conversations from subtask 1's and ECF 1.0's, joined by conversation number.
 
-    Raises RowErrors listing every conversation or utterance that one side lacks, and every unreadable time.
+    Raises:
+        RowErrors: Conversations or utterances are missing on one side, or a time is unreadable; all are listed.
     """
     pairs = {block.conversation: block for block in blocks(path)}
     problems: list[str] = []
@@ -111,7 +116,7 @@ def rebuild(conversations: list[Any], path: Path) -> list[dict[str, Any]]:
 
 
 def _readable(item: Any) -> bool:
-    """Say whether a conversation of subtask 1 has a number and utterances."""
+    """Return whether a conversation of subtask 1 has a number and utterances."""
     if not isinstance(item, dict) or not re.fullmatch(r"[0-9]{1,9}", str(item.get("conversation_ID"))):
         return False
     rows = item.get("conversation")

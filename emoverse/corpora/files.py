@@ -21,12 +21,12 @@ import orjson
 from emoverse.corpora.base import EMOTIONS, Quarantined
 from emoverse.errors import RowErrors, UserError, did_you_mean
 
-LONGEST: Final = 1000  # characters of a detail: it quotes what stood in the cell
+LONGEST: Final = 1000  # characters of a detail, which quotes the content of the cell
 _NUMBER: Final = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z")
 
 
 class BadRow(Exception):  # noqa: N818 (a verdict on a row, not an error of the program)
-    """Say why one row is set aside."""
+    """Report why one row is set aside."""
 
     def __init__(self, column: str, reason: str, detail: str) -> None:
         self.column, self.reason, self.detail = column, reason, detail
@@ -42,14 +42,30 @@ class Problems:
     notes: Counter[str] = field(default_factory=Counter)
 
     def add(self, row_id: str, row: int | str, column: str, reason: str, detail: str, *, clip: str = "") -> None:
-        """Set one row aside; ``clip`` is the expected path of its clip."""
+        """Set one row aside.
+
+        Args:
+            row_id: Id of the row.
+            row: Its line, or its place in a JSON file.
+            column: The column at fault; empty for the row as a whole.
+            reason: A short stable code.
+            detail: What is wrong.
+            clip: Expected path of the row's clip.
+        """
         source, detail = f"{self.name}:{row}", detail if len(detail) <= LONGEST else f"{detail[:LONGEST]}…"
         self.bad_rows.append(
             Quarantined(row_id=row_id, source=source, column=column, reason=reason, detail=detail, clip=nfc(clip))
         )
 
     def add_all(self, row_id: str, row: int | str, faults: Sequence[BadRow], *, clip: str = "") -> None:
-        """Set one row aside for all its faults, the first of which gives column and reason."""
+        """Set one row aside for all its faults, the first of which gives column and reason.
+
+        Args:
+            row_id: Id of the row.
+            row: Its line, or its place in a JSON file.
+            faults: At least one.
+            clip: Expected path of the row's clip.
+        """
         first, *others = faults
         detail = "; also ".join([first.detail, *map(str, others)])
         self.add(row_id, row, first.column, first.reason, detail, clip=clip)
@@ -62,7 +78,7 @@ def faults_of(fault: BadRow, checks: Iterable[Callable[[], object]]) -> list[Bad
         try:
             check()
         except BadRow as other:
-            if (other.column, other.detail) not in [(one.column, one.detail) for one in faults]:
+            if (other.column, other.detail) not in [(known.column, known.detail) for known in faults]:
                 faults.append(other)
     return faults
 
@@ -77,15 +93,22 @@ class Row(NamedTuple):
 def decode(path: Path) -> str:
     """Read a text file strictly as UTF-8, a byte-order mark aside; line ends stay as they are.
 
-    Raises UserError when it is missing, or holds bytes that are not UTF-8, with their offsets in the file.
+    Raises:
+        UserError: It is missing, or has bytes that are not UTF-8 (their offsets are named).
     """
     return _decode(path, _read(path))
 
 
 def json_list(path: Path, kind: str, remedy: str) -> list[Any]:
-    """Read a JSON file that holds a list, of ``kind``; ``remedy`` is for a file that does not.
+    """Read a JSON file that contains a list.
 
-    Raises UserError as ``decode`` does, and with line and column where the file is not JSON.
+    Args:
+        path: The file.
+        kind: What the items are, in the plural, for messages.
+        remedy: What to do when the file has no such list.
+
+    Raises:
+        UserError: As `decode` does, or the file is not JSON (line and column are named) or has no list.
     """
     raw = _read(path)
     try:
@@ -136,7 +159,9 @@ def _not_utf8(path: Path, raw: bytes) -> UserError:
 def rows_of(path: Path, columns: Sequence[str], problems: Problems) -> Iterator[Row]:
     """Yield the rows of a CSV file with a header, cells of ``columns`` by name; malformed rows go to ``problems``.
 
-    Raises UserError for a missing column (naming the nearest), an empty file, or a quote that swallows other rows.
+    Raises:
+        UserError: A column is missing (the nearest is named), the file is empty, or an unclosed quotation mark swallows
+            other rows.
     """
     text = decode(path)
     # StringIO with newline="" breaks lines at \n, \r\n and \r only: U+0085 and U+2028 occur inside real utterances.
@@ -224,9 +249,10 @@ _FILLERS: Final = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters and a s
 
 
 def cleaned(column: str, text: str, notes: Counter[str]) -> str:
-    """Return text with the punctuation that an encoding mistake made control characters; ``notes`` counts the texts.
+    """Return text with the punctuation that an encoding mistake turned into control characters; count it in ``notes``.
 
-    Raises BadRow for text without a visible character and for other control characters of the C1 block.
+    Raises:
+        BadRow: The text has no visible character, or another control character of the C1 block.
     """
     if text.isascii():
         if not text.strip():
@@ -261,14 +287,14 @@ def find_folder(root: Path, folders: Sequence[str], pattern: str) -> str:
 
 
 @lru_cache(maxsize=1 << 14)
-def whole_number(word: str) -> int | None:
+def whole_number(text: str) -> int | None:
     """Read a plain decimal such as ``0`` or ``128258``; None for signs, spaces, leading zeros and other digits."""
-    return int(word) if _NUMBER.match(word) else None
+    return int(text) if _NUMBER.match(text) else None
 
 
 @lru_cache(maxsize=1 << 14)
 def unsafe(part: str) -> str | None:
-    """Say why an id cannot be part of a path or an id, None when it can."""
+    """Return why an id cannot be part of a path or an id, None when it can."""
     if not part or part in (".", ".."):
         return f"{part!r} is not a valid name"
     if "/" in part or "\\" in part:
@@ -292,10 +318,10 @@ _SYNONYMS: Final = {
 }  # fmt: skip
 
 
-def emotion_hint(word: str) -> str:
+def emotion_hint(text: str) -> str:
     """Return ``"did you mean 'joy'?"`` for ``hapy`` and ``joi`` alike, or the list of emotions."""
-    near = difflib.get_close_matches(word.lower(), [*EMOTIONS, *_SYNONYMS], n=1, cutoff=0.7)
-    return f"did you mean {_SYNONYMS.get(near[0], near[0])!r}?" if near else did_you_mean(word, EMOTIONS)
+    near = difflib.get_close_matches(text.lower(), [*EMOTIONS, *_SYNONYMS], n=1, cutoff=0.7)
+    return f"did you mean {_SYNONYMS.get(near[0], near[0])!r}?" if near else did_you_mean(text, EMOTIONS)
 
 
 _CLOCK: Final = re.compile(r"(\d{1,2}):([0-5]\d):([0-5]\d)\Z", re.ASCII)
@@ -303,29 +329,29 @@ _REST: Final = re.compile(r"[,.](\d{3})\Z", re.ASCII)
 _SHORT: Final = re.compile(r"(.*)[,.](\d{1,2})\Z", re.ASCII)
 
 
-def seconds(word: str) -> float | None:
+def seconds(text: str) -> float | None:
     """Read ``00:14:38,127``, ``0:10:44,769`` or ``00:06:47.28`` as seconds; None when it has another form.
 
     Three real rows have two digits after the separator. They are milliseconds written without a leading zero: both
     corpora took them from subtitles, which count milliseconds.
     """
-    whole, rest = _whole(word[:-4]), _thousandths(word[-4:])
+    whole, rest = _whole(text[:-4]), _thousandths(text[-4:])
     if whole is None or rest is None:
-        match = _SHORT.match(word)
+        match = _SHORT.match(text)
         whole, rest = (_whole(match[1]), int(match[2])) if match else (None, None)
     return None if whole is None or rest is None else (whole * 1000 + rest) / 1000
 
 
 # Both parts of a time recur in a corpus, so each is parsed once.
 @lru_cache(maxsize=1 << 13)
-def _whole(word: str) -> int | None:
-    match = _CLOCK.match(word)
+def _whole(text: str) -> int | None:
+    match = _CLOCK.match(text)
     return int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3]) if match else None
 
 
 @lru_cache(maxsize=1 << 11)
-def _thousandths(word: str) -> int | None:
-    match = _REST.match(word)
+def _thousandths(text: str) -> int | None:
+    match = _REST.match(text)
     return int(match[1]) if match else None
 
 

@@ -95,7 +95,7 @@ def _checks(row: Row) -> list[Callable[[], object]]:
     text, _, emotion, polarity, dialogue, number, season, episode, start, end = row.cells
     numbers = ("Dialogue_ID", dialogue), ("Utterance_ID", number), ("Season", season), ("Episode", episode)
     return [
-        *(partial(_number, column, word) for column, word in numbers),
+        *(partial(_number, column, text) for column, text in numbers),
         partial(_labels, emotion, POLARITIES[0]),
         partial(_labels, EMOTIONS[0], polarity),
         partial(cleaned, "Utterance", text, Counter()),
@@ -118,17 +118,17 @@ def _span(start: str, end: str) -> tuple[float, float]:
     return begin, finish
 
 
-def _number(column: str, word: str) -> int:
-    value = whole_number(word)
+def _number(column: str, text: str) -> int:
+    value = whole_number(text)
     if value is None:
-        raise BadRow(column, "bad-number", f"{word!r} is not a whole number")
+        raise BadRow(column, "bad-number", f"{text!r} is not a whole number")
     return value
 
 
-def _seconds(column: str, word: str) -> float:
-    time = seconds(word)
+def _seconds(column: str, text: str) -> float:
+    time = seconds(text)
     if time is None:
-        raise BadRow(column, "bad-time", f"{word!r} is not h:mm:ss,mmm")
+        raise BadRow(column, "bad-time", f"{text!r} is not h:mm:ss,mmm")
     return time
 
 

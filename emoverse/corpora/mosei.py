@@ -295,12 +295,12 @@ class EmotionLabels:
             except ValueError:
                 continue
             if not all(map(math.isfinite, times)) or by_clip.setdefault(clip, times) != times:
-                unclear.add(clip)  # times that are none, or two lines that differ: no guess
+                unclear.add(clip)  # not a time, or two lines that differ: no guess
         return {clip: times for clip, times in by_clip.items() if clip not in unclear}
 
 
-def _close(one: Times, two: Times) -> bool:
-    return abs(one[0] - two[0]) <= TOLERANCE and abs(one[1] - two[1]) <= TOLERANCE
+def _close(first: Times, second: Times) -> bool:
+    return abs(first[0] - second[0]) <= TOLERANCE and abs(first[1] - second[1]) <= TOLERANCE
 
 
 def _published_clip(utterance: Utterance) -> str:

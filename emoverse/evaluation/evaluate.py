@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.artifacts.manifest import open_source, publish, write_json
+from emoverse.artifacts.manifest import open_source, open_validated, publish, write_json
 from emoverse.config import EvaluateParams, plain
 from emoverse.errors import UserError
 from emoverse.evaluation.metrics import Measured, measure, metrics, write_jsonl, write_plots
@@ -35,13 +35,18 @@ def evaluate(
 ) -> None:
     """Ask the model every test question and publish metrics, predictions and plots at ``out``.
 
-    ``model`` is the folder of a training step, a base model, or (engine ``onnx``) an export; ``validated`` are the
-    folders whose frames the test rows show. Raises UserError for an unfinished or unsuitable input.
+    Args:
+        model: Output of train or base-model, or (engine ``onnx``) of export.
+        amt: Output of build-amt.
+        validated: Outputs of validate with the frames that the test rows show.
+        out: Folder to publish.
+        params: Section ``evaluate``.
+
+    Raises:
+        UserError: An input is unfinished or unsuitable.
     """
     sources = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
-    for folder in validated:
-        source = open_source(folder, made_by="validate")
-        sources[f"validated/{source.manifest['name']}"] = source
+    sources |= open_validated(validated)
     sets, trivial = read_sets(amt), trivial_scores(amt)
     if not sets:
         raise UserError("every test set is empty", place=str(amt), remedy="look at its audit.json")

@@ -34,7 +34,17 @@ def judge(predictions: Sequence[Prediction], task: str, settings: Path, *, boots
     """Return the judge's mean mark (0 to 1) with its 95 % interval, the judge's model, prompt, tokens and spend.
 
     Replies whose mark cannot be read are listed by row and left out of the mean: that is the judge's fault, not the
-    model's. Raises UserError for a task whose answers need no judge, or when the endpoint does not answer.
+    model's.
+
+    Args:
+        predictions: Replies with their gold records.
+        task: Name of the task.
+        settings: JSON file with the settings of the endpoint.
+        bootstrap: Resamples for the interval.
+        seed: Seed of the resamples.
+
+    Raises:
+        UserError: The task's answers need no judge, or the endpoint does not answer.
     """
     if not task_named(task).free_text:
         judged = " or ".join(name for name, known in tasks().items() if known.free_text)

@@ -68,7 +68,8 @@ def repeats(rows: Sequence[Prediction]) -> list[str]:
 def against_gold(rows: Sequence[Prediction], records: Sequence[Prediction]) -> tuple[list[Prediction], list[str]]:
     """Pair predictions with gold records; the record's gold counts, and a different one in the file is a problem.
 
-    Raises RowErrors when rows of either file cannot be distinguished.
+    Raises:
+        RowErrors: Rows of either file cannot be distinguished.
     """
     predicted, known = _tables(rows, records)
     problems = [f"{row.label}: not a record of the gold file" for key, row in predicted.items() if key not in known]

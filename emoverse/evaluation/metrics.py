@@ -40,7 +40,14 @@ class Measured:
 
 
 def measure(test: EvaluationSet, replies: Replies, baselines: Mapping[str, float], params: EvaluateParams) -> Measured:
-    """Score a test set's replies and controls on the same resamples; ``baselines`` are headline scores by name."""
+    """Score a test set's replies and controls on the same resamples.
+
+    Args:
+        test: The test set.
+        replies: The model's replies to it, and to its controls.
+        baselines: Headline score of each trivial predictor by name.
+        params: Section ``evaluate``.
+    """
     golds, groups = test.golds, groups_of(test.golds, test.ids)
 
     def scored(texts: Sequence[str]) -> Scores:

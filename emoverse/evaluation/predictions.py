@@ -235,7 +235,7 @@ def wrong_gold(own: Mapping[str, Any], read: Mapping[str, Any]) -> str:
 
 
 def _is_like(value: object, model: object) -> bool:
-    texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
     if isinstance(model, list):
         return texts
     return texts or type(value) in (int, str) if model is None else type(value) is type(model)
@@ -243,14 +243,14 @@ def _is_like(value: object, model: object) -> bool:
 
 def _is_messages(value: object) -> bool:
     return isinstance(value, list) and all(
-        isinstance(one, dict) and isinstance(one.get("content"), str) and isinstance(one.get("role"), str)
-        for one in value
+        isinstance(item, dict) and isinstance(item.get("content"), str) and isinstance(item.get("role"), str)
+        for item in value
     )
 
 
 def _is_media(value: object) -> bool:
     items = value if isinstance(value, list) else [value]
-    return all(isinstance(one, str) or (isinstance(one, dict) and _is_text(one.get("path"))) for one in items)
+    return all(isinstance(item, str) or (isinstance(item, dict) and _is_text(item.get("path"))) for item in items)
 
 
 def _is_text(value: object) -> bool:

@@ -102,7 +102,8 @@ def text_only(row: Mapping[str, Any]) -> AmtRow:
 def face_only(row: Mapping[str, Any]) -> AmtRow:
     """Return the row with ``...`` for the transcript: only the clip is left.
 
-    Raises ValueError unless the row quotes exactly one transcript.
+    Raises:
+        ValueError: The row does not quote exactly one transcript.
     """
     muted = [mute(message["content"]) if message["role"] == "user" else None for message in row["messages"]]
     if (count := sum(text is not None for text in muted)) != 1:

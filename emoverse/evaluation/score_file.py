@@ -32,10 +32,23 @@ def score_file(
 ) -> dict[str, Any]:
     """Return every score of a predictions file as one JSON-like object.
 
-    ``interval`` is the 95 % bootstrap interval of the score that ``headline`` names, ``baseline`` that score of the
-    best trivial predictor, ``unparsable`` the number of replies that cannot be read (listed in ``unparsable_rows``).
-    ``judge`` is a settings file of an endpoint that marks reasons; its result is under ``judge``. Raises
-    UserError for a file that cannot be scored.
+    Args:
+        path: The predictions.
+        task: Name of the task.
+        gold: The test set that the file must answer.
+        corpus: Whose labels they are, if the rows do not say.
+        bootstrap: Resamples for the intervals.
+        seed: Seed of the resamples.
+        judge: Settings file of an endpoint that marks reasons; its result is under ``judge``.
+        format: The project that wrote the file, by default recognised.
+
+    Returns:
+        ``interval`` is the 95 % bootstrap interval of the score that ``headline`` names, ``baseline`` that score of the
+        best trivial predictor, ``unparsable`` the number of replies that cannot be read (listed in
+        ``unparsable_rows``).
+
+    Raises:
+        UserError: The file cannot be scored.
     """
     rows = read_predictions(path, task, gold=gold, corpus=corpus, format=format)
     golds = [row.gold for row in rows]
@@ -73,8 +86,21 @@ def compare_files(
 ) -> dict[str, Any]:
     """Compare two predictors of the same records by a paired bootstrap of the headline score.
 
-    ``difference`` is ``other`` minus ``one``, ``interval`` its 95 % interval, ``not_better`` the share of resamples in
-    which ``other`` is not better. Raises RowErrors when the files answer different records.
+    Args:
+        one: Predictions of one model.
+        other: Predictions of the other model.
+        task: Name of the task.
+        gold: The test set that both must answer.
+        bootstrap: Resamples for the interval.
+        seed: Seed of the resamples.
+        format: The project that wrote the files, by default recognised.
+
+    Returns:
+        ``difference`` is ``other`` minus ``one``, ``interval`` its 95 % interval, ``not_better`` the share of resamples
+        in which ``other`` is not better.
+
+    Raises:
+        RowErrors: The files answer different records.
     """
     first, second = (read_predictions(path, task, gold=gold, name=str(path), format=format) for path in (one, other))
     matched, problems = paired(first, second)
@@ -142,6 +168,12 @@ def published_beside(corpus: str, task: str, scores: Mapping[str, float], record
 
     They are comparable only if they answer the same question about as many records, and if it is certain what the
     published one measures.
+
+    Args:
+        corpus: Name of the corpus.
+        task: Name of the task.
+        scores: Our scores by name.
+        records: Number of records that our scores are computed on.
     """
     figures: list[dict[str, Any]] = []
     for figure in json.loads(_PUBLISHED.read_text("utf-8")):

@@ -56,10 +56,19 @@ class Scores:
 def score(
     task: str, golds: Golds, replies: Sequence[str], *, groups: Sequence[str], bootstrap: int, seed: int
 ) -> Scores:
-    """Score n replies to n gold records; ``groups`` are resampled whole, ``bootstrap`` times.
+    """Score n replies to n gold records.
 
-    Raises UserError for an unknown task or a score that is not a finite number, ValueError when the numbers of golds,
-    replies and groups differ.
+    Args:
+        task: Name of the task.
+        golds: (n,) gold records.
+        replies: (n,) replies.
+        groups: (n,) dialogue or video of each record; groups are resampled whole.
+        bootstrap: Number of resamples.
+        seed: Seed of the resamples.
+
+    Raises:
+        UserError: The task is unknown, or a score is not a finite number.
+        ValueError: The numbers of golds, replies and groups differ.
     """
     known = task_named(task)
     scorer = known.scorer(golds)

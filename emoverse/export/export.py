@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 
-from emoverse.artifacts.manifest import open_source, publish, require_same_model, write_json
+from emoverse.artifacts.manifest import open_source, open_validated, publish, require_same_model, write_json
 from emoverse.config import ExportParams, plain
 from emoverse.errors import UserError, did_you_mean
 from emoverse.export.memory import require_memory
@@ -50,15 +50,15 @@ def export(
     """Write the model of a training step as three ONNX graphs, with all that onnxruntime needs to answer.
 
     Args:
-        model: output of train or base-model.
-        out: folder to publish.
-        params: section ``export``.
-        amt: output of build-amt whose test sets the graphs are compared on; None compares on synthetic rows.
-        validated: outputs of validate with the frames of the test sets.
-        scores: output of evaluate, for the model card and ``params.floor``.
+        model: Output of train or base-model.
+        out: Folder to publish.
+        params: Section ``export``.
+        amt: Output of build-amt whose test sets the graphs are compared on; None compares on synthetic rows.
+        validated: Outputs of validate with the frames of the test sets.
+        scores: Output of evaluate, for the model card and ``params.floor``.
 
     Raises:
-        UserError: an input is unfit, a score is below ``params.floor``, or the graphs of a precision differ from the
+        UserError: An input is unfit, a score is below ``params.floor``, or the graphs of a precision differ from the
             model by more than their tolerance. Nothing is published then.
     """
     check(params)
@@ -67,9 +67,7 @@ def export(
         sources["amt"] = open_source(amt, made_by="build-amt")
         if not validated:
             raise UserError("test rows need frames", place="--validated", remedy="give the outputs of validate")
-    for folder in validated:
-        source = open_source(folder, made_by="validate")
-        sources[f"validated/{source.manifest['name']}"] = source
+    sources |= open_validated(validated)
     metrics = None
     if scores is not None:
         sources["scores"] = open_source(scores, made_by="evaluate")
@@ -160,8 +158,8 @@ def require_floor(metrics: Mapping[str, Any] | None, floor: Mapping[str, Mapping
     """Raise UserError naming every score that is below its floor, missing or not a number.
 
     Args:
-        metrics: scores by task, as in evaluate's metrics.json.
-        floor: the lowest value that passes, by task and score.
+        metrics: Scores by task, as in evaluate's metrics.json.
+        floor: The lowest value that passes, by task and score.
     """
     place = "export.floor"
     if floor and metrics is None:

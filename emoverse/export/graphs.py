@@ -68,9 +68,9 @@ def write_graphs(model: Any, folder: Path, one_file: int = 1 << 30) -> dict[str,
     embeddings and cache; pixels and logits stay float32.
 
     Args:
-        model: in eval mode on a CPU.
-        folder: where to write.
-        one_file: a graph with more bytes of weights stores them in ``<name>.data`` beside it, as a protobuf file holds
+        model: In eval mode on a CPU.
+        folder: Where to write.
+        one_file: A graph with more bytes of weights stores them in ``<name>.data`` beside it, as a protobuf file holds
             at most two gigabytes.
     """
     text, vision = model.config.text_config, model.config.vision_config

@@ -26,10 +26,10 @@ def memory_needed(model: Path, params: ExportParams, tokens: int, batch_size: in
     model and a session in memory, and the KV cache of a batch twice: appending to it makes a copy.
 
     Args:
-        model: the model folder.
-        params: section ``export``.
-        tokens: of the longest prompt and its reply.
-        batch_size: rows compared at a time, None for ``params.batch_size``.
+        model: The model folder.
+        params: Section ``export``.
+        tokens: Length of the longest prompt and its reply.
+        batch_size: Rows compared at a time, None for ``params.batch_size``.
     """
     rows = params.batch_size if batch_size is None else batch_size
     weights = 0
@@ -57,7 +57,14 @@ def memory_available() -> int:
 
 
 def require_memory(model: Path, params: ExportParams, tokens: int, available: int | None = None) -> None:
-    """Raise UserError, with the remedy, if an export does not fit; ``available`` None asks the system."""
+    """Raise UserError, with the remedy, if an export does not fit into memory.
+
+    Args:
+        model: The model folder.
+        params: Section ``export``.
+        tokens: Length of the longest prompt and its reply.
+        available: Bytes of memory; None asks the system.
+    """
     available = memory_available() if available is None else available
     needed = memory_needed(model, params, tokens)
     if needed <= available:

@@ -20,7 +20,14 @@ sample corpora of this repository are drawn by a program and free of such claims
 def model_card(
     sources: Mapping[str, Source], settings: Settings, parity: Mapping[str, Any], scores: Mapping[str, Any] | None
 ) -> str:
-    """Return the card as Markdown; ``parity`` is the report by precision, ``scores`` evaluate's metrics.json."""
+    """Return the card as Markdown.
+
+    Args:
+        sources: The inputs of the export by name.
+        settings: Settings of the exported model.
+        parity: The report by precision.
+        scores: Evaluate's metrics.json; None without an evaluation.
+    """
     height, width = settings.size
     parts = [
         "# EmoVerse, exported\n",

@@ -98,11 +98,11 @@ def compare(
     """Compare two engines.
 
     Args:
-        reference: the original.
-        candidate: the export.
-        rows: rows whose logits and greedy tokens are compared.
-        sets: test sets whose replies are compared.
-        known: both engines' replies to ``sets``.
+        reference: The original.
+        candidate: The export.
+        rows: Rows whose logits and greedy tokens are compared.
+        sets: Test sets whose replies are compared.
+        known: Both engines' replies to ``sets``.
     """
     absolute, relative, same, positions = 0.0, 0.0, 0, 0
     for row in rows:
@@ -194,7 +194,7 @@ def media_settings(validated: Iterable[Source]) -> dict[str, Any] | None:
     """Return the parameters that made the frames (``media`` of params.yaml), None without inputs.
 
     Raises:
-        UserError: two outputs of validate were made with different parameters.
+        UserError: Two outputs of validate were made with different parameters.
     """
     settings = [source.manifest["params"].get("media") for source in validated]
     if any(item != settings[0] for item in settings):

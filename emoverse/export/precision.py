@@ -64,10 +64,16 @@ BLOCK: Final = 32  # weights that share a scale
 
 
 def quantise(source: Path, target: Path, bits: int, one_file: int) -> None:
-    """Write the graphs of a float32 folder with linear layers quantised to ``bits`` bits, symmetric, one scale a block.
+    """Write the graphs of a float32 folder with linear layers quantised, symmetric, one scale a block.
 
     The vision encoder stays at 8 bits: it is small, and quantisation costs it more. The embedding table is looked up,
     not multiplied, so it is stored in float16.
+
+    Args:
+        source: Folder with the float32 graphs.
+        target: Folder to write to.
+        bits: 8 or 4.
+        one_file: Bytes of weights from which a graph stores them in ``<name>.data`` beside it.
     """
     for name in GRAPHS:
         model = onnx.load(source / name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -17,7 +16,7 @@ from typing import Any, Final
 
 from emoverse.artifacts.digests import digest_of_files, dvc_dir_md5, raw_sums
 from emoverse.compat.dvc import Output, find_output, read_config, remote_settings
-from emoverse.errors import UserError
+from emoverse.errors import DISK_FULL, UserError
 from emoverse.fetching.storage import (
     DIR_SUFFIX,
     LOCK,
@@ -35,15 +34,15 @@ def fetch(corpus: str, md5: str, out: Path, *, remote: str = "", root: str = "",
     """Make a corpus available at ``out`` and return its digests and size, for an artifact's metadata.
 
     Args:
-        corpus: name of the corpus.
-        md5: the MD5 by which DVC identifies the folder.
-        out: the folder to write, or a file that names the folder where the data stays (``raw_folder`` reads it).
-        remote: public settings of a DVC remote, as JSON, to download from. Empty: ``volume`` or ``root`` has the data.
-        root: folder that already contains the corpus.
-        volume: folder that later steps see too; the data is kept there by its MD5.
+        corpus: Name of the corpus.
+        md5: The MD5 by which DVC identifies the folder.
+        out: The folder to write, or a file that names the folder where the data stays (``raw_folder`` reads it).
+        remote: Public settings of a DVC remote, as JSON, to download from. Empty: ``volume`` or ``root`` has the data.
+        root: Folder that already contains the corpus.
+        volume: Folder that later steps see too; the data is kept there by its MD5.
 
     Raises:
-        UserError: the corpus is missing, or its content does not match ``md5``.
+        UserError: The corpus is missing, or its content does not match ``md5``.
     """
     if not md5:
         problem = "the run names no MD5 for its raw corpus, so a cache could return the result of another"
@@ -86,7 +85,10 @@ def raw_folder(artifact: Path, volume: str = "") -> Path:
 def fetch_once(md5: str, config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Download a corpus into ``folder`` once; later runs only check it. Return its digests and size.
 
-    It appears at once, by a rename; an interrupted download continues where it was. Raises UserError as ``fetch`` does.
+    It appears at once, by a rename; an interrupted download is continued.
+
+    Raises:
+        UserError: As `fetch` does.
     """
     folder = folder.absolute()
     if not folder.parent.is_dir():
@@ -106,7 +108,7 @@ def pull(md5: str, config: Mapping[str, Any], folder: Path) -> Sums:
     Files of ``folder`` with the right content are kept, others are removed.
 
     Raises:
-        UserError: a file arrived with other content than the listing says (it is named), or the disk is full.
+        UserError: A file arrived with other content than the listing says (it is named), or the disk is full.
     """
     store = RemoteStore(config)
     listing = store.listing(md5)
@@ -118,7 +120,7 @@ def pull(md5: str, config: Mapping[str, Any], folder: Path) -> Sums:
         store.download(_missing(listing, present), folder)
         sums = raw_sums(folder)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         missing = _missing(listing, raw_sums(folder)[1])
         wanted, free = store.size(missing), shutil.disk_usage(folder).free
@@ -183,13 +185,18 @@ class Tracked:
 
 
 def resolve(path: str, *, repository: Path = Path(), revision: str = "", remote: str = "") -> Tracked:
-    """Resolve a folder that DVC tracks, at a git revision (empty: the working tree).
+    """Resolve a folder that DVC tracks.
 
-    The remote is ``remote``, else the one that the ``.dvc`` file names, else the repository's default; always as the
-    working tree configures it, because that is where data is stored today.
+    The remote is always taken as the working tree configures it, because that is where data is stored today.
+
+    Args:
+        path: The folder, relative to the repository.
+        repository: Root of the DVC repository.
+        revision: Git revision. Empty: the working tree.
+        remote: Name of the remote. Empty: the one that the ``.dvc`` file names, else the repository's default.
 
     Raises:
-        UserError: the path, the revision or the remote is unknown, or DVC 2 tracked the folder.
+        UserError: The path, the revision or the remote is unknown, or DVC 2 tracked the folder.
     """
     remotes = RemoteConfigs(repository)
     if not revision:

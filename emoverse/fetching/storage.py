@@ -17,7 +17,7 @@ import yaml
 
 from emoverse.artifacts.lineage import dvc_files
 from emoverse.compat.dvc import ObjectStore, read_config
-from emoverse.errors import UserError
+from emoverse.errors import DISK_FULL, UserError
 
 # Settings that say where a remote is and how to connect. All others are secrets, or paths of this machine.
 PUBLIC: Final = (
@@ -63,8 +63,8 @@ def missing_variables(config: Mapping[str, Any], available: Collection[str]) -> 
     """Return the variables that a pod lacks to reach a remote as this machine does.
 
     Args:
-        config: the remote's settings, with this machine's secrets.
-        available: variables that the pod gets. Where a password, a token or a key will do, any one of them is enough.
+        config: The remote's settings, with this machine's secrets.
+        available: Variables that the pod gets. Where a password, a token or a key will do, any one of them is enough.
     """
     scheme = scheme_of(config)
     if scheme in ("s3", "gs"):
@@ -116,7 +116,7 @@ class RemoteStore:
     """An open DVC remote. Every method raises UserError when the remote does not answer or refuses.
 
     Args:
-        config: the remote's settings as DVC knows them, secrets included.
+        config: The remote's settings as DVC knows them, secrets included.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -166,7 +166,7 @@ class RemoteStore:
         """Copy a listing's files into ``folder``.
 
         Raises:
-            UserError: an object is missing, or the disk is full.
+            UserError: An object is missing, or the disk is full.
         """
         targets = {folder / name: listing[name] for name in sorted(listing)}
         for parent in {target.parent for target in targets}:
@@ -206,7 +206,7 @@ class RemoteStore:
             raise
         # Each kind of remote raises its own library's errors (botocore, asyncssh, aiohttp, webdav4, ...).
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if isinstance(error, OSError) and error.errno in (*DISK_FULL, errno.EROFS, errno.EACCES):
                 raise  # of this machine's disk, not of the remote
             message = without_secrets(str(error) or type(error).__name__, self.config)
             problem, names = f"no answer from the remote: {message}", variables(scheme_of(self.config))
@@ -222,8 +222,8 @@ class CachedOutput:
     """An output that DVC tracks: its path and its MD5.
 
     Attributes:
-        remedy: command that makes or downloads it where the cache has none of it.
-        repair: command that does so where the cache has a part of it.
+        remedy: Command that makes or downloads it where the cache has none of it.
+        repair: Command that does so where the cache has a part of it.
     """
 
     path: str

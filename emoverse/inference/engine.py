@@ -40,8 +40,8 @@ class Backend(Protocol):
             features: (image tokens, hidden); they replace the image tokens in order.
             mask: (batch, 1, new, past + new), true where a token attends to another.
             positions: (batch, new).
-            past: the KV cache, or None at the beginning.
-            columns: indices into ``new``.
+            past: The KV cache, or None at the beginning.
+            columns: Indices into ``new``.
         """
 
     def log_probabilities(self, logits: Array, columns: Ids, tokens: Ids) -> NDArray[np.float64]:
@@ -112,7 +112,7 @@ class AnswerTree:
         Args:
             sums: (batch, answers) log-probabilities.
             most_likely: (batch, columns), the most likely token at each logit column.
-            stop: the token ids that end a reply.
+            stop: The token ids that end a reply.
         """
         predicted = most_likely[:, self.columns]
         matches = np.where(self.last, np.isin(predicted, list(stop)), predicted == self.tokens)
@@ -209,9 +209,15 @@ class BatchRow:
 
 
 class Engine:
-    """Answer AMT rows with one model; ``frames`` maps a frame reference to uint8 RGB (n, height, width, 3).
+    """Answer AMT rows with one model.
 
     ``label`` names the rows in the progress that is shown; empty shows none.
+
+    Args:
+        backend: Runs the model's graphs.
+        encoder: Writes the model's prompts.
+        frames: Frame reference -> uint8 RGB (n, height, width, 3).
+        batch_size: Most rows run at once.
     """
 
     def __init__(self, backend: Backend, encoder: Encoder, frames: Frames, *, batch_size: int = 32) -> None:
@@ -233,7 +239,7 @@ class Engine:
         itself only.
 
         Raises:
-            UserError: a logit is NaN or infinite; the row is named.
+            UserError: A logit is NaN or infinite; the row is named.
         """
         tree = AnswerTree([self.encoder.answer_ids(answer) for answer in answers])
         result, chosen = np.zeros((len(rows), len(answers))), np.zeros(len(rows), np.int64)
@@ -345,10 +351,18 @@ def open_engine(
     device: Device = "auto",
     threads: int | None = None,
 ) -> Engine:
-    """Return an engine over a step's output folder; ``threads`` of the CPU decide the last bits of its results.
+    """Return an engine over a step's output folder.
+
+    Args:
+        engine: ``torch`` or ``onnx``.
+        folder: Output of train or base-model, for ``onnx`` of export.
+        frames: Frames by reference.
+        batch_size: Most rows run at once.
+        device: ``auto`` takes CUDA where available.
+        threads: CPU threads, which decide the last bits of the results; None takes the library's default.
 
     Raises:
-        UserError: the folder holds no model of the engine's kind, or the engine cannot run here.
+        UserError: The folder has no model of the engine's kind, or the engine cannot run here.
     """
     if engine == "onnx":
         from emoverse.inference.onnx_engine import onnx_engine
@@ -363,7 +377,7 @@ def model_folder(folder: Path) -> Path:
     """Return the model inside a step's output (``model/``), or the folder itself where it is a model.
 
     Raises:
-        UserError: there is no config.json in either.
+        UserError: There is no config.json in either.
     """
     for candidate in (folder / "model", folder):
         if (candidate / "config.json").is_file():

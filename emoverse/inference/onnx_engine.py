@@ -43,15 +43,15 @@ def onnx_engine(
     """Return an engine over the output folder of export.
 
     Args:
-        folder: output of export.
-        frames: frames by reference.
-        batch_size: most rows run at once.
+        folder: Output of export.
+        frames: Frames by reference.
+        batch_size: Most rows run at once.
         device: ``auto`` takes CUDA where available.
-        precision: one of the export's; None takes its first.
+        precision: One of the export's; None takes its first.
         threads: CPU threads; None takes OMP_NUM_THREADS as torch does, or all cores.
 
     Raises:
-        UserError: the export has no such precision, a graph or the settings are missing or broken, or CUDA is required
+        UserError: The export has no such precision, a graph or the settings are missing or broken, or CUDA is required
             and cannot be used.
     """
     for name in (*GRAPHS, SETTINGS):
@@ -130,7 +130,15 @@ def _session(path: Path, chosen: Sequence[str], threads: int) -> Any:
 
 
 class OnnxBackend:
-    """Three graphs as an engine's backend; arrays are numpy's, the KV cache stays where the decoder runs."""
+    """Three graphs as an engine's backend; arrays are numpy's, the KV cache stays where the decoder runs.
+
+    Args:
+        folder: The graphs of one precision.
+        decoder: Sizes of the decoder, from the export's settings.json.
+        settings: Settings of the exported model.
+        device: ``auto`` takes CUDA where available.
+        threads: CPU threads; None takes OMP_NUM_THREADS, or all cores.
+    """
 
     def __init__(
         self,

@@ -54,8 +54,8 @@ def read_sets(amt: Path, split: str = "test", *, required: bool = True) -> list[
     """Read every set of a split (``test`` or ``validation``) of an AMT folder, in order of name.
 
     Raises:
-        UserError: there is none, and one is ``required``.
-        RowErrors: rows are broken, incomplete or repeated.
+        UserError: There is none, and one is ``required``.
+        RowErrors: Rows are broken, incomplete or repeated.
     """
     paths = sorted((amt / split).glob("*.jsonl"))
     if not paths and required:
@@ -91,7 +91,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, AmtRow, str]]:
     A byte-order mark is ignored.
 
     Raises:
-        UserError: the file cannot be read or is not UTF-8.
+        UserError: The file cannot be read or is not UTF-8.
     """
     try:
         with path.open(encoding="utf-8-sig") as handle:

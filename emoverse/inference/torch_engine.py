@@ -25,7 +25,7 @@ def load_model(folder: Path, device: str = "cpu") -> Any:
     No code of the folder is ever run.
 
     Raises:
-        UserError: there are no weights, or a weight is NaN or infinite; the tensor is named.
+        UserError: There are no weights, or a weight is NaN or infinite; the tensor is named.
     """
     logging.disable_progress_bar()
     if not any(folder.glob("*.safetensors")):
@@ -45,10 +45,17 @@ def load_model(folder: Path, device: str = "cpu") -> Any:
 def torch_engine(
     folder: Path, frames: Frames, *, batch_size: int = 32, device: Device = "auto", threads: int | None = None
 ) -> Engine:
-    """Return an engine over a model folder; ``device`` auto takes CUDA where available.
+    """Return an engine over a model folder.
+
+    Args:
+        folder: The model.
+        frames: Frames by reference.
+        batch_size: Most rows run at once.
+        device: ``auto`` takes CUDA where available.
+        threads: CPU threads; None leaves torch's number.
 
     Raises:
-        UserError: there is no model, or ``device`` is cuda and torch finds no GPU.
+        UserError: There is no model, or ``device`` is cuda and torch finds no GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
         remedy = "run it on a machine with a GPU, or set the device to auto or cpu"

@@ -90,8 +90,11 @@ def read_action_units(path: Path) -> ActionUnits | None:
 
     Rows where tracking failed (``success`` 0, or a confidence below 0.75) are left out: their intensities mean
     nothing. Of several faces in a frame the most confident counts. Columns may be separated by commas, semicolons or
-    tabs. Raises ValueError, with the line, for a table of another kind, for cells that do not fit the header, and for
-    intensities outside 0..5.
+    tabs.
+
+    Raises:
+        ValueError: The table is of another kind, cells do not fit the header, or an intensity is outside 0..5; the line
+            is named.
     """
     text = path.read_text(encoding="utf-8-sig")
     lines = text.splitlines()
@@ -178,7 +181,9 @@ class Measurer(Protocol):
     def measure(self, clip: Path, timeout: float) -> ActionUnits | None:
         """Return a clip's action units, None without a tracked face.
 
-        Raises ValueError when they cannot be measured, TimeoutError after ``timeout`` seconds.
+        Raises:
+            ValueError: They cannot be measured.
+            TimeoutError: It took longer than ``timeout`` seconds.
         """
 
     def facts(self) -> dict[str, Any]:
@@ -235,7 +240,9 @@ class OpenFace:
     def _run(self, options: list[str], timeout: float, log: Path) -> str:
         """Run it in a session of its own, so that a wrapper's children end with it; return its last line of output.
 
-        Raises ValueError when it fails, TimeoutError when it takes too long.
+        Raises:
+            ValueError: It fails.
+            TimeoutError: It takes longer than ``timeout`` seconds.
         """
         with log.open("wb") as output:
             try:
@@ -299,9 +306,12 @@ def _detector() -> Any:
 
 
 def from_feat(table: Any) -> ActionUnits | None:
-    """Turn py-feat's table (a row a face: ``frame`` from 0, ``FaceScore``, ``AUxx`` 0..1) into intensities.
+    """Turn py-feat's table (one row per face: ``frame`` from 0, ``FaceScore``, ``AUxx`` 0..1) into intensities.
 
-    Of several faces in a frame the most certain counts. Raises ValueError for a table without these columns.
+    Of several faces in a frame the most certain counts.
+
+    Raises:
+        ValueError: The table lacks these columns.
     """
     absent = [name for name in ("frame", "FaceScore", *_FEAT) if name not in table.columns]
     if absent:

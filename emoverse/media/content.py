@@ -54,8 +54,11 @@ def frozen_share(thumbnails: Mapping[int, Frame], chosen: Sequence[int]) -> floa
 def is_silent(path: Path) -> bool | None:
     """Return whether the whole sound track is silent; None without one, or when it cannot be decoded.
 
-    No step needs the sound, so a broken track is no fault of the clip. Raises MemoryError and OSError where the
-    machine is at fault.
+    No step needs the sound, so a broken track is no fault of the clip.
+
+    Raises:
+        MemoryError: The machine is out of memory.
+        OSError: The machine is at fault in another way.
     """
     heard = None
     try:

@@ -62,8 +62,18 @@ def read_frames(path: Path, choose: Choose, keep: Keep, *, name: str = "", decod
     """Call ``keep(index, frame)`` for the frames that ``choose(count)`` names; return the probe.
 
     A frame is uint8 RGB ``(height, width, 3)``, upright, with square pixels. Memory does not grow with the clip.
-    ``keep`` may see an index more than once, and indices that are not chosen in the end: the last call for an index of
-    ``choose(probe.frames)`` counts. Raises ClipError, with ``name`` as its place.
+
+    Args:
+        path: The clip.
+        choose: Returns the indices of the frames to keep from the number of frames. It may be called more than once,
+            because the number is only estimated at first.
+        keep: Receives the frames. It may see an index more than once, and indices that are not chosen in the end: the
+            last call for an index of ``choose(probe.frames)`` counts.
+        name: Name of the clip in messages, by default its file's.
+        decoder: ``pyav`` or ``decord``.
+
+    Raises:
+        ClipError: The clip cannot be read, or pictures that it needs are missing or damaged.
     """
     try:
         with open_clip(path, quick=True) as (container, stream, header), with_kind(header):
@@ -131,7 +141,7 @@ def _decode_with_decord(path: Path, timeline: Timeline, wanted: Collection[int],
     picture to see that there is nothing to turn, mirror or stretch. decord reports no damage.
 
     Raises:
-        ImportError: decord is not installed: the machine's fault, not the clip's.
+        ImportError: The package decord is not installed: the machine's fault, not the clip's.
     """
     import decord
 

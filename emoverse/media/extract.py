@@ -1,7 +1,7 @@
 """Read every clip of a corpus once: probe and frames in one pass, resumable after a kill.
 
 The folder grows clip by clip, in the order of the tasks: frames go to a shard, then one line about the clip goes to
-``journal.jsonl``. A run that finds a journal of the same tasks (``fingerprint``) goes on after its last whole line.
+``journal.jsonl``. A run that finds a journal of the same tasks (``fingerprint``) continues after its last whole line.
 """
 
 from __future__ import annotations
@@ -54,11 +54,21 @@ def extract(
 ) -> int:
     """Write shards and the journal below ``folder``; return how many clips an earlier run had finished already.
 
-    ``fingerprint`` stands for all the result depends on: content of the clips, parameters, code. The result is the
-    same for any number of workers and any number of interruptions. ``read`` reads one clip in a worker process; it is
-    pickled, so it must be a function of a module. A clip that timed out, or whose process died, is read once more,
-    alone and with ``patience`` times the limit, before it counts as broken, and again when a run is resumed.
-    Raises UserError when the machine cannot read a clip for want of memory.
+    The result is the same for any number of workers and any number of interruptions. A clip that timed out, or whose
+    process died, is read once more, alone and with ``patience`` times the limit, before it counts as broken, and again
+    when a run is resumed.
+
+    Args:
+        tasks: The clips to read, in the order of the result.
+        folder: Scratch folder.
+        fingerprint: Stands for everything that the result depends on: content of the clips, parameters, code.
+        workers: Number of processes; None for one per core.
+        label: Printed before the progress; empty shows none.
+        read: Reads one clip in a worker process; it is pickled, so it must be a function of a module.
+        patience: Factor of the time limit for the second attempt.
+
+    Raises:
+        UserError: The machine lacks the memory to read a clip.
     """
     second = partial(_read_alone, read=read, patience=patience)
     writer, finished = _resume(tasks, folder, fingerprint, second)
@@ -94,14 +104,14 @@ def records(folder: Path) -> Iterator[Record]:
 
 
 def _read_alone(task: Task, lost: Lost | None, *, read: Reader, patience: float) -> Done:
-    """Read a clip once more, in a fresh process and with a longer time limit; ``lost`` is what came of the first try.
+    """Read a clip once more, in a fresh process and with a longer limit; ``lost`` is the result of the first attempt.
 
     A measurer that worked inside the lost process may be the cause, and is left out.
     """
     unsafe = task.units is None and task.measurer is not None and not task.measurer.own_process
-    calm = replace(task, patience=patience, measurer=None if unsafe else task.measurer)
-    pool: Pool[Task, Done] = Pool(read, timeout=calm.limit, workers=1)
-    answer = next(pool.map([calm]))
+    retried = replace(task, patience=patience, measurer=None if unsafe else task.measurer)
+    pool: Pool[Task, Done] = Pool(read, timeout=retried.limit, workers=1)
+    answer = next(pool.map([retried]))
     first = lost.detail if lost else "an earlier run gave it up"
     if isinstance(answer, Done):
         return replace(answer, note=f"{NOT_MEASURED}: {first}") if unsafe else answer
@@ -117,9 +127,9 @@ def _read_alone(task: Task, lost: Lost | None, *, read: Reader, patience: float)
 def _resume(
     tasks: Sequence[Task], folder: Path, fingerprint: str, second: Callable[[Task, None], Done]
 ) -> tuple[ShardWriter, int]:
-    """Return a writer that goes on after the last finished clip, and the number of finished clips.
+    """Return a writer that continues after the last finished clip, and the number of finished clips.
 
-    A clip that was given up is tried again; when it can be read now, the run goes on from there.
+    A clip that was given up is tried again; when it can be read now, the run continues from there.
     """
     head = _head(fingerprint)
     path = folder / JOURNAL
@@ -219,9 +229,16 @@ def _record(value: Any) -> Record:
 
 
 def join(parts: Sequence[Path], folder: Path, tasks: Sequence[Task], *, label: str = "") -> None:
-    """Write ``folder`` as ``extract`` would over all ``tasks``, from folders it wrote over consecutive shares of them.
+    """Write ``folder`` as ``extract`` would over all ``tasks``, from its folders of consecutive shares of them.
 
-    Raises UserError for a part with other clips than its share, and for a frame that is not what was written.
+    Args:
+        parts: The folders, in the order of their tasks.
+        folder: Folder to write.
+        tasks: All clips of the corpus.
+        label: Printed before the progress; empty shows none.
+
+    Raises:
+        UserError: A part has other clips than its share, or a frame is not what was written.
     """
     shutil.rmtree(folder, ignore_errors=True)
     writer = ShardWriter(folder)

@@ -44,7 +44,8 @@ Row = tuple[str, str, int, int, Slot]
 def write_index(path: Path, rows: Iterable[Row], *, batch: int = 65_536) -> int:
     """Write the index from (utterance_id, kind, number, frame, slot) rows, streaming; return the number of rows.
 
-    Raises ValueError when the ids are not in ascending order, which look-ups rely on.
+    Raises:
+        ValueError: The ids are not in ascending order, which look-ups rely on.
     """
     count, last = 0, ""
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
@@ -100,11 +101,14 @@ class _Index:
 
 
 class FrameStore:
-    """Give the frames of ``clip:<utterance_id>``, ``...#peak``, ``...#blank`` and ``...#peak#blank``.
+    """Read the frames of ``clip:<utterance_id>``, ``...#peak``, ``...#blank`` and ``...#peak#blank``.
 
-    ``folders`` are outputs of validate. Safe in a forked or spawned data-loader worker: files are read by position and
-    opened by each process for itself. An unknown id raises UserError; so does a frame whose bytes are not those its
-    CRC-32 was made of, for a JPEG with one flipped byte would mostly decode to other pixels without a word.
+    Safe in a forked or spawned data-loader worker: files are read by position, and each process opens them for itself.
+    An unknown id raises UserError. So does a frame whose bytes differ from those that its CRC-32 was computed of: a
+    JPEG with one flipped byte would usually decode to other pixels without an error.
+
+    Args:
+        folders: Outputs of validate.
     """
 
     def __init__(self, folders: Sequence[Path]) -> None:
@@ -156,7 +160,7 @@ class FrameStore:
         start = int(index.offset[rows[0]])
         end = int(index.offset[rows[-1]]) + int(index.length[rows[-1]])
         path = self.folders[folder] / FOLDER / shard_name(shard)
-        # One read for all frames of a clip: they lie together, and a network disk counts requests.
+        # One read for all frames of a clip: they are stored together, and each request to a network disk takes time.
         whole = os.pread(self._open(folder, shard, path), end - start, start)
         blobs = []
         for row in rows:

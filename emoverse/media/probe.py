@@ -110,8 +110,12 @@ STILLS: Final = "jpeg_pipe,png_pipe,webp_pipe,bmp_pipe,tiff_pipe,gif_pipe"
 def open_clip(path: Path, *, quick: bool = False) -> Iterator[tuple[Any, Any, Header]]:
     """Open a clip with PyAV; yield the container, its best video stream, and the header's facts.
 
-    ``quick`` has FFmpeg believe an MP4 file's header where it would otherwise decode frames to learn more.
-    Raises ClipError for an empty, truncated or unreadable file, and for one without a video.
+    Args:
+        path: The clip.
+        quick: Have FFmpeg believe an MP4 file's header where it would otherwise decode frames to learn more.
+
+    Raises:
+        ClipError: The file is empty, truncated or unreadable, or has no video.
     """
     import av
 
@@ -249,7 +253,7 @@ class ClipFiles:
         return path
 
     def missing_detail(self, clip: str) -> str:
-        """Say that a clip is missing, and name the folder that is, or a video by that name of another format."""
+        """Return that a clip is missing, and which folder is, or which video has the same name and another format."""
         folder = PurePosixPath(clip).parent.as_posix()
         if same := self._by_stem.get(_stem(nfc(clip))):
             return f"no file {clip!r}, but {', '.join(map(repr, same))}: rename it if it is an MP4, else convert it"
@@ -257,7 +261,7 @@ class ClipFiles:
             return f"no file {clip!r}: there is no folder {folder!r}"
         return f"no file {clip!r}"
 
-    def leaving(self) -> list[str]:
+    def links_outside(self) -> list[str]:
         """Return links that lead out of the root: folders, and all files but clips, of which each is its row's fault.
 
         What is read through them has no part in the corpus's digest, so no version of the corpus would hold it.
@@ -266,7 +270,7 @@ class ClipFiles:
         links = [self.root / name for name in [*self._folders, *names] if (self.root / name).is_symlink()]
         return [str(link) for link in links if not link.resolve().is_relative_to(self._home)]
 
-    def beside(self, mentioned: Set[str]) -> list[str]:
+    def unmentioned_videos(self, mentioned: Set[str]) -> list[str]:
         """Return the video files (NFC, sorted) that are not among the ``mentioned`` clips (NFC)."""
         return [name for name in self._videos if name not in mentioned]
 

@@ -1,4 +1,4 @@
-"""Write frames to tar shards, one after another, so that a run that was killed goes on where it was.
+"""Write frames to tar shards, one after another, so that a run that was killed continues where it stopped.
 
 Without pyarrow, which neither the decoding workers nor an exported model's predictions need.
 """
@@ -22,7 +22,7 @@ _RECORD: Final = 20 * _BLOCK  # tar files end on a whole record
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one frame lies: ``offset`` and ``length`` in bytes within shard number ``shard``, and its CRC-32."""
+    """Location of one frame: ``offset`` and ``length`` in bytes within shard number ``shard``, and its CRC-32."""
 
     shard: int
     offset: int
@@ -36,10 +36,16 @@ def shard_name(number: int) -> str:
 
 
 class ShardWriter:
-    """Append clips to shards; a clip's frames lie one after the other in one shard.
+    """Append clips to shards; a clip's frames are stored one after the other in one shard.
 
-    ``end`` is where the next clip starts: ``ShardWriter(folder, shard, end, clips)`` goes on from there after a kill,
-    cutting off what was half written.
+    ``end`` is where the next clip starts. A writer made with the ``shard``, ``end`` and ``clips`` of an interrupted one
+    continues from there, and cuts off what was half written.
+
+    Args:
+        folder: Where the shards are.
+        shard: Number of the current shard.
+        end: Bytes of the current shard that are complete.
+        clips: Clips in the current shard.
     """
 
     def __init__(self, folder: Path, *, shard: int = 0, end: int = 0, clips: int = 0) -> None:

@@ -73,9 +73,13 @@ class Pool(Generic[Item, Result]):
     def map(self, items: Iterable[Item]) -> Iterator[Result | Lost]:
         """Yield one result for each item, in the order of the items, whatever the number of workers.
 
-        At most ``4 * workers + 16`` results wait for an earlier one, so memory stays flat. Raises UserError for a
-        library that a worker cannot import, the OSError that a worker met, and RuntimeError for any other exception:
-        what may be wrong with an item belongs into its result.
+        At most ``4 * workers + 16`` results wait for an earlier one, so memory stays flat. What may be wrong with an
+        item belongs in its result.
+
+        Raises:
+            UserError: A worker cannot import a library.
+            OSError: A worker met one.
+            RuntimeError: A worker met any other exception.
         """
         workers = self.workers or len(os.sched_getaffinity(0))
         window = 4 * workers + 16
@@ -102,7 +106,7 @@ class Pool(Generic[Item, Result]):
             self._stop()
 
     def drain(self) -> None:
-        """Wait until all workers are idle; ``map`` gives them work again when its next result is asked for."""
+        """Wait until all workers are idle; ``map`` gives them work again when its next result is requested."""
         while self._busy:
             self._collect()
 
@@ -117,14 +121,14 @@ class Pool(Generic[Item, Result]):
 
     def _start(self) -> _Worker:
         # A fork server forks clean single-threaded processes: no locks of pyarrow's threads are copied, no pipe of a
-        # sister process is held open, and a replacement is there in milliseconds.
+        # sibling process is held open, and a replacement starts in milliseconds.
         context = mp.get_context("forkserver")
         context.set_forkserver_preload([self.function.__module__])
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self.function, self.timeout), daemon=True)
+        own_end, child_end = context.Pipe()
+        process = context.Process(target=_serve, args=(child_end, self.function, self.timeout), daemon=True)
         process.start()
-        theirs.close()
-        return _Worker(process, ours)
+        child_end.close()
+        return _Worker(process, own_end)
 
     def _collect(self) -> None:
         """Wait until something happens to a busy worker, and keep its result."""
@@ -291,7 +295,7 @@ def process(task: Task) -> Done | Lost:
         silent = is_silent(task.path) if probe.has_audio else None
     except ClipError as error:
         return Done(failure=(error.reason, error.detail))
-    except (ValueError, ArithmeticError, IndexError) as error:  # a file no one has thought of costs itself only
+    except (ValueError, ArithmeticError, IndexError) as error:  # an unforeseen kind of file fails alone
         return Done(failure=("clip-unreadable", tidy(f"{type(error).__name__}: {error}")))
     peak = None
     if table is not None and not (note := table.mismatch(probe)):
@@ -307,7 +311,8 @@ def process(task: Task) -> Done | Lost:
 def _action_units(task: Task) -> tuple[ActionUnits | None, str]:
     """Return the clip's action units from its table or the measurer, and what is wrong with them.
 
-    Raises TimeoutError when measuring took too long and may be tried again with more patience.
+    Raises:
+        TimeoutError: Measuring took too long, and may be tried again with more patience.
     """
     if task.units is None and task.measurer is None:
         return None, ""

@@ -31,10 +31,18 @@ _SHOWN: Final = 5
 def token_budget(rows: Sequence[Path], model: Path, frames: int, max_length: int) -> dict[str, Any]:
     """Return per task how many rows there are, their median and longest length, and the ids of over-long ones.
 
-    ``rows`` are JSONL files of AMT, ``model`` a transformers-native folder (``model/`` of a step's output); ``frames``
-    is how many a video shows, a still shows one. The result is ``{"max_length": n, "tasks": {"mer":
-    {"rows": n, "median": tokens, "longest": tokens, "over": n, "over_rows": [channel, ...]}}}``. Raises UserError for a
-    missing file, an incomplete model, or text that contains one of the model's control tokens.
+    Args:
+        rows: JSONL files of AMT.
+        model: A transformers-native folder (``model/`` of a step's output).
+        frames: Number of frames of a video; a still shows one.
+        max_length: Tokens that a row may have.
+
+    Returns:
+        ``{"max_length": n, "tasks": {"mer": {"rows": n, "median": tokens, "longest": tokens, "over": n, "over_rows":
+        [channel, ...]}}}``.
+
+    Raises:
+        UserError: A file is missing, the model is incomplete, or text contains one of the model's control tokens.
     """
     encoder = Encoder(model, settings_of_model(model))
     lengths: defaultdict[str, list[int]] = defaultdict(list)
@@ -60,15 +68,29 @@ def token_budget(rows: Sequence[Path], model: Path, frames: int, max_length: int
 
 
 def stage_budgets(amt: Path, model: Path, frames: int, lengths: Mapping[str, int]) -> dict[str, Budget]:
-    """Return the budget of each stage of AMT; ``lengths`` maps the stages to their ``max_length``."""
+    """Return the budget of each stage of AMT.
+
+    Args:
+        amt: Output of build-amt.
+        model: A transformers-native folder.
+        frames: Number of frames of a video.
+        lengths: Stage -> its ``max_length``.
+    """
     return {stage: token_budget([amt / f"{stage}.jsonl"], model, frames, most) for stage, most in lengths.items()}
 
 
 def budget(amt: Path, model: Path, frames: int, lengths: Mapping[str, int], out: Path) -> None:
     """Publish ``budget.json`` (`stage_budgets`) and ``table.md`` at ``out``, then refuse rows that are too long.
 
-    ``model`` is a step's output that holds ``model/``; a copy without weights is enough. Raises UserError as
-    `stage_budgets` and `check_budgets` do.
+    Args:
+        amt: Output of build-amt.
+        model: A step's output that has ``model/``; a copy without weights is enough.
+        frames: Number of frames of a video.
+        lengths: Stage -> its ``max_length``.
+        out: Folder to publish.
+
+    Raises:
+        UserError: As `stage_budgets` and `check_budgets` do.
     """
     sources = {"amt": open_source(amt, made_by="build-amt"), "model": open_source(model, weights=False)}
     params = {"frames": frames, "max_length": dict(lengths)}

@@ -49,8 +49,9 @@ class Encoder:
     def prompt(self, row: Row, frames: int) -> str:
         """Return the prompt of a row up to the place of its answer, with one image token a frame.
 
-        Raises UserError, naming the row, when it does not show exactly one clip or image, or when its text contains a
-        token that would add media or roles to the prompt.
+        Raises:
+            UserError: The row does not show exactly one clip or image, or its text contains a token that would add
+                media or roles to the prompt; the row is named.
         """
         texts = {str(message["role"]): str(message["content"]) for message in row["messages"]}
         question = texts.get("user", "")
@@ -73,8 +74,10 @@ class Encoder:
     def answer_ids(self, answer: str) -> list[int]:
         """Return an answer's token ids as they follow a prompt's, the token that ends it included.
 
-        An answer tokenised alone may begin differently: sentencepiece would put a space before it. Raises UserError for
-        an answer that contains a control token, or whose start merges with the prompt's last token.
+        An answer tokenised alone may begin differently: sentencepiece would put a space before it.
+
+        Raises:
+            UserError: The answer contains a control token, or its start merges with the prompt's last token.
         """
         if found := self._forbidden.search(answer):
             raise UserError(
@@ -87,10 +90,15 @@ class Encoder:
         return whole[len(self._opening_ids) :]
 
     def conversation_ids(self, messages: Sequence[Mapping[str, Any]], frames: Sequence[int]) -> tuple[list[int], Ids]:
-        """Return a conversation's token ids, and labels (tokens,): -100 but for the answers and what ends each.
+        """Return a conversation's token ids and labels.
 
-        ``messages`` are an optional system message, then questions and answers in turn; ``frames`` says how many
-        frames each ``<video>`` or ``<image>`` of the questions has. After a last question the prompt is open.
+        Args:
+            messages: An optional system message, then questions and answers in turn. After a last question the prompt
+                is open.
+            frames: Number of frames of each ``<video>`` or ``<image>`` of the questions.
+
+        Returns:
+            The ids, and labels (tokens,): -100 except for the answers and the token that ends each.
         """
         turns, counts = list(messages), iter(frames)
         system = str(turns.pop(0)["content"]) if turns and turns[0]["role"] == "system" else None
@@ -127,7 +135,8 @@ class Encoder:
     def pixels(self, frames: NDArray[np.uint8], row: Row | None = None) -> NDArray[np.float32]:
         """Normalise uint8 RGB frames (n, height, width, 3) to float32 pixels (n, 3, height, width).
 
-        Raises UserError when the frames do not have the model's size: they were prepared for a different model.
+        Raises:
+            UserError: The frames do not have the model's size: they were prepared for a different model.
         """
         if frames.shape[1:] != (*self.settings.size, 3):
             have, want = "x".join(map(str, frames.shape[1:3])), "x".join(map(str, self.settings.size))

@@ -55,7 +55,8 @@ class Settings:
 def settings_of_model(folder: Path) -> Settings:
     """Derive the settings from a transformers-native InternVL folder, with neither torch nor transformers.
 
-    Raises UserError when a file is missing, is no JSON, or the chat template does not render system, question, answer.
+    Raises:
+        UserError: A file is missing or not JSON, or the chat template does not render system, question, answer.
     """
     config, processor = _json(folder, "config.json"), _json(folder, "processor_config.json")
     tokenizer = _json(folder, "tokenizer_config.json")

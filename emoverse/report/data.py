@@ -105,7 +105,11 @@ def _order(row: Mapping[str, Any]) -> tuple[str, str, str]:
 def budgets(amt: Path, base: Source, corpus: Source, stages: Mapping[str, Source]) -> dict[str, Budget]:
     """Count the tokens of each trained stage's rows against its ``max_length``.
 
-    Any validated corpus will do: all have the same number of frames per video.
+    Args:
+        amt: Output of build-amt.
+        base: The base model.
+        corpus: Any output of validate: all have the same number of frames per video.
+        stages: Trained stage -> its output.
     """
     lengths = {name: int(source.manifest["params"]["max_length"]) for name, source in stages.items()}
     return stage_budgets(amt, base.path / "model", int(corpus.manifest["params"]["media"]["frames"]), lengths)
@@ -126,7 +130,7 @@ def validation(stages: Mapping[str, Source]) -> list[Validation]:
                 selected=int(source.manifest["facts"]["selected_step"]),
                 loss=results["loss"],
                 score=results["score"],
-                sets={test: (one["n"], one["headline"]) for test, one in sorted(results["sets"].items())},
+                sets={test: (result["n"], result["headline"]) for test, result in sorted(results["sets"].items())},
                 steps=results["steps"],
             )
         )

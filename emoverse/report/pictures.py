@@ -101,7 +101,14 @@ class Picture:
 
 
 def picture(task: str, question: str, gold: Mapping[str, Any], reply: str) -> Picture | None:
-    """Return the picture of a question, None for a task without one or a question that does not look like its own."""
+    """Return the picture of a question, None for a task without one or a question that does not look like its own.
+
+    Args:
+        task: Name of the task.
+        question: The question as the model was asked it.
+        gold: The gold record.
+        reply: The model's reply.
+    """
     if task == "fer":
         return _face(str(gold["answer"]), reply)
     if task == "eri" and gold.get("clues"):

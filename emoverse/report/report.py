@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from emoverse.artifacts.lineage import tree_of
-from emoverse.artifacts.manifest import Source, open_source, publish, require_same_model, write_json
+from emoverse.artifacts.manifest import Source, open_source, open_validated, publish, require_same_model, write_json
 from emoverse.artifacts.tables import write_csv
 from emoverse.errors import UserError
 from emoverse.report import charts, data, samples
@@ -54,9 +54,8 @@ def report(
     """
     base, *trained = stages
     names = NAMES if len(stages) == len(NAMES) else (NAMES[0], NAMES[-1])
-    corpora = [open_source(folder, made_by="validate") for folder in validated]
-    corpora.sort(key=lambda source: str(source.manifest["name"]))
-    sources = {f"validated/{source.manifest['name']}": source for source in corpora}
+    sources = dict(sorted(open_validated(validated).items()))
+    corpora = list(sources.values())
     sources |= {"amt": open_source(amt, made_by="build-amt"), "base": open_source(base, weights=False)}
     sources |= {
         name: open_source(folder, made_by="train", weights=False)

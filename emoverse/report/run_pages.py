@@ -53,7 +53,8 @@ class SeedComparison:
 def over_seeds(scores: Sequence[Path]) -> SeedComparison:
     """Read outputs of evaluate; return each task's score by the seed of the model's training.
 
-    Raises UserError when two have one seed, or when they do not have the same tasks.
+    Raises:
+        UserError: Two have the same seed, or they do not have the same tasks.
     """
     folders: dict[int, Path] = {}
     for folder in scores:
@@ -121,7 +122,13 @@ def publish_page(page: Path, run: str, publish: str) -> None:
 def write_status(run: str, *, name: str, state: str, task: str, problem: str, publish: str = "") -> str:
     """Return a run's final state as Markdown; with ``publish``, also write ``status.json`` beside its report there.
 
-    ``run`` is the run's unique id, usable as a folder name; ``name`` is the name that its user gave it.
+    Args:
+        run: The run's unique id, usable as a folder name.
+        name: The name that its user gave it.
+        state: Its final state, ``SUCCEEDED`` for success.
+        task: The task that it stopped in.
+        problem: Kubeflow's message about the failure; may be empty.
+        publish: Folder of all runs' reports. Empty: none.
     """
     lines = [f"# {name}: {state}", ""]
     if state != "SUCCEEDED":

@@ -125,22 +125,22 @@ def showcase(samples: Sequence[Sample]) -> list[Sample]:
     to the clips further down.
     """
     best: dict[str, Sample] = {}
-    for one in samples:
-        if one.task not in tasks():
+    for sample in samples:
+        if sample.task not in tasks():
             continue
-        if one.task not in best or _sights(one) > _sights(best[one.task]):
-            best[one.task] = one
+        if sample.task not in best or _visible_items(sample) > _visible_items(best[sample.task]):
+            best[sample.task] = sample
     return [best[name] for name in sorted(best, key=rank)]
 
 
-def _sights(one: Sample) -> tuple[bool, int]:
-    drawn = one.picture
+def _visible_items(sample: Sample) -> tuple[bool, int]:
+    drawn = sample.picture
     far = (
         sum(abs(arrow.cause - turn.number) for arrow in drawn.arrows for turn in drawn.turns if turn.target)
         if drawn
         else 0
     )
-    return one.verdict == "right", far + len(drawn.units) + len(drawn.clues) if drawn else 0
+    return sample.verdict == "right", far + len(drawn.units) + len(drawn.clues) if drawn else 0
 
 
 def _data_uri(frame: Any) -> str:

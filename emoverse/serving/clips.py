@@ -53,7 +53,7 @@ def read_clip(path: Path, params: MediaParams, limits: Limits | None = None) -> 
     """Return the frames of a clip; without action units its still is the middle frame.
 
     Raises:
-        UserError: the clip is missing, too large, too long, or no decoder could read it.
+        UserError: The clip is missing, too large, too long, or no decoder could read it.
     """
     limits = limits or Limits()
     _check_file(path, limits)

@@ -116,14 +116,14 @@ def serving(
     uvicorn serves the page: gradio's own launcher asks its page over the environment's proxy whether it is up.
 
     Args:
-        predictor: the model.
-        examples: shown on the page.
-        host: name or address to listen on, IPv6 included.
+        predictor: The model.
+        examples: Shown on the page.
+        host: Name or address to listen on, IPv6 included.
         port: None takes a free one.
-        root_path: path or address below which a reverse proxy publishes the page.
+        root_path: Path or address below which a reverse proxy publishes the page.
 
     Raises:
-        UserError: the host or the port cannot be used.
+        UserError: The host or the port cannot be used.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read at import: gradio would report to its makers' server
     # gradio opens HTTP clients when it is imported, which fails for some proxies; the page needs no other machine
@@ -235,7 +235,14 @@ def choices(predictor: Predictor) -> list[tuple[str, str]]:
 
 
 def reply(predictor: Predictor, clip: str | None, transcript: str, tasks: Sequence[str]) -> PageContent:
-    """Answer questions about a clip; a problem becomes a message that names no path of this machine."""
+    """Answer questions about a clip; a problem becomes a message that names no path of this machine.
+
+    Args:
+        predictor: The model.
+        clip: Path of the uploaded clip; None without one.
+        transcript: What is said in it.
+        tasks: The tasks to ask.
+    """
     if clip is None:
         return PageContent(NO_CLIP)
     if not tasks:

@@ -80,7 +80,7 @@ def read_dialogue(path: Path) -> list[DialogueLine]:
     """Read a dialogue file.
 
     Raises:
-        UserError: the file is missing, not JSON, or has an unknown key, a wrong value or an unknown emotion.
+        UserError: The file is missing, not JSON, or has an unknown key, a wrong value or an unknown emotion.
     """
     try:
         tree = json.loads(path.read_text("utf-8-sig"))
@@ -101,7 +101,7 @@ def predict_dialogue(predictor: Predictor, path: Path) -> DialoguePrediction:
     """Answer what caused every emotional utterance of a dialogue file.
 
     Raises:
-        UserError: the file is unfit, or the clip of an utterance is needed and missing or cannot be used.
+        UserError: The file is unfit, or the clip of an utterance is needed and missing or cannot be used.
     """
     prompts = predictor.exported.prompts
     name = "ecpe_semeval" if "ecpe" not in prompts and "ecpe_semeval" in prompts else "ecpe"

@@ -141,7 +141,7 @@ def read_export(folder: Path) -> ExportedModel:
     """Read an exported folder, checking every byte against its manifest.
 
     Raises:
-        UserError: the folder is missing, unfinished, changed, not an export, or was exported without a dataset.
+        UserError: The folder is missing, unfinished, changed, not an export, or was exported without a dataset.
     """
     open_source(folder, made_by="export")
     try:
@@ -186,7 +186,14 @@ class ClipStore(dict[str, NDArray[np.uint8]]):
 
 
 class Predictor:
-    """Answer questions with an exported model; threads take turns."""
+    """Answer questions with an exported model; threads take turns.
+
+    Args:
+        exported: The export's settings and prompts.
+        engine: Runs the model.
+        clips: The frames that the engine reads.
+        limits: Limits of a clip.
+    """
 
     def __init__(self, exported: ExportedModel, engine: Engine, clips: ClipStore, limits: Limits) -> None:
         self.exported, self.engine, self.clips, self.limits = exported, engine, clips, limits
@@ -201,7 +208,7 @@ class Predictor:
         """Answer questions about a clip and its transcript ``text``, on ``tasks`` or on all tasks about one clip.
 
         Raises:
-            UserError: the clip cannot be used, the transcript is too long, or a task is unknown.
+            UserError: The clip cannot be used, the transcript is too long, or a task is unknown.
         """
         prompts = [self._clip_prompt(name) for name in tasks or self.tasks]
         transcript = clean_transcript(text)
@@ -254,7 +261,7 @@ def clean_transcript(text: str) -> str:
     """Return a transcript as it is put into a prompt, unable to add media or roles; ``...`` where it is empty.
 
     Raises:
-        UserError: it is longer than MAX_CHARACTERS, or was not UTF-8 on the command line.
+        UserError: It is longer than MAX_CHARACTERS, or was not UTF-8 on the command line.
     """
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise UserError("not UTF-8", place="the transcript", remedy="use a terminal or a file of that encoding")
@@ -267,10 +274,16 @@ def clean_transcript(text: str) -> str:
 def load_predictor(
     folder: Path, limits: Limits | None = None, precision: str | None = None, device: Device = "auto"
 ) -> Predictor:
-    """Open the folder of an export in one of its precisions, its first by default.
+    """Open the folder of an export.
+
+    Args:
+        folder: Output of export.
+        limits: Limits of a clip; None for the defaults.
+        precision: One of the export's; None takes its first.
+        device: ``auto`` takes CUDA where available.
 
     Raises:
-        UserError: the folder is missing, unfinished or changed, a graph cannot be opened, or the device is not there.
+        UserError: The folder is missing, unfinished or changed, a graph cannot be opened, or the device is not there.
     """
     start_forkserver()  # the decoder's process imports its libraries while this one opens the graphs
     clips = ClipStore()

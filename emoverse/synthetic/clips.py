@@ -83,7 +83,7 @@ def write_units(path: Path, units: Floats, rng: np.random.Generator) -> None:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Hold a clip's frames (T, H, W, 3) uint8 and its true unit intensities (T, 17), 0..5."""
+    """A clip's frames (T, H, W, 3) uint8 and its true unit intensities (T, 17), 0..5."""
 
     frames: Frames
     units: Floats
@@ -91,7 +91,7 @@ class Rendered:
 
 def render(
     identity: Identity,
-    performance: Expression,
+    expression: Expression,
     size: int | tuple[int, int],
     fps: float,
     n_frames: int,
@@ -105,15 +105,15 @@ def render(
     width, height = (size, size) if isinstance(size, int) else size
     if n_frames < 1 or min(width, height) < 16:
         raise ValueError(f"cannot draw {n_frames} frames of {width} x {height} px: at least 1 frame and 16 px a side")
-    units = performance.intensities(n_frames, fps)
-    speech = performance.speech(n_frames, fps)
+    units = expression.intensities(n_frames, fps)
+    speech = expression.speech(n_frames, fps)
     poses = _drift(n_frames, rng)
     frames = np.empty((n_frames, height, width, 3), dtype=np.uint8)
     for i in range(n_frames):
-        sketch = Canvas((width, height), identity.background, poses[i])
+        canvas = Canvas((width, height), identity.background, poses[i])
         shares = {unit: float(units[i, k]) / MAX_INTENSITY for k, unit in enumerate(OPENFACE_UNITS)}
-        draw(sketch, identity, shares, float(speech[i]))
-        frames[i] = sketch.pixels()
+        draw(canvas, identity, shares, float(speech[i]))
+        frames[i] = canvas.pixels()
     return Rendered(_light(frames, rng), units)
 
 

@@ -17,8 +17,13 @@ DEFAULT_SEED: Final = 12
 def generate(out: Path, seed: int = DEFAULT_SEED, scale: float = 1.0) -> None:
     """Write `out`/MELD, `out`/ECF and `out`/MOSEI, replacing what is there.
 
-    `scale` multiplies the number of utterances (about 560 at 1); every planted fault is there at any scale.
-    Raises ValueError when `scale` is not above 0 or needs more MOSEI videos than are named.
+    Args:
+        out: Folder of the three corpora.
+        seed: Seed of everything random.
+        scale: Factor of the number of utterances (about 560 at 1); every planted fault is there at any scale.
+
+    Raises:
+        ValueError: `scale` is not above 0, or needs more MOSEI videos than are named.
     """
     if scale <= 0:
         raise ValueError(f"scale {scale:g} must be above 0")

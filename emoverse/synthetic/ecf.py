@@ -28,7 +28,7 @@ _NO_CAUSE, _BOTH, _LATER = 0.03, 0.06, 0.01
 
 @dataclass(frozen=True)
 class Annotated:
-    """Hold a conversation with ECF's labels: one emotion per line, pairs (line, cause) counted from 1."""
+    """A conversation with ECF's labels: one emotion per line, pairs (line, cause) counted from 1."""
 
     number: int
     conversation: Conversation

@@ -14,7 +14,7 @@ OPENFACE_UNITS: Final = (1, 2, 4, 5, 6, 7, 9, 10, 12, 14, 15, 17, 20, 23, 25, 26
 """Units whose intensity OpenFace estimates (`AU01_r` ... `AU45_r`), in column order."""
 
 EXPRESSIVE_UNITS: Final = (1, 2, 4, 5, 6, 7, 9, 12, 15, 17, 20, 23, 26)
-"""Units a performance may set; AU 25 and 45 follow from talking and blinking, AU 10 and 14 stay at rest."""
+"""Units that an expression may set; AU 25 and 45 follow from talking and blinking, AU 10 and 14 stay at rest."""
 
 COLUMN: Final = {unit: index for index, unit in enumerate(OPENFACE_UNITS)}
 MAX_INTENSITY: Final = 5.0
@@ -30,12 +30,15 @@ def _ease(position: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Expression:
-    """Hold the units' peak intensities (0..5) and the clip's timing.
+    """The units' peak intensities (0..5) and the clip's timing.
 
     `onset` < `apex` <= `offset` are shares of the clip's length: movement starts at onset, is full from apex
     to offset and then sinks towards `residual` (share of the peak left on the last frame: offsets are partial).
     `talk` (0..1) is how far the jaw moves in speech, `talk_rate` in syllables a second; `blinks` are shares of
-    the clip's length. Raises ValueError for a unit that cannot be set or an intensity out of range.
+    the clip's length.
+
+    Raises:
+        ValueError: A unit cannot be set, or an intensity is out of range.
     """
 
     peaks: Mapping[int, float] = field(default_factory=dict)
@@ -115,7 +118,7 @@ _STRAY_SHARE: Final = 0.25
 
 
 def draw_peaks(emotion: str, rng: np.random.Generator, low: bool | None = None) -> dict[int, float]:
-    """Draw peak intensities (0..5); `low` forces or forbids a faint face. Raises KeyError for no emotion."""
+    """Draw peak intensities (0..5); `low` forces or forbids a faint face. Raise KeyError for an unknown emotion."""
     prototype = PROTOTYPES[emotion]
     faint = bool(rng.random() < LOW_SHARE) if low is None else low
     strength = rng.uniform(1.3, 2.0) if faint else rng.uniform(2.6, 4.6)
@@ -134,7 +137,7 @@ def draw_peaks(emotion: str, rng: np.random.Generator, low: bool | None = None) 
 
 
 def animate(emotion: str, rng: np.random.Generator, low: bool | None = None) -> Expression:
-    """Draw a performance of an emotion: units, timing, speech and blinks. Raises KeyError if unknown."""
+    """Draw an expression of an emotion: units, timing, speech and blinks. Raise KeyError for an unknown emotion."""
     peaks = draw_peaks(emotion, rng, low)
     onset = float(rng.uniform(0.0, 0.2))
     apex = onset + float(rng.uniform(0.2, 0.4))

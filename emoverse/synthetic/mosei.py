@@ -19,17 +19,17 @@ COLUMNS: Final = (
     "video_id", "clip_id", "text", "label", "annotation", "mode", "label_T", "label_A", "label_V",
 )  # fmt: skip
 FEATURES: Final = ("sentiment", "joy", "sadness", "anger", "surprise", "disgust", "fear")
-"""Columns of the CMU features in this package's words; the SDK says happy and sad."""
+"""Columns of the CMU features by this package's names; the SDK's are happy and sad."""
 SEGMENTS: Final = {"train": 106, "valid": 16, "test": 58}
 _AT_LEAST: Final = {"train": 3, "valid": 1, "test": 1}
-DECK: Final = (*EMOTIONS, *EMOTIONS, "neutral", "neutral", "joy", "joy", "surprise", "surprise")
+VIDEO_EMOTIONS: Final = (*EMOTIONS, *EMOTIONS, "neutral", "neutral", "joy", "joy", "surprise", "surprise")
 THIRD: Final = 3
-"""Labels lie on a grid of thirds."""
+"""Labels are multiples of a third."""
 
 
 @dataclass(frozen=True)
 class Video:
-    """Hold a monologue: segments in time order (a line's number is its clip id), CMU's labels (n, 7)."""
+    """A monologue: segments in time order (a line's number is its clip id), CMU's labels (n, 7)."""
 
     video_id: str
     mode: str
@@ -38,14 +38,14 @@ class Video:
 
 
 def plan_mosei(seed: int, scale: float) -> list[Video]:
-    """Plan the videos of all splits. Raises ValueError when there are too few video ids for `scale`."""
+    """Plan the videos of all splits; raise ValueError when there are too few video ids for `scale`."""
     videos: list[Video] = []
     for mode, count in SEGMENTS.items():
-        emotions = cycle_shuffled(DECK, seeded_rng(seed, "MOSEI", mode, "deck"))
+        emotions = cycle_shuffled(VIDEO_EMOTIONS, seeded_rng(seed, "MOSEI", mode, "deck"))
         first, total = len(videos), 0
         while total < round(count * scale) or len(videos) - first < _AT_LEAST[mode]:
             if len(videos) == len(VIDEO_IDS):
-                raise ValueError(f"scale {scale:g} needs more than the {len(VIDEO_IDS)} video ids of cast.VIDEO_IDS")
+                raise ValueError(f"scale {scale:g} needs more than the {len(VIDEO_IDS)} video ids of people.VIDEO_IDS")
             guest = mode == "test" and (len(videos) - first) % 3 == 1
             videos.append(_video(len(videos), mode, guest, emotions, seed))
             total += len(videos[-1].lines)

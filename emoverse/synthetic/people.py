@@ -1,4 +1,4 @@
-"""Cast the people of the sample and plan who says what."""
+"""Define the people of the sample, and plan who says what."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -47,8 +47,8 @@ SIZES: Final = ((96, 96), (128, 96), (112, 112), (96, 120))
 SMALL: Final = (72, 72)
 """The frame size of ECF's own clips, which are many."""
 
-DIALOGUE_DECK: Final = (*EMOTIONS, *EMOTIONS, "neutral", "joy", "surprise")
-"""Emotions dealt in turn: neutral, joy and surprise three times in seventeen, the other four twice."""
+DIALOGUE_EMOTIONS: Final = (*EMOTIONS, *EMOTIONS, "neutral", "joy", "surprise")
+"""Emotions of the lines, shuffled: neutral, joy and surprise three times in seventeen, the other four twice."""
 
 ADDRESS_SHARE: Final = 0.65
 """Share of a dialogue's lines that begin with the name of the person whom they answer, once there is one."""
@@ -58,7 +58,7 @@ FAR_SHARE: Final = 0.8
 
 @dataclass(frozen=True)
 class Line:
-    """Hold one utterance and how its clip is drawn; times in seconds; `key` seeds the clip.
+    """One utterance and how its clip is drawn; times in seconds; `key` seeds the clip.
 
     `answers` is the place (from 0) of the line of the dialogue that this one answers, None when it answers none.
     """
@@ -84,7 +84,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Conversation:
-    """Hold a dialogue of a series: where it comes from and its lines."""
+    """A dialogue of a series: its episode and its lines."""
 
     number: int
     season: int
@@ -97,11 +97,11 @@ def seeded_rng(seed: int, *names: object) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32("/".join(map(str, names)).encode())])
 
 
-def cycle_shuffled(deck: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
-    """Yield the deck's cards without end, shuffled anew each time it is through."""
+def cycle_shuffled(items: Sequence[str], rng: np.random.Generator) -> Iterator[str]:
+    """Yield the items without end, shuffled anew each time all were yielded."""
     while True:
-        for index in rng.permutation(len(deck)):
-            yield deck[int(index)]
+        for index in rng.permutation(len(items)):
+            yield items[int(index)]
 
 
 def make_conversations(
@@ -115,10 +115,16 @@ def make_conversations(
 ) -> list[Conversation]:
     """Plan conversations until there are `n_lines` lines and `at_least` conversations.
 
-    With `guests` every third conversation is among identities that occur nowhere else. `forced` sets the emotion
-    of the lines whose key (`{name}/dia{i}_utt{j}`) it names. `small`: short conversations of small, short clips.
+    Args:
+        name: Corpus and split, such as `MELD/train`; part of every line's key.
+        n_lines: Smallest number of lines.
+        at_least: Smallest number of conversations.
+        seed: Seed of everything random.
+        guests: Every third conversation is among identities that occur nowhere else.
+        forced: Key of a line (`{name}/dia{i}_utt{j}`) -> its emotion.
+        small: Short conversations of small, short clips.
     """
-    emotions = cycle_shuffled(DIALOGUE_DECK, seeded_rng(seed, name, "deck"))
+    emotions = cycle_shuffled(DIALOGUE_EMOTIONS, seeded_rng(seed, name, "deck"))
     made: list[Conversation] = []
     total = 0
     while total < n_lines or len(made) < at_least:

@@ -215,7 +215,15 @@ def valence_of(emotion: str, rng: np.random.Generator) -> int:
 
 
 def make_text(emotion: str, valence: int, topic: tuple[str, str], used: set[str], rng: np.random.Generator) -> str:
-    """Return an utterance about a topic (thing, place) without phrases in `used`, to which it adds its own."""
+    """Return an utterance about a topic.
+
+    Args:
+        emotion: Its emotion.
+        valence: 1 positive, 0 neither, -1 negative.
+        topic: (thing, place).
+        used: Phrases not to use again; those of the utterance are added.
+        rng: Source of randomness.
+    """
     parts = [_pick(_bank(emotion, rng.random(), rng), used, rng)]
     implied = valence == VALENCES.get(emotion)
     if rng.random() < (TAIL_SHARE if implied else OPEN_TAIL_SHARE):

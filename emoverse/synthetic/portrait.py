@@ -26,7 +26,16 @@ def blend(base: Colour, other: Colour, share: float) -> Colour:
 
 
 def arc(left: float, right: float, ends: float, middle: float, n: int = 11, power: float = 2.0) -> Points:
-    """Return n points of a bow from (left, ends) over the height `middle` at its centre to (right, ends)."""
+    """Return points of a bow.
+
+    Args:
+        left: x of its left end.
+        right: x of its right end.
+        ends: y of both ends.
+        middle: y at its centre.
+        n: Number of points.
+        power: Shape of the bow; 2 is a parabola, more is flatter in the middle.
+    """
     step = 2.0 / (n - 1)
     ts = [-1.0 + step * i for i in range(n)]
     half, centre = (right - left) / 2, (left + right) / 2
@@ -34,13 +43,13 @@ def arc(left: float, right: float, ends: float, middle: float, n: int = 11, powe
 
 
 def ellipse(x: float, y: float, rx: float, ry: float, n: int = 24) -> Points:
-    """Return n points of an axis-parallel ellipse."""
+    """Return n points of an axis-parallel ellipse with the centre (x, y) and the radii rx and ry."""
     angles = np.linspace(0.0, 2 * np.pi, n, endpoint=False)
     return list(zip((x + rx * np.cos(angles)).tolist(), (y + ry * np.sin(angles)).tolist(), strict=True))
 
 
 class Canvas:
-    """Hold one supersampled frame and the head's pose in it."""
+    """One supersampled frame and the head's pose in it."""
 
     def __init__(self, size: tuple[int, int], background: Colour, pose: Floats) -> None:
         """Open a frame of (width, height) pixels; pose = shift x, y (face units), roll (radians), zoom, yaw (-1..1)."""
@@ -90,7 +99,7 @@ HAIR_STYLES: Final = ("short", "long", "fringe", "parted", "bald")
 
 @dataclass(frozen=True)
 class Identity:
-    """Hold what identifies a drawn person; lengths in face half-heights, offsets around an average face."""
+    """What identifies a drawn person; lengths in face half-heights, offsets around an average face."""
 
     seed: int
     skin: Colour
@@ -155,67 +164,69 @@ _CAVITY: Final[Colour] = (62, 20, 24)
 _DARK: Final[Colour] = (30, 22, 20)
 
 
-def draw(sketch: Canvas, who: Identity, units: Units, speech: float) -> None:
+def draw(canvas: Canvas, identity: Identity, units: Units, speech: float) -> None:
     """Draw the whole head; `speech` (0..1) opens the jaw on top of AU 26."""
     jaw = 0.22 * units[26] + 0.06 * speech * (1.0 - 0.6 * units[23])
-    _head(sketch, who, jaw)
-    _forehead(sketch, who, units)
+    _head(canvas, identity, jaw)
+    _forehead(canvas, identity, units)
     for side in (-1.0, 1.0):
-        _eye(sketch, who, units, side)
-        _brow(sketch, who, units, side)
-    _nose(sketch, who, units)
-    _mouth(sketch, who, units, jaw)
-    if who.glasses:
-        _glasses(sketch, who)
+        _eye(canvas, identity, units, side)
+        _brow(canvas, identity, units, side)
+    _nose(canvas, identity, units)
+    _mouth(canvas, identity, units, jaw)
+    if identity.glasses:
+        _glasses(canvas, identity)
 
 
-def _shade(who: Identity, share: float) -> Colour:
-    return blend(who.skin, blend(who.skin, (70, 30, 20), 0.62), share)
+def _shade(identity: Identity, share: float) -> Colour:
+    return blend(identity.skin, blend(identity.skin, (70, 30, 20), 0.62), share)
 
 
-def _head(sketch: Canvas, who: Identity, jaw: float) -> None:
-    wide, low = who.face_width, 0.90 + 0.7 * jaw
-    if who.hair_style != "bald":
-        sketch.fill(ellipse(0.0, -0.18, wide + 0.12, 0.92), who.hair)
-    if who.hair_style == "long":
-        sketch.fill([(-wide - 0.14, -0.3), (wide + 0.14, -0.3), (wide + 0.2, 1.2), (-wide - 0.2, 1.2)], who.hair)
-    sketch.fill([(-0.3, 0.6), (0.3, 0.6), (0.42, 1.5), (-0.42, 1.5)], _shade(who, 0.35))
+def _head(canvas: Canvas, identity: Identity, jaw: float) -> None:
+    wide, low = identity.face_width, 0.90 + 0.7 * jaw
+    if identity.hair_style != "bald":
+        canvas.fill(ellipse(0.0, -0.18, wide + 0.12, 0.92), identity.hair)
+    if identity.hair_style == "long":
+        canvas.fill([(-wide - 0.14, -0.3), (wide + 0.14, -0.3), (wide + 0.2, 1.2), (-wide - 0.2, 1.2)], identity.hair)
+    canvas.fill([(-0.3, 0.6), (0.3, 0.6), (0.42, 1.5), (-0.42, 1.5)], _shade(identity, 0.35))
     for side in (-1.0, 1.0):
-        sketch.fill(ellipse(side * wide, 0.02, 0.09, 0.17, 14), _shade(who, 0.2))
+        canvas.fill(ellipse(side * wide, 0.02, 0.09, 0.17, 14), _shade(identity, 0.2))
     skull = ellipse(0.0, 0.0, wide, 0.92, 44)
-    outline = [(x * (1 - (1 - who.jaw_width) * y * y * (y > 0)), y * (low / 0.92) if y > 0 else y) for x, y in skull]
-    sketch.fill(outline, who.skin)
-    if who.beard:
-        tint = blend(who.skin, who.hair, 0.45)
-        sketch.fill([p for p in outline if p[1] > 0.34] + arc(-0.5, 0.5, 0.40, 0.30), tint)
-    top = {"short": -0.70, "long": -0.66, "fringe": -0.58, "parted": -0.64}.get(who.hair_style)
+    outline = [
+        (x * (1 - (1 - identity.jaw_width) * y * y * (y > 0)), y * (low / 0.92) if y > 0 else y) for x, y in skull
+    ]
+    canvas.fill(outline, identity.skin)
+    if identity.beard:
+        tint = blend(identity.skin, identity.hair, 0.45)
+        canvas.fill([p for p in outline if p[1] > 0.34] + arc(-0.5, 0.5, 0.40, 0.30), tint)
+    top = {"short": -0.70, "long": -0.66, "fringe": -0.58, "parted": -0.64}.get(identity.hair_style)
     if top is not None:
-        lift = 0.12 if who.hair_style == "parted" else -0.04
+        lift = 0.12 if identity.hair_style == "parted" else -0.04
         crown = [p for p in ellipse(0.0, -0.02, wide + 0.03, 0.97, 44) if p[1] < top + 0.22]
         crown.sort()
-        sketch.fill(crown + arc(wide * 0.86, -wide * 0.86, top + 0.16, top - lift), who.hair)
+        canvas.fill(crown + arc(wide * 0.86, -wide * 0.86, top + 0.16, top - lift), identity.hair)
 
 
-def _forehead(sketch: Canvas, who: Identity, units: Units) -> None:
+def _forehead(canvas: Canvas, identity: Identity, units: Units) -> None:
     lines = max(units[1], units[2]) - 0.3 * units[4]
     if lines > 0.12:
         for row in range(2):
             y = -0.54 + 0.075 * row
             half = 0.34 if units[2] > 0.12 else 0.16
-            sketch.line(arc(-half, half, y, y - 0.03), _shade(who, 1.6 * lines), 0.03)
+            canvas.line(arc(-half, half, y, y - 0.03), _shade(identity, 1.6 * lines), 0.03)
     if units[4] > 0.1:
         for side in (-1.0, 1.0):
             foot, head = (side * 0.055, -0.20), (side * 0.045, -0.36)
-            sketch.line([foot, head], _shade(who, 0.2 + 1.6 * units[4]), 0.04)
+            canvas.line([foot, head], _shade(identity, 0.2 + 1.6 * units[4]), 0.04)
 
 
-def _eye(sketch: Canvas, who: Identity, units: Units, side: float) -> None:
-    x, half, size = side * who.eye_spacing, 0.175 * who.eye_size, who.eye_size
+def _eye(canvas: Canvas, identity: Identity, units: Units, side: float) -> None:
+    x, half, size = side * identity.eye_spacing, 0.175 * identity.eye_size, identity.eye_size
     opened = 1.0 - units[45]
     up = 0.095 * size * (1 + 1.25 * units[5]) * (1 - 0.55 * units[7]) * (1 - 0.25 * units[4]) * opened
     down = 0.060 * size * (1 + 0.5 * units[5]) * (1 - 0.75 * units[7]) * (1 - 0.8 * units[6]) * opened
     lid, rim = arc(x - half, x + half, _EYE_Y, _EYE_Y - up), arc(x - half, x + half, _EYE_Y, _EYE_Y + down)
-    sketch.fill(lid + rim[::-1], _WHITE)
+    canvas.fill(lid + rim[::-1], _WHITE)
 
     def clip(points: Points) -> Points:
         kept = []
@@ -224,25 +235,25 @@ def _eye(sketch: Canvas, who: Identity, units: Units, side: float) -> None:
             kept.append((px, min(max(py, _EYE_Y - up * bow), _EYE_Y + down * bow)))
         return kept
 
-    sketch.fill(clip(ellipse(x, _EYE_Y - 0.01, 0.085, 0.085, 16)), who.iris)
-    sketch.fill(clip(ellipse(x, _EYE_Y - 0.01, 0.042, 0.042, 10)), _DARK)
-    sketch.line(lid, _DARK, 0.028)
-    sketch.line(rim, _shade(who, 0.45 + 0.5 * max(units[7], units[6])), 0.016)
+    canvas.fill(clip(ellipse(x, _EYE_Y - 0.01, 0.085, 0.085, 16)), identity.iris)
+    canvas.fill(clip(ellipse(x, _EYE_Y - 0.01, 0.042, 0.042, 10)), _DARK)
+    canvas.line(lid, _DARK, 0.028)
+    canvas.line(rim, _shade(identity, 0.45 + 0.5 * max(units[7], units[6])), 0.016)
     if units[6] > 0.08:
         cheek = arc(x - 0.17, x + 0.17, 0.07 - 0.03 * units[6], 0.13 - 0.05 * units[6])
-        sketch.line(cheek, _shade(who, 1.5 * units[6]), 0.04)
+        canvas.line(cheek, _shade(identity, 1.5 * units[6]), 0.04)
         outer = x + side * half
         for fan in (-0.05, 0.05):
             start, end = (outer + side * 0.03, _EYE_Y + fan * 0.4), (outer + side * 0.12, _EYE_Y + fan)
-            sketch.line([start, end], _shade(who, 1.4 * units[6]), 0.026)
+            canvas.line([start, end], _shade(identity, 1.4 * units[6]), 0.026)
 
 
-def _brow(sketch: Canvas, who: Identity, units: Units, side: float) -> None:
-    base = _EYE_Y - 0.225 + who.brow_height
-    scale = who.eye_spacing / 0.34
-    inner = (0.15 - 0.08 * units[4], base + 0.02 + who.brow_tilt - 0.20 * units[1] + 0.19 * units[4])
+def _brow(canvas: Canvas, identity: Identity, units: Units, side: float) -> None:
+    base = _EYE_Y - 0.225 + identity.brow_height
+    scale = identity.eye_spacing / 0.34
+    inner = (0.15 - 0.08 * units[4], base + 0.02 + identity.brow_tilt - 0.20 * units[1] + 0.19 * units[4])
     middle = (0.34 * scale, base - 0.045 - 0.07 * units[1] - 0.15 * units[2] + 0.13 * units[4])
-    outer = (0.55 * scale, base + 0.035 - who.brow_tilt - 0.21 * units[2] + 0.02 * units[4])
+    outer = (0.55 * scale, base + 0.035 - identity.brow_tilt - 0.21 * units[2] + 0.02 * units[4])
     points = []
     for i in range(7):
         t = i / 6
@@ -250,62 +261,64 @@ def _brow(sketch: Canvas, who: Identity, units: Units, side: float) -> None:
         peak = (2 * middle[0] - (inner[0] + outer[0]) / 2, 2 * middle[1] - (inner[1] + outer[1]) / 2)
         px = a * inner[0] + b * peak[0] + c * outer[0]
         points.append((side * px, a * inner[1] + b * peak[1] + c * outer[1]))
-    colour = blend(who.hair, _DARK, 0.35) if sum(who.hair) < 420 else blend(who.hair, (90, 70, 50), 0.6)
-    sketch.line(points, colour, who.brow_thickness)
+    colour = blend(identity.hair, _DARK, 0.35) if sum(identity.hair) < 420 else blend(identity.hair, (90, 70, 50), 0.6)
+    canvas.line(points, colour, identity.brow_thickness)
 
 
-def _nose(sketch: Canvas, who: Identity, units: Units) -> None:
-    tip = who.nose_length - 0.07 * units[9]
+def _nose(canvas: Canvas, identity: Identity, units: Units) -> None:
+    tip = identity.nose_length - 0.07 * units[9]
     wing = 0.115 + 0.05 * units[9]
-    line = _shade(who, 0.7)
-    sketch.line([(-0.045, -0.10), (-0.06, tip - 0.08)], _shade(who, 0.35), 0.018)
-    sketch.line(arc(-wing, wing, tip - 0.02, tip + 0.05), line, 0.024)
+    line = _shade(identity, 0.7)
+    canvas.line([(-0.045, -0.10), (-0.06, tip - 0.08)], _shade(identity, 0.35), 0.018)
+    canvas.line(arc(-wing, wing, tip - 0.02, tip + 0.05), line, 0.024)
     for side in (-1.0, 1.0):
-        sketch.line([(side * wing, tip - 0.02), (side * (wing + 0.005), tip - 0.09)], line, 0.02)
+        canvas.line([(side * wing, tip - 0.02), (side * (wing + 0.005), tip - 0.09)], line, 0.02)
         for row in range(3 if units[9] > 0.08 else 0):
             y = -0.06 + 0.055 * row
-            sketch.line([(side * 0.03, y + 0.02), (side * 0.11, y - 0.02)], _shade(who, 1.6 * units[9]), 0.034)
+            canvas.line([(side * 0.03, y + 0.02), (side * 0.11, y - 0.02)], _shade(identity, 1.6 * units[9]), 0.034)
         fold = max(units[9], 0.8 * units[12], 0.5 * units[20])
         if fold > 0.08:
-            corner = who.mouth_width + 0.10 + 0.08 * units[12]
+            corner = identity.mouth_width + 0.10 + 0.08 * units[12]
             start = (side * (wing + 0.05), tip - 0.03 - 0.04 * units[9])
-            sketch.line([start, (side * corner, who.mouth_height - 0.07)], _shade(who, 1.4 * fold), 0.034)
+            canvas.line([start, (side * corner, identity.mouth_height - 0.07)], _shade(identity, 1.4 * fold), 0.034)
 
 
-def _mouth(sketch: Canvas, who: Identity, units: Units, jaw: float) -> None:
-    half = who.mouth_width + 0.12 * units[12] + 0.15 * units[20] - 0.09 * units[23] - 0.05 * units[26]
-    centre = who.mouth_height - 0.035 * units[9]
-    corner = centre + who.mouth_curve + 0.01 - 0.17 * units[12] + 0.17 * units[15] + 0.03 * units[20]
+def _mouth(canvas: Canvas, identity: Identity, units: Units, jaw: float) -> None:
+    half = identity.mouth_width + 0.12 * units[12] + 0.15 * units[20] - 0.09 * units[23] - 0.05 * units[26]
+    centre = identity.mouth_height - 0.035 * units[9]
+    corner = centre + identity.mouth_curve + 0.01 - 0.17 * units[12] + 0.17 * units[15] + 0.03 * units[20]
     gap = (0.012 + 1.05 * jaw) * (1 - 0.65 * units[17]) + 0.04 * units[12] + 0.05 * units[20]
-    thick = who.lip_thickness * (1 - 0.85 * units[23]) * (1 - 0.25 * units[20])
+    thick = identity.lip_thickness * (1 - 0.85 * units[23]) * (1 - 0.25 * units[20])
     top = centre - 0.05 * units[17]
     bottom = top + gap
     middle = (corner + (bottom - centre) * 0.25) if jaw > 0 else corner
-    lips = blend(who.skin, (168, 52, 58), 0.5)
+    lips = blend(identity.skin, (168, 52, 58), 0.5)
     upper = arc(-half, half, middle, top - thick, 13, 1.7)
     lower = arc(-half, half, middle, bottom + 1.25 * thick, 13, 2.2)
-    sketch.fill(upper + lower[::-1], lips)
+    canvas.fill(upper + lower[::-1], lips)
     inside = half * 0.9
     roof, floor = arc(-inside, inside, middle, top, 13), arc(-inside, inside, middle, bottom, 13)
     if gap > 0.03:
-        sketch.fill(roof + floor[::-1], _CAVITY)
+        canvas.fill(roof + floor[::-1], _CAVITY)
         teeth = arc(-inside * 0.86, inside * 0.86, middle, top + min(0.5 * gap, 0.06), 13)
-        sketch.fill(arc(-inside * 0.86, inside * 0.86, middle, top, 13) + teeth[::-1], _TEETH)
+        canvas.fill(arc(-inside * 0.86, inside * 0.86, middle, top, 13) + teeth[::-1], _TEETH)
     else:
-        sketch.line(roof, blend(lips, _CAVITY, 0.7), 0.02)
+        canvas.line(roof, blend(lips, _CAVITY, 0.7), 0.02)
     if units[17] > 0.08:
         y = 0.75 + 0.4 * jaw
-        sketch.line(arc(-0.13, 0.13, y + 0.02, y - 0.04), _shade(who, 1.6 * units[17]), 0.045)
+        canvas.line(arc(-0.13, 0.13, y + 0.02, y - 0.04), _shade(identity, 1.6 * units[17]), 0.045)
     if units[15] > 0.1:
         for side in (-1.0, 1.0):
             start, end = (side * (half + 0.02), middle + 0.01), (side * (half + 0.05), middle + 0.09)
-            sketch.line([start, end], _shade(who, 1.5 * units[15]), 0.034)
+            canvas.line([start, end], _shade(identity, 1.5 * units[15]), 0.034)
 
 
-def _glasses(sketch: Canvas, who: Identity) -> None:
+def _glasses(canvas: Canvas, identity: Identity) -> None:
     for side in (-1.0, 1.0):
-        rim = ellipse(side * who.eye_spacing, _EYE_Y + 0.01, 0.235, 0.19, 20)
-        sketch.line([*rim, rim[0]], (44, 40, 44), 0.024)
-        sketch.line([(side * (who.eye_spacing + 0.235), _EYE_Y), (side * who.face_width, _EYE_Y - 0.03)], _DARK, 0.02)
-    bridge = who.eye_spacing - 0.235
-    sketch.line(arc(-bridge, bridge, _EYE_Y, _EYE_Y - 0.03), (44, 40, 44), 0.024)
+        rim = ellipse(side * identity.eye_spacing, _EYE_Y + 0.01, 0.235, 0.19, 20)
+        canvas.line([*rim, rim[0]], (44, 40, 44), 0.024)
+        canvas.line(
+            [(side * (identity.eye_spacing + 0.235), _EYE_Y), (side * identity.face_width, _EYE_Y - 0.03)], _DARK, 0.02
+        )
+    bridge = identity.eye_spacing - 0.235
+    canvas.line(arc(-bridge, bridge, _EYE_Y, _EYE_Y - 0.03), (44, 40, 44), 0.024)

@@ -21,7 +21,14 @@ def render_line(line: Line, seed: int) -> Rendered:
 
 
 def write_line_clip(line: Line, corpus: Path, clip: str, seed: int) -> None:
-    """Write `corpus/clip` (.mp4) and `corpus/OpenFace/clip` (.csv) of a line."""
+    """Write `corpus/clip` (.mp4) and `corpus/OpenFace/clip` (.csv) of a line.
+
+    Args:
+        line: The utterance.
+        corpus: Root of the corpus.
+        clip: Path of the clip, relative to the root.
+        seed: Seed of the sample.
+    """
     rendered = render_line(line, seed)
     rng = seeded_rng(seed, line.key, "recording")
     jaw = rendered.units[:, -3] / 5.0
@@ -36,7 +43,7 @@ def units_path(corpus: Path, clip: str) -> Path:
 
 @dataclass(frozen=True)
 class PlantedFault:
-    """Hold a planted fault: its kind, file (relative to the corpus), row (by its id) and wrong value."""
+    """A planted fault: its kind, file (relative to the corpus), row (by its id) and wrong value."""
 
     corpus: str
     kind: str
@@ -64,7 +71,7 @@ FAULTS: Final = (
 
 
 def planted_fault(corpus: str, kind: str) -> PlantedFault:
-    """Return the corpus's fault of a kind. Raises KeyError when there is none."""
+    """Return the corpus's fault of a kind; raise KeyError when there is none."""
     for planted in FAULTS:
         if (planted.corpus, planted.kind) == (corpus, kind):
             return planted

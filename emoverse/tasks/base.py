@@ -1,4 +1,4 @@
-"""What a task is: its questions, its right answers, and how replies are read and scored.
+"""Define a task: its questions, its right answers, and how replies are read and scored.
 
 A new task is one module of this package that defines ``TASK``, an instance of a subclass of :class:`Task`.
 """

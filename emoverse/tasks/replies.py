@@ -1,4 +1,4 @@
-"""Read models' replies as they are meant: cut off reasoning, normalise text, and find the label that a reply gives.
+"""Read models' replies: cut off reasoning, normalise text, and find the label that a reply gives.
 
 The words that decide (synonyms, negation, announcements of an answer) are data: ``replies.json``. A word that is a
 synonym of more than one label, such as "upset", is left out on purpose: such a reply is unparsable.

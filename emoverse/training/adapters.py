@@ -24,7 +24,7 @@ def adapter_base(stage: Source, base: Path | None, params: TrainParams) -> Sourc
     """Open the base model that the adapter of ``stage`` belongs to.
 
     Raises:
-        UserError: there is no base or a different one, or the adapter differs from the parameters.
+        UserError: There is no base or a different one, or the adapter differs from the parameters.
     """
     place = str(stage.path)
     made_by = f"{stage.manifest['step']} {stage.manifest['name']}"
@@ -53,9 +53,14 @@ def adapter_base(stage: Source, base: Path | None, params: TrainParams) -> Sourc
 
 
 def write_model(base: Path, checkpoint: Path, params: TrainParams, model: Path, adapter: Path) -> None:
-    """Write ``model`` (the base with the checkpoint merged in) and, for LoRA, ``adapter``.
+    """Write the model and, for LoRA, its adapter; the tokenizer and its like come from ``base`` unchanged.
 
-    The tokenizer and its like come from ``base`` unchanged.
+    Args:
+        base: The model that was trained.
+        checkpoint: The checkpoint to publish.
+        params: The stage's parameters.
+        model: Folder to write the whole model to: the base with the checkpoint merged in.
+        adapter: Folder to write the adapter to.
     """
     import torch
     from transformers import InternVLForConditionalGeneration

@@ -59,7 +59,7 @@ def sees_no_padding(config: Any, mask: torch.Tensor) -> bool:
     the padding, and a mixture of experts to balance its experts over real tokens.
 
     Args:
-        config: the model's.
+        config: The model's.
         mask: (rows, tokens), 1 for tokens and 0 for padding.
     """
     if attention_of(config) != "sdpa" or has_experts(config):

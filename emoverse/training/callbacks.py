@@ -32,10 +32,10 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
         """Prepare to monitor a trainer.
 
         Args:
-            ledger: receives the rows of each step.
-            tokens: of each row by its id; a row with more or fewer stops the training.
-            count: called with the rows of each finished optimizer step.
-            stop: the request to stop.
+            ledger: Receives the rows of each step.
+            tokens: Of each row by its id; a row with more or fewer stops the training.
+            count: Called with the rows of each finished optimizer step.
+            stop: The request to stop.
         """
         self.ledger, self.tokens, self.count, self.stop = ledger, tokens, count, stop
         self.stopped = False

@@ -37,7 +37,14 @@ def libraries_of(params: TrainParams) -> tuple[str, ...]:
 def fingerprint_of(
     params: Mapping[str, Any], inputs: Mapping[str, str], code: str, libraries: tuple[str, ...] = LIBRARIES
 ) -> str:
-    """Return one digest of parameters, input digests, our code and the libraries' versions."""
+    """Return one digest of everything that determines a training's result.
+
+    Args:
+        params: The stage's parameters and its name.
+        inputs: Digests of the inputs by name.
+        code: Digest of the step's code.
+        libraries: Distributions whose versions count.
+    """
     versions = {name: metadata.version(name) for name in libraries}
     return digest_of_value({"params": params, "inputs": inputs, "code": code, "libraries": versions})
 
@@ -58,6 +65,11 @@ def last_complete(folder: Path, ranks: int) -> tuple[Path | None, list[str]]:
             return path, skipped
         skipped.append(f"{path.name} is incomplete ({problem}), not used")
     return None, skipped
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the optimizer step that a checkpoint was saved after, from its name."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _problem(path: Path, step: int, ranks: int) -> str | None:
@@ -102,7 +114,7 @@ def _optimizer(path: Path, step: int, ranks: int) -> list[Path]:
 
 
 @contextmanager
-def full_disk_named(folder: Path, ranks: int) -> Iterator[None]:
+def reporting_full_disk(folder: Path, ranks: int) -> Iterator[None]:
     """Turn a disk that is full while a checkpoint is saved into a UserError, and remove the unfinished checkpoint.
 
     The message gives the folder, its free bytes and the size of a checkpoint; the previous one stays.
@@ -115,7 +127,7 @@ def full_disk_named(folder: Path, ranks: int) -> Iterator[None]:
         complete, _ = last_complete(folder, ranks)
         written = 0
         for path in folder.glob("checkpoint-*"):
-            if path != complete and _problem(path, int(path.name.rpartition("-")[2]), ranks):
+            if path != complete and _problem(path, step_of(path), ranks):
                 written = max(written, _size(path))
                 shutil.rmtree(path, ignore_errors=True)
         free = shutil.disk_usage(folder).free
@@ -138,7 +150,7 @@ class Ledger:
     def __init__(self, folder: Path, resumed_from: int, rank: int = 0) -> None:
         """Open the ledger of process ``rank``, dropping what came after step ``resumed_from``."""
         self.folder, self.path = folder, folder / f"ledger-{rank}.jsonl"
-        kept = [line for line in _lines(self.path) if line["step"] <= resumed_from]
+        kept = [line for line in read_lines(self.path) if line["step"] <= resumed_from]
         self.path.write_text(
             "".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in kept), "utf-8"
         )
@@ -151,10 +163,13 @@ class Ledger:
     def counts(self, until: int) -> Counter[str]:
         """Return how often each row was trained up to a step, by all processes together."""
         files = sorted(self.folder.glob("ledger-*.jsonl"))
-        return Counter(row for path in files for line in _lines(path) if line["step"] <= until for row in line["rows"])
+        return Counter(
+            row for path in files for line in read_lines(path) if line["step"] <= until for row in line["rows"]
+        )
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON Lines file up to a line that a kill cut off; none where there is no file."""
     if not path.is_file():
         return
     for line in path.read_text("utf-8").splitlines():
@@ -164,7 +179,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             return  # cut off by a kill: nothing after it was trained before the last checkpoint
 
 
-def begin_anew_if_mixed(folder: Path, ranks: int) -> str:
+def set_aside_if_inconsistent(folder: Path, ranks: int) -> str:
     """Move a scratch folder aside whose ledger cannot belong to one training; return a message, or an empty string.
 
     Up to its last checkpoint, the ledger of each process must name every step once and in order.
@@ -172,9 +187,9 @@ def begin_anew_if_mixed(folder: Path, ranks: int) -> str:
     checkpoint, _ = last_complete(folder, ranks)
     if checkpoint is None:
         return ""
-    last = int(checkpoint.name.rpartition("-")[2])
+    last = step_of(checkpoint)
     for rank in range(ranks):
-        steps = [line["step"] for line in _lines(folder / f"ledger-{rank}.jsonl") if line["step"] <= last]
+        steps = [line["step"] for line in read_lines(folder / f"ledger-{rank}.jsonl") if line["step"] <= last]
         if steps != list(range(1, last + 1)):
             number = 1 + sum(1 for _ in folder.parent.glob(f"{folder.name}.aside-*"))
             aside = folder.rename(folder.with_name(f"{folder.name}.aside-{number}"))

@@ -42,7 +42,7 @@ def this_node(params: TrainParams) -> Node:
     """Return which of ``params.nodes`` machines this is, from the variables of torchrun's options.
 
     Raises:
-        UserError: the variables are missing or contradict the parameters, or torchrun started this process.
+        UserError: The variables are missing or contradict the parameters, or torchrun started this process.
     """
     values = {name: os.environ.get(name, "") for name in (NODES, NODE_RANK, ADDRESS, PORT)}
     how = f"start the same command once on each machine, with {NODES}, {NODE_RANK}, {ADDRESS} and {PORT} set"
@@ -89,7 +89,7 @@ def agree(folder: Path, value: str) -> str:
     Machines may see a folder that they share over a network in different states. The process group need not exist yet.
 
     Raises:
-        UserError: they do not share the folder.
+        UserError: They do not share the folder.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return value

@@ -56,6 +56,12 @@ def memory(shapes: Shapes, params: TrainParams, rows: Sequence[Row], *, checkpoi
 
     Without ZeRO, gradients and AdamW's two moments have the trained weights' type: 32-bit for LoRA, the model's for
     full training.
+
+    Args:
+        shapes: The model's tensors.
+        params: The stage's parameters.
+        rows: Sizes of all rows.
+        checkpointing: Whether only the inputs of layers are kept for the backward pass.
     """
     width = BYTES[params.dtype]
     trained, whole = trainable(shapes, params), count(shapes.tensors.values())
@@ -90,7 +96,11 @@ def _divided(params: TrainParams, whole: int, trained: int) -> dict[str, int]:
 def activations(shapes: Shapes, params: TrainParams, batch: Sequence[Row], *, checkpointing: bool) -> int:
     """Return the bytes of a batch that torch keeps for the backward pass; rows are padded to the longest.
 
-    With checkpointing only each layer's input is kept, and one layer in full while it is recomputed.
+    Args:
+        shapes: The model's tensors.
+        params: The stage's parameters.
+        batch: Sizes of the batch's rows.
+        checkpointing: Whether only each layer's input is kept, and one layer in full while it is recomputed.
     """
     text, width = shapes.text, BYTES[params.dtype]
     hidden, layers = int(text["hidden_size"]), int(text["num_hidden_layers"])
@@ -160,7 +170,14 @@ def flops(shapes: Shapes, params: TrainParams, rows: Sequence[Row]) -> int:
 
 
 def plan(shapes: Shapes, params: TrainParams, rows: Sequence[Row], *, checkpointing: bool = False) -> dict[str, Any]:
-    """Return the whole estimate as JSON-like values: parameters, data, memory in bytes, floating-point operations."""
+    """Return the whole estimate as JSON-like values: parameters, data, memory in bytes, floating-point operations.
+
+    Args:
+        shapes: The model's tensors.
+        params: The stage's parameters.
+        rows: Sizes of all rows.
+        checkpointing: Whether only the inputs of layers are kept for the backward pass.
+    """
     parts = {part: count(shapes.part(part).values()) for part in reversed(PARTS)}
     tokens = sum(row.tokens for row in rows)
     by_checkpointing = {on: memory(shapes, params, rows, checkpointing=on) for on in (False, True)}
@@ -243,7 +260,7 @@ def read_shapes(folder: Path) -> Shapes:
     """Read the shapes of a model folder from the headers of its weights.
 
     Raises:
-        UserError: a file is cut off or not safetensors.
+        UserError: A file is cut off or not safetensors.
     """
     from safetensors import SafetensorError, safe_open
 

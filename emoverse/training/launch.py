@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.config import TrainParams, parse, plain
-from emoverse.errors import UserError, from_os_error
+from emoverse.errors import UserError, as_user_error
 from emoverse.media.frames import FrameStore
 from emoverse.training.checkpoints import last_complete
 from emoverse.training.distributed import Node, PreemptedError, StopRequest, on_sigterm, rank
@@ -43,17 +43,30 @@ def train_on_ranks(
     amt: Path | None,
     node: Node,
 ) -> TrainingResult | None:
-    """Do what `trainer.train_rows` does with ``params.gpus`` processes on each node; ``validated`` has the frames.
+    """Do what `trainer.train_rows` does with ``params.gpus`` processes on each node.
 
     With several nodes, all of them call this with a ``scratch`` that they share.
+
+    Args:
+        rows: In ms-swift's form.
+        lengths: Tokens of each row.
+        model: The model folder.
+        validated: Outputs of validate with the frames.
+        params: The stage's parameters.
+        scratch: Folder for checkpoints and the ledger.
+        label: Printed before the progress.
+        tensorboard: Folder for event files, or None.
+        adapter: An adapter of the model that is trained further, or None.
+        amt: Output of build-amt, whose validation sets are scored at each checkpoint, or None.
+        node: This machine.
 
     Returns:
         The result; None on other nodes than the first.
 
     Raises:
-        PreemptedError: as `train_rows` does.
-        UserError: as `train_rows` does, or a process was killed.
-        RuntimeError: an internal error in one of the processes.
+        PreemptedError: As `train_rows` does.
+        UserError: As `train_rows` does, or a process was killed.
+        RuntimeError: An internal error in one of the processes.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     if node.rank == 0:  # the others' processes start when this node is ready, too
@@ -83,10 +96,13 @@ def _task_file(node: int) -> str:
 
 
 def _launch(params: TrainParams, scratch: Path, node: Node) -> dict[int, Any]:
-    """Run this module on ``scratch`` in ``params.gpus`` processes until all have ended.
+    """Run this module on ``scratch`` in ``params.gpus`` processes until all end; SIGTERM makes them save and stop.
 
-    SIGTERM makes them save and stop. Returns what torch's launcher reports of the failed ones, by rank, in the order
-    it noticed them. Raises KeyboardInterrupt after Ctrl-C.
+    Returns:
+        What torch's launcher reports of the failed ones, by rank, in the order in which it noticed them.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -138,10 +154,10 @@ def failure_of(
     """Return an error that names the process that failed first, its last line of stderr and what to do.
 
     Args:
-        failures: what torch's launcher reports, by rank.
-        outcomes: what each process left in ``outcome-<rank>.json``.
-        scratch: the scratch folder.
-        ranks: the number of processes.
+        failures: What torch's launcher reports, by rank.
+        outcomes: What each process left in ``outcome-<rank>.json``.
+        scratch: The scratch folder.
+        ranks: The number of processes.
 
     Returns:
         A UserError for a process that was killed; a RuntimeError for an internal error, the traceback in its notes.
@@ -187,7 +203,7 @@ def _last_line(scratch: Path, number: int) -> str:
 
 def main(scratch: Path, launcher: int) -> int:
     """Worker entry point for one rank: train as the node's task file says, write the outcome; return an exit code."""
-    _die_with(launcher)
+    _end_with_parent(launcher)
     _redirect_stderr(scratch)
     outcome: dict[str, Any]
     try:
@@ -195,9 +211,8 @@ def main(scratch: Path, launcher: int) -> int:
     except PreemptedError as error:
         outcome = {"preempted": str(error)}
     except BaseException as error:
-        refusal = from_os_error(error) if isinstance(error, OSError) else error
-        if isinstance(refusal, UserError):
-            outcome = {"refused": {"problem": refusal.problem, "place": refusal.place, "remedy": refusal.remedy}}
+        if refusal := as_user_error(error):
+            outcome = {"refused": refusal.as_arguments()}
         else:
             text = f"{type(error).__name__}: {error}"
             outcome = {"failed": {"error": text, "traceback": traceback.format_exc(), "at": time.time()}}
@@ -221,8 +236,8 @@ def _train(scratch: Path) -> dict[str, Any] | None:
     return {**vars(result), "checkpoint": result.checkpoint.name}  # asdict would break a Counter
 
 
-def _die_with(launcher: int) -> None:
-    """Have the kernel end this process with the one that started it: it would go on alone and keep its GPU."""
+def _end_with_parent(launcher: int) -> None:
+    """Have the kernel end this process with its parent: it would run on alone and keep its GPU."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != launcher:

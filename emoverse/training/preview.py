@@ -31,14 +31,14 @@ def preview(
 
     Args:
         stage: ``stage1`` or ``stage2``.
-        model: output of base-model or of a stage.
-        amt: output of build-amt.
-        validated: outputs of validate.
-        params: the stage's parameters.
-        rate: the device's floating-point operations a second; None measures a matmul here.
+        model: Output of base-model or of a stage.
+        amt: Output of build-amt.
+        validated: Outputs of validate.
+        params: The stage's parameters.
+        rate: The device's floating-point operations a second; None measures a matmul here.
 
     Raises:
-        UserError: the training itself would refuse its input.
+        UserError: The training itself would refuse its input.
     """
     for folder, step in ((model, ""), (amt, "build-amt"), *((folder, "validate") for folder in validated)):
         read_manifest(folder, made_by=step)

@@ -25,8 +25,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read AMT rows as the trainer takes them: ``messages``, ``videos``, ``images``, ``channel``.
 
     Raises:
-        UserError: the file is missing or empty.
-        RowErrors: rows are not JSON, have other messages than system, user, assistant, repeat an id, or their media
+        UserError: The file is missing or empty.
+        RowErrors: Rows are not JSON, have other messages than system, user, assistant, repeat an id, or their media
             do not match their tags.
     """
     if not path.is_file():
@@ -88,10 +88,16 @@ def frames_of_a_video(rows: Sequence[dict[str, Any]], frames: FrameStore) -> int
 
 
 def check_lengths(rows: Sequence[dict[str, Any]], model: Path, n_frames: int, max_length: int) -> list[int]:
-    """Return each row's tokens, image tokens included, as the model in folder ``model`` receives it.
+    """Return each row's tokens, image tokens included, as the model receives it.
+
+    Args:
+        rows: The rows.
+        model: The model folder.
+        n_frames: Number of frames of a video.
+        max_length: Tokens that a row may have.
 
     Raises:
-        RowErrors: rows are longer than ``max_length``, or their text contains a control token of this model.
+        RowErrors: Rows are longer than ``max_length``, or their text contains a control token of this model.
     """
     encoder = Encoder(model, settings_of_model(model))
     frames = [n_frames if row["videos"] else 1 for row in rows]
@@ -118,7 +124,7 @@ def validation_sets(amt: Path, rows: Sequence[Mapping[str, Any]], frames: FrameS
     """Return the validation sets of the corpora and tasks that a stage's rows come from.
 
     Raises:
-        RowErrors: rows are broken, or their frames are missing.
+        RowErrors: Rows are broken, or their frames are missing.
     """
     pairs = {tuple(row["channel"].split("/")[:2]) for row in rows}
     sets = [item for item in read_sets(amt, "validation", required=False) if (item.task, item.corpus) in pairs]

@@ -50,14 +50,14 @@ def swift_arguments(
     model are trained.
 
     Args:
-        params: the stage's parameters.
-        model: the model folder.
-        dataset: a name only; the rows are given in memory.
-        output: folder for checkpoints.
-        resume: a complete checkpoint to resume from, or None.
-        log_every: steps between two entries of the log.
-        cpu: run on the CPU; otherwise ms-swift takes the device it finds.
-        adapter: an adapter of the model to train further, or None.
+        params: The stage's parameters.
+        model: The model folder.
+        dataset: A name only; the rows are given in memory.
+        output: Folder for checkpoints.
+        resume: A complete checkpoint to resume from, or None.
+        log_every: Steps between two entries of the log.
+        cpu: Run on the CPU; otherwise ms-swift takes the device it finds.
+        adapter: An adapter of the model to train further, or None.
     """
     flags: dict[str, object] = {
         **_FIXED,

@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.artifacts.manifest import exclusive, open_source, publish, write_json
+from emoverse.artifacts.manifest import exclusive, open_source, open_validated, publish, write_json
 from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TrainParams, plain
 from emoverse.errors import UserError
 from emoverse.inference.test_sets import EvaluationSet
 from emoverse.media.frames import FrameStore
 from emoverse.training.adapters import adapter_base, write_model
-from emoverse.training.checkpoints import begin_anew_if_mixed, fingerprint_of, libraries_of, scratch_folder
+from emoverse.training.checkpoints import fingerprint_of, libraries_of, scratch_folder, set_aside_if_inconsistent
 from emoverse.training.distributed import this_node
 from emoverse.training.launch import train_on_ranks
 from emoverse.training.preview import check_device
@@ -50,16 +50,16 @@ def train(
 
     Args:
         stage: ``stage1`` or ``stage2``.
-        model: output of base-model or of a stage.
-        amt: output of build-amt.
-        validated: outputs of validate with the frames.
-        out: folder to publish.
-        params: the stage's parameters.
-        tensorboard: folder for event files, one subfolder per stage, or None.
-        base: the base model; with ``params.start`` adapter, the adapter of ``model`` is trained further on it.
+        model: Output of base-model or of a stage.
+        amt: Output of build-amt.
+        validated: Outputs of validate with the frames.
+        out: Folder to publish.
+        params: The stage's parameters.
+        tensorboard: Folder for event files, one subfolder per stage, or None.
+        base: The base model; with ``params.start`` adapter, the adapter of ``model`` is trained further on it.
 
     Raises:
-        UserError: bad rows, a model folder with code or pickles, an adapter that does not fit, a loss that is not
+        UserError: Bad rows, a model folder with code or pickles, an adapter that does not fit, a loss that is not
             finite.
         PreemptedError: SIGTERM; a checkpoint is saved.
     """
@@ -70,9 +70,7 @@ def train(
     adapter = None
     if params.start == "adapter":
         inputs["base"], adapter = adapter_base(inputs["model"], base, params), model / "adapter"
-    for folder in validated:
-        source = open_source(folder, made_by="validate")
-        inputs[f"validated/{source.manifest['name']}"] = source
+    inputs |= open_validated(validated)
     weights = (inputs["base"].path if adapter else model) / "model"
     check_model_folder(weights)
     check_device(params)
@@ -94,7 +92,7 @@ def train(
         publish(out, step="train", name=stage, params=settings, inputs=inputs, libraries=libraries) as draft,
         exclusive(scratch, f"train --stage {stage} --out {out}"),
     ):
-        if message := begin_anew_if_mixed(scratch, params.processes):
+        if message := set_aside_if_inconsistent(scratch, params.processes):
             print(f"train: {message}", flush=True)
         if params.processes > 1:
             result = train_on_ranks(rows, lengths, weights, validated, *settings_of_run, node)
@@ -141,7 +139,7 @@ def _account(rows: Sequence[dict[str, Any]], result: TrainingResult, params: Tra
     """Write how often each row was trained up to the selected checkpoint; return those that never were.
 
     Raises:
-        UserError: rows were trained more or less often than once an epoch, as when the trainer replaces a row.
+        UserError: Rows were trained more or less often than once an epoch, as when the trainer replaces a row.
     """
     ids, seen = [row["channel"] for row in rows], result.seen
     if unknown := sorted(set(seen) - set(ids)):

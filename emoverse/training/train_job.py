@@ -23,15 +23,15 @@ from emoverse.artifacts.digests import MANIFEST, digest_of_value, sha256_file
 from emoverse.artifacts.manifest import open_source, read_manifest, write_json
 from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TrainParams, parse, plain
-from emoverse.errors import UserError, from_os_error, report_step_error
+from emoverse.errors import UserError, as_user_error, from_os_error, report_step_error
 from emoverse.http import NoAnswerError
 from emoverse.kubernetes_api import NODE_LABEL, KubernetesApi, connect
 from emoverse.training.distributed import NODE_RANK, PreemptedError, on_sigterm
 
 TEMPLATE: Final = "EMOVERSE_TRAIN_JOB"
 """Variable with JSON: ``folder``, which the nodes share, and ``job``, a TrainJob without name, command and nodes."""
-PAUSE: Final = 5.0  # seconds between two looks at a TrainJob
-_PATIENCE: Final = 120  # looks without an answer of the Kubernetes API, or at a job that is being deleted
+PAUSE: Final = 5.0  # seconds between two requests for the state of a TrainJob
+_PATIENCE: Final = 120  # requests without an answer of the Kubernetes API, or while a job is being deleted
 _OVERLAP: Final = 60  # seconds of the log that are read again; lines that were passed on are left out
 _SHORT: Final = 16  # characters of a digest in a name
 _TASK: Final = "task.json"
@@ -48,7 +48,10 @@ def train_in_pod(
     params: TrainParams,
     base: Path | None = None,
 ) -> None:
-    """Do what `train.train` does, from the pod of the step: in it, or with several nodes as a TrainJob."""
+    """Do what `train.train` does, from the pod of the step: in it, or with several nodes as a TrainJob.
+
+    Args and errors are those of `train_as_job`.
+    """
     if params.nodes > 1:
         train_as_job(stage, model, amt, validated, out, params, base)
         return
@@ -74,16 +77,16 @@ def train_as_job(
 
     Args:
         stage: ``stage1`` or ``stage2``.
-        model: output of base-model or of a stage.
-        amt: output of build-amt.
-        validated: outputs of validate with the frames.
-        out: folder to publish.
-        params: the stage's parameters.
-        base: the base model.
-        pause: seconds between two looks at the job.
+        model: Output of base-model or of a stage.
+        amt: Output of build-amt.
+        validated: Outputs of validate with the frames.
+        out: Folder to publish.
+        params: The stage's parameters.
+        base: The base model.
+        pause: Seconds between two requests for its state.
 
     Raises:
-        UserError: the profile or the cluster lacks Kubeflow Trainer, training was refused, or the job failed.
+        UserError: The profile or the cluster lacks Kubeflow Trainer, training was refused, or the job failed.
         PreemptedError: SIGTERM; the job is deleted, and its checkpoints stay.
     """
     settings = _settings(params)
@@ -93,20 +96,20 @@ def train_as_job(
         cluster = connect()
         runtime = settings["job"]["spec"]["runtimeRef"]
         cluster.check_trainer(runtime["kind"], runtime["name"])
-        given = {"model": model, "amt": amt, **({"base": base} if base else {})}
-        given |= {f"validated/{read_manifest(path)['name']}": path for path in validated}
-        digests = {name: sha256_file(_manifest_of(path)) for name, path in given.items()}
+        folders = {"model": model, "amt": amt, **({"base": base} if base else {})}
+        folders |= {f"validated/{read_manifest(path)['name']}": path for path in validated}
+        digests = {name: sha256_file(_manifest_of(path)) for name, path in folders.items()}
         decisive = {"stage": stage, "params": plain(params), "inputs": digests, "code": code_digest("train")}
         name = f"emoverse-{stage}-{digest_of_value(decisive)[:_SHORT]}"
         place = folder / "jobs" / name
         result = place / _RESULT
         job = _Job(cluster, name, place, stopped, pause)
         if not (result / MANIFEST).is_file() or job.state() == "running":
-            shared = {key: _share(path, digests[key], folder / "inputs") for key, path in given.items()}
+            shared = {key: _share(path, digests[key], folder / "inputs") for key, path in folders.items()}
             task: dict[str, Any] = {key: str(shared[key]) for key in ("model", "amt", "base") if key in shared}
             task |= {"stage": stage, "params": plain(params), "out": str(result)}
             place.mkdir(parents=True, exist_ok=True)
-            frames = [str(shared[key]) for key in given if key.startswith("validated/")]
+            frames = [str(shared[key]) for key in folders if key.startswith("validated/")]
             write_json(place / _TASK, {**task, "validated": frames})
             job.run(manifest(settings["job"], name, place / _TASK, params))
         _fetch(result, out)
@@ -115,7 +118,14 @@ def train_as_job(
 
 
 def manifest(template: Mapping[str, Any], name: str, task: Path, params: TrainParams) -> dict[str, Any]:
-    """Return the TrainJob that does ``task`` (a file): the template of the cluster profile, with what it lacks."""
+    """Return the TrainJob of a task: the template of the cluster profile with its command, name and number of nodes.
+
+    Args:
+        template: A TrainJob without name, command and numbers of nodes and processes.
+        name: Name of the job.
+        task: The task file, which all nodes see.
+        params: The stage's parameters.
+    """
     trainer = {
         **template["spec"]["trainer"],
         "command": ["python", "-m", "emoverse.training.train_job", str(task)],
@@ -164,7 +174,7 @@ def _fetch(result: Path, out: Path) -> None:
 
 
 class _Job:
-    """One TrainJob and its folder, while it is waited for."""
+    """Run one TrainJob and wait for it; ``folder`` has its task, result and errors."""
 
     def __init__(self, cluster: KubernetesApi, name: str, folder: Path, stopped: threading.Event, pause: float) -> None:
         self.cluster, self.name, self.folder = cluster, name, folder
@@ -180,8 +190,8 @@ class _Job:
         """Create the job unless it is running; return when it is complete.
 
         Raises:
-            UserError: the job failed or is gone, or a node refused to train.
-            PreemptedError: stopped; the job is deleted.
+            UserError: The job failed or is gone, or a node refused to train.
+            PreemptedError: Stopped; the job is deleted.
         """
         if self.state() == "running":
             self._say("continues the TrainJob of an earlier try")
@@ -245,7 +255,7 @@ class _Job:
         return sorted(found, key=lambda error: float(error["at"]))
 
     def _failure(self, found: Mapping[str, Any]) -> UserError:
-        condition = next(one for one in found["status"]["conditions"] if one["type"] == "Failed")
+        condition = next(entry for entry in found["status"]["conditions"] if entry["type"] == "Failed")
         cause = f"{condition.get('reason', '')}: {condition.get('message', '')}"
         if errors := self._errors():
             cause = f"node {errors[0]['node']}: {errors[0]['failed']}"
@@ -283,7 +293,8 @@ def _state(job: Mapping[str, Any] | None) -> str:
         return "none"
     if job["metadata"].get("deletionTimestamp"):
         return "deleting"
-    conditions = {one["type"] for one in job.get("status", {}).get("conditions", []) if one["status"] == "True"}
+    entries = job.get("status", {}).get("conditions", [])
+    conditions = {entry["type"] for entry in entries if entry["status"] == "True"}
     return "complete" if "Complete" in conditions else "failed" if "Failed" in conditions else "running"
 
 
@@ -335,10 +346,9 @@ def main(task_file: Path) -> int:
         return 1
     except Exception as error:
         node = os.environ.get(NODE_RANK, "0")
-        known = error if isinstance(error, UserError) else from_os_error(error) if isinstance(error, OSError) else None
         report: dict[str, Any] = {"node": node, "at": time.time()}
-        if known:
-            report["refused"] = {"problem": known.problem, "place": known.place, "remedy": known.remedy}
+        if refusal := as_user_error(error):
+            report["refused"] = refusal.as_arguments()
         else:
             report["failed"] = f"{type(error).__name__}: {error}"
         write_json(task_file.with_name(_ERROR.format(node)), report)

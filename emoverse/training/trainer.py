@@ -12,7 +12,7 @@ from typing import Any
 
 from emoverse.config import TrainParams
 from emoverse.media.frames import FrameStore
-from emoverse.training.checkpoints import Ledger, full_disk_named, last_complete
+from emoverse.training.checkpoints import Ledger, last_complete, reporting_full_disk, step_of
 from emoverse.training.distributed import (
     PreemptedError,
     StopRequest,
@@ -62,23 +62,23 @@ def train_rows(
     """Train on rows in ``scratch``, resuming from the last complete checkpoint there.
 
     Args:
-        rows: in ms-swift's form.
-        lengths: tokens of each row.
-        model: the model folder.
-        frames: frames by reference.
-        params: the stage's parameters.
-        scratch: folder for checkpoints and the ledger.
-        label: printed before the progress.
-        tensorboard: folder for event files, or None.
-        adapter: an adapter of the model that is trained further, or None.
-        amt: output of build-amt, whose validation sets are scored at each checkpoint, or None.
+        rows: In ms-swift's form.
+        lengths: Tokens of each row.
+        model: The model folder.
+        frames: Frames by reference.
+        params: The stage's parameters.
+        scratch: Folder for checkpoints and the ledger.
+        label: Printed before the progress.
+        tensorboard: Folder for event files, or None.
+        adapter: An adapter of the model that is trained further, or None.
+        amt: Output of build-amt, whose validation sets are scored at each checkpoint, or None.
 
     Returns:
         The result; None in other processes than the first.
 
     Raises:
         PreemptedError: SIGTERM; a checkpoint is saved.
-        UserError: a loss or gradient is not finite, or the disk is full.
+        UserError: A loss or gradient is not finite, or the disk is full.
     """
     os.environ.update(_ENVIRONMENT)
     # ms-swift would print its arguments and the whole model
@@ -121,7 +121,7 @@ def train_rows(
     tokens = {row["channel"]: length for row, length in zip(rows, lengths, strict=True)}
     stop = StopRequest(scratch)
     display = DisplayCallback(label, tokens, tensorboard)
-    resumed_from = int(resume.name.rpartition("-")[2]) if resume else 0
+    resumed_from = step_of(resume) if resume else 0
     ledger = Ledger(scratch, resumed_from, rank())
     monitor = MonitorCallback(ledger, tokens, display.count, stop)
 
@@ -136,7 +136,7 @@ def train_rows(
         trainer.add_callback(display)
 
     sampler = LengthBatches if params.group_by_length or params.processes > 1 else None
-    with full_disk_named(scratch, params.processes), on_sigterm(stop.request):
+    with reporting_full_disk(scratch, params.processes), on_sigterm(stop.request):
         join_shards(params, cpu=cpu)
         session = InMemorySft(arguments, rows, lengths, prepare)
         with display, batch_sampler(sampler):
@@ -159,7 +159,7 @@ def train_rows(
     selected = checkpoint
     if params.select != "last" and state.best_global_step:
         selected = scratch / f"checkpoint-{state.best_global_step}"
-    step = int(selected.name.rpartition("-")[2])
+    step = step_of(selected)
     return TrainingResult(
         selected,
         log,

@@ -19,6 +19,7 @@ from emoverse.inference.test_sets import EvaluationSet, Frames, evenly_spaced, s
 from emoverse.inference.torch_engine import TorchBackend, load_model
 from emoverse.prompt.encode import Encoder
 from emoverse.prompt.model_settings import settings_of_model
+from emoverse.training.checkpoints import read_lines
 from emoverse.training.distributed import all_gather, rank
 
 MAX_NEW_TOKENS: Final = 64  # of a reply to an open question
@@ -72,7 +73,17 @@ class ValidationCallback(TrainerCallback):  # type: ignore[misc]
         scratch: Path,
         resumed_from: int,
     ) -> None:
-        """Prepare to score; results of steps after ``resumed_from`` are dropped, as they run again."""
+        """Prepare to score.
+
+        Args:
+            sets: The validation sets of the stage.
+            frames: Frames by reference.
+            model: The model folder, for tokenizer and settings.
+            params: The stage's parameters.
+            scratch: Folder of ``validation.jsonl``.
+            resumed_from: Step of the checkpoint that training resumes from; later results are dropped, as they run
+                again.
+        """
         rows = params.validation_rows
         self.sets = [replace(item, rows=tuple(evenly_spaced(item.rows, rows))) for item in sets] if rows else []
         self.frames, self.model, self.params, self.path = frames, model, params, scratch / FILE
@@ -120,19 +131,19 @@ def _evaluating(model: Any) -> Iterator[Any]:
 
 
 def read_results(scratch: Path) -> list[dict[str, Any]]:
-    """Return the results in a scratch folder; a line cut off by a kill ends them."""
-    results = []
-    path = scratch / FILE
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
-        try:
-            results.append(json.loads(line))
-        except ValueError:
-            break
-    return results
+    """Return the results of the checkpoints in a scratch folder."""
+    return list(read_lines(scratch / FILE))
 
 
 def score_model(model: Path, sets: Sequence[EvaluationSet], frames: Frames, batch_size: int) -> dict[str, Any]:
-    """Score a finished model on whole validation sets."""
+    """Score a finished model on whole validation sets.
+
+    Args:
+        model: The model folder.
+        sets: The validation sets.
+        frames: Frames by reference.
+        batch_size: Most rows run at once.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     encoder = Encoder(model, settings_of_model(model))
     return score_sets(Engine(TorchBackend(load_model(model, device)), encoder, frames, batch_size=batch_size), sets)

@@ -1,4 +1,4 @@
-"""What is expected of AMT rows; ``build-amt`` has every file it wrote checked before it publishes."""
+"""Check AMT rows; ``build-amt`` has every file that it wrote checked before it publishes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _SHOWN: Final = 200  # characters of a bad value
 
 def checks() -> tuple[Check, ...]:
     """Return the suite; the tasks it knows are those of ``emoverse.tasks``."""
-    names = [name for one in tasks() for name in conditions(one)]
+    names = [name for task in tasks() for name in conditions(task)]
     roles = ["system,user,assistant", "user,assistant"]
-    one = {"min_value": 1, "max_value": 1}
+    exactly_one = {"min_value": 1, "max_value": 1}
     return (
         check(NOT_NULL, "channel", "no-id", "Every row has an id."),
         check(BETWEEN, "repeats", "duplicate-id", "Every row of a file has an id of its own.", max_value=0),
@@ -38,9 +38,9 @@ def checks() -> tuple[Check, ...]:
             REGEX, "utterance_id", "bad-utterance", "The row names its utterance.",
             regex=r"^[^/]+/(train|validation|test)/.+",
         ),
-        check(BETWEEN, "media_count", "media-count", "A row shows exactly one video or one image.", **one),
+        check(BETWEEN, "media_count", "media-count", "A row shows exactly one video or one image.", **exactly_one),
         check(REGEX, "media", "bad-media", "Media are frame references, never files.", regex=_MEDIA),
-        check(BETWEEN, "placeholders", "placeholder-count", "The prompt has one media placeholder.", **one),
+        check(BETWEEN, "placeholders", "placeholder-count", "The prompt has one media placeholder.", **exactly_one),
         check(SET, "roles", "bad-roles", "Messages are system, user, assistant.", value_set=roles),
         check(REGEX, "prompt", "blank-prompt", "The prompt is not blank.", regex=r"\S"),
         check(NOT_NULL, "answer", "no-answer", "There is an answer."),
@@ -50,7 +50,8 @@ def checks() -> tuple[Check, ...]:
 def check_folder(folder: Path) -> list[dict[str, Any]]:
     """Check every AMT file below a folder; return each expectation with how many rows met it, for the audit.
 
-    Raises RowErrors naming file and line of the rows that fail one.
+    Raises:
+        RowErrors: Rows fail an expectation; file and line are named.
     """
     found: list[Finding] = []
     problems: list[str] = []
@@ -61,16 +62,16 @@ def check_folder(folder: Path) -> list[dict[str, Any]]:
             found = [_sum(*both) for both in zip(found, part, strict=True)] if found else part
             name = path.relative_to(folder).as_posix()
             problems += [
-                f"{name}:{start + row}: {column}: check failed: {one.check.says} ({value[:_SHOWN]})"
-                for one in part
-                for column in (one.check.settings["column"],)
-                for row, value in zip(one.rows, one.values, strict=True)
+                f"{name}:{start + row}: {column}: check failed: {finding.check.says} ({value[:_SHOWN]})"
+                for finding in part
+                for column in (finding.check.settings["column"],)
+                for row, value in zip(finding.rows, finding.values, strict=True)
             ]
     if problems:
         raise RowErrors(
             problems, remedy="correct the authors' file if the rows are theirs; else report an internal error"
         )
-    return [one.plain() for one in found]
+    return [finding.plain() for finding in found]
 
 
 def check_amt(table: pd.DataFrame) -> list[Finding]:
@@ -118,5 +119,5 @@ def _batches(path: Path) -> Iterator[tuple[int, list[dict[str, Any]]]]:
             start += len(rows)
 
 
-def _sum(one: Finding, two: Finding) -> Finding:
-    return replace(one, success=one.success and two.success, checked=one.checked + two.checked)
+def _sum(first: Finding, second: Finding) -> Finding:
+    return replace(first, success=first.success and second.success, checked=first.checked + second.checked)

@@ -39,13 +39,21 @@ class Check:
 
 
 def check(kind: str, column: str, reason: str, says: str, **settings: Any) -> Check:
-    """Return a check of one column, an error where it fails."""
+    """Return a check of one column, an error where it fails.
+
+    Args:
+        kind: A class of Great Expectations.
+        column: The column.
+        reason: Quarantine code of a row that fails.
+        says: The expectation as a sentence for the page.
+        **settings: Further arguments of the class.
+    """
     return Check(kind=kind, settings={"column": column, **settings}, reason=reason, says=says)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What one check found: ``rows`` are positions in the table, ``values`` what stood there, in the same order."""
+    """What one check found: ``rows`` are positions in the table, ``values`` are their values, in the same order."""
 
     suite: str
     check: Check
@@ -78,7 +86,8 @@ class Finding:
 def run_suite(name: str, checks: Sequence[Check], table: pd.DataFrame) -> list[Finding]:
     """Validate a table in an ephemeral context; return one finding for each check, in their order.
 
-    Raises ValueError when an expectation could not be evaluated: that is a fault of the suite, not of the data.
+    Raises:
+        ValueError: An expectation could not be evaluated: a fault of the suite, not of the data.
     """
     gx, expectations = _great_expectations()
     context = gx.get_context(mode="ephemeral")
@@ -87,12 +96,12 @@ def run_suite(name: str, checks: Sequence[Check], table: pd.DataFrame) -> list[F
     suite = gx.ExpectationSuite(
         name=name,
         expectations=[
-            getattr(expectations, one.kind)(
-                **one.settings,
-                severity="critical" if one.severity == "error" else "warning",
-                meta={"number": number, "reason": one.reason},
+            getattr(expectations, declared.kind)(
+                **declared.settings,
+                severity="critical" if declared.severity == "error" else "warning",
+                meta={"number": number, "reason": declared.reason},
             )
-            for number, one in enumerate(checks)
+            for number, declared in enumerate(checks)
         ],
     )
     asset = context.data_sources.add_pandas("tables").add_dataframe_asset(name)
@@ -104,7 +113,7 @@ def run_suite(name: str, checks: Sequence[Check], table: pd.DataFrame) -> list[F
         warnings.simplefilter("ignore")  # pandas' deprecations inside Great Expectations
         results = [item.to_json_dict() for item in batch.validate(suite, result_format=fmt).results]
     results.sort(key=lambda item: int(item["expectation_config"]["meta"]["number"]))
-    return [_finding(name, one, item, len(table)) for one, item in zip(checks, results, strict=True)]
+    return [_finding(name, declared, item, len(table)) for declared, item in zip(checks, results, strict=True)]
 
 
 def _finding(suite: str, check: Check, item: Mapping[str, Any], rows: int) -> Finding:

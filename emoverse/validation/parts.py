@@ -24,7 +24,7 @@ from emoverse.media.extract import extract, join
 from emoverse.media.frames import FOLDER
 from emoverse.media.workers import Task
 from emoverse.validation.plan import Plan, make_plan
-from emoverse.validation.validate import conclude, fingerprint_of, named_if_full, publishing, scratch_of
+from emoverse.validation.validate import conclude, fingerprint_of, publishing, reporting_full_disk, scratch_of
 
 STEP: Final = "validate --part"  # as a manifest names it, and as a message tells what to run
 FILES: Final = "files.json"
@@ -41,10 +41,23 @@ def validate_part(
     workers: int | None = None,
     action_units: str | None = None,
 ) -> None:
-    """Decode part ``part`` (1 to ``parts``) of a corpus's clips and publish them at ``out``, for ``join_parts``.
+    """Decode one part of a corpus's clips and publish it at ``out``, for ``join_parts``.
 
-    ``out`` holds ``files.json`` (file of the corpus -> SHA-256, MD5) and ``frames/`` with shards and a journal. A
-    killed run goes on where it was, as with ``validate``.
+    ``out`` has ``files.json`` (file of the corpus -> SHA-256, MD5) and ``frames/`` with shards and a journal. A killed
+    run continues where it stopped, as with ``validate``.
+
+    Args:
+        corpus: Name of the corpus.
+        raw: Its folder.
+        out: Folder to publish.
+        media: Section ``media``.
+        part: Number of the part, from 1 to ``parts``.
+        parts: Number of parts.
+        workers: Decoder processes; None for one per core.
+        action_units: Backend for clips without an OpenFace table, as for `action_units.measurer`.
+
+    Raises:
+        UserError: There is no such part, or an input cannot be used.
     """
     if not 1 <= part <= parts:
         raise UserError(
@@ -66,7 +79,7 @@ def validate_part(
         publish(
             out, step=STEP, name=corpus, params=settings, inputs={"raw": source}, code_of="validate",
         ) as draft,
-        named_if_full(out, scratch, len(tasks)),
+        reporting_full_disk(out, scratch, len(tasks)),
     ):  # fmt: skip
         fingerprint = fingerprint_of(replace(plan, tasks=tasks), source, media, measured)
         label = f"validate {corpus} {part}/{parts}"
@@ -81,10 +94,21 @@ def validate_part(
 def join_parts(
     corpus: str, raw: Path, parts: Sequence[Path], out: Path, media: MediaParams, params: ValidationParams
 ) -> None:
-    """Publish at ``out`` what ``validate`` would publish, byte for byte, from all parts of a corpus in any order.
+    """Publish at ``out`` what ``validate`` would publish, byte for byte, from all parts of a corpus.
 
-    Reads the annotations in ``raw`` and lists its files, but opens no clip. Raises UserError for a part that is
-    missing, given twice, or made from other files, parameters or code; and as ``validate`` does for too many bad rows.
+    Reads the annotations in ``raw`` and lists its files, but opens no clip.
+
+    Args:
+        corpus: Name of the corpus.
+        raw: Its folder.
+        parts: Outputs of `validate_part`, in any order.
+        out: Folder to publish.
+        media: Section ``media``.
+        params: Section ``validation``.
+
+    Raises:
+        UserError: A part is missing, given twice, or made from other files, parameters or code; or as ``validate``
+            does, too many rows are quarantined.
     """
     get_corpus(corpus)
     sources = _in_order(corpus, [open_source(part, made_by=STEP) for part in parts], media)
@@ -93,7 +117,10 @@ def join_parts(
     measured = {key: value for key, value in sources[0].manifest["facts"].items() if key == "action_units"}
     source = raw_source(raw, digest_of_pairs(pairs), name=corpus)
     scratch = scratch_of(out)
-    with publishing(corpus, out, source, media, params) as draft, named_if_full(out, scratch, len(plan.tasks)):
+    with (
+        publishing(corpus, out, source, media, params) as draft,
+        reporting_full_disk(out, scratch, len(plan.tasks)),
+    ):
         join([s.path / FOLDER for s in sources], scratch, plan.tasks, label=f"join {corpus}")
         conclude(draft, plan, scratch, out, media, params, measured)
 

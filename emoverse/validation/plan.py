@@ -39,10 +39,17 @@ class Plan:
 def make_plan(corpus: str, raw: Path, media: MediaParams, measuring: Measurer | None = None) -> Plan:
     """Read and check the annotations and find each row's clip; the same for every machine that sees the same folder.
 
-    Raises UserError for a corpus without rows, or with a link that leads out of it.
+    Args:
+        corpus: Name of the corpus.
+        raw: Its folder.
+        media: Section ``media``.
+        measuring: Backend for clips without an OpenFace table.
+
+    Raises:
+        UserError: The corpus has no rows, or has a link that leads out of it.
     """
     files = ClipFiles(raw)
-    if links := files.leaving():
+    if links := files.links_outside():
         remedy = "put what it points to into the corpus; DVC's cache.type must be copy, reflink or hardlink"
         count = "a link leads" if len(links) == 1 else f"{len(links)} links lead"
         shown = ", ".join(links[:_SHOWN]) + (" ..." if len(links) > _SHOWN else "")
@@ -76,7 +83,7 @@ def _tasks(ledger: Ledger, files: ClipFiles, raw: Path, media: MediaParams, meas
         tasks.append(task)
     _check_not_all_missing(missing, Counter(u.split for u in ledger.good), files)
     ledger.drop(failures)
-    ledger.leave_out(files.beside(ledger.mentioned))
+    ledger.leave_out(files.unmentioned_videos(ledger.mentioned))
     return tasks
 
 
@@ -88,7 +95,7 @@ def _check_not_all_missing(missing: Mapping[str, list[str]], rows: Mapping[str, 
         if len(clips) == rows[split] and len(clips) >= _WHOLE_SPLIT
     ]
     if problems:
-        others = sorted({name.rpartition("/")[0] or "." for name in files.beside(set())})
+        others = sorted({name.rpartition("/")[0] or "." for name in files.unmentioned_videos(set())})
         there = f" (there are videos in {', '.join(others[:_SHOWN])})" if others else " (there is no video at all)"
         remedy = "move the clips there; to go without a split, remove its rows from its annotation file"
         raise UserError("; ".join(problems) + there, place=str(files.root), remedy=remedy)

@@ -55,7 +55,14 @@ def _gap(u: Utterance, record: Record) -> float | None:
 
 
 def write_tables(folder: Path, plan: Plan, scratch: Path, findings: list[Finding]) -> dict[str, Any]:
-    """Write the tables of the rows that passed, and the index of their frames; return the summary."""
+    """Write the tables of the rows that passed, and the index of their frames; return the summary.
+
+    Args:
+        folder: Folder to write to.
+        plan: The rows and their clips.
+        scratch: Folder with the journal of the clips that were read.
+        findings: Results of all checks.
+    """
     ledger = plan.ledger
     passed = {u.utterance_id: u for u in ledger.good}
     assert len(passed) == len(ledger.good)
@@ -100,7 +107,17 @@ def summarise(
     n_faces: int,
     face_notes: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return ``summary.json``: counts of rows, labels and reasons, facts of the clips, expectations, a sample."""
+    """Return ``summary.json``: counts of rows, labels and reasons, facts of the clips, expectations, a sample.
+
+    Args:
+        corpus: Name of the corpus.
+        ledger: Its rows, good and set aside.
+        reading: What its reader found.
+        findings: Results of all checks.
+        probes: (utterance id, probe) of each clip that passed.
+        n_faces: Number of clips with action units.
+        face_notes: Utterance id -> why it has no action units.
+    """
     quarantine = ledger.quarantine()
     checks = [finding.plain() for finding in findings]
     return {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from emoverse.artifacts.manifest import Draft, Source, open_raw, publish, write_
 from emoverse.artifacts.source_digest import modules_digest
 from emoverse.config import MediaParams, ValidationParams, plain
 from emoverse.corpora import get_corpus
-from emoverse.errors import UserError
+from emoverse.errors import DISK_FULL, UserError
 from emoverse.media.action_units import NOT_MEASURED, measurer
 from emoverse.media.extract import JOURNAL, extract, records
 from emoverse.media.frames import FOLDER
@@ -27,7 +26,14 @@ DECODING_LIBRARIES: Final = ("av", "numpy", "pillow")  # they decide the stored 
 
 
 class TooManyQuarantined(UserError):  # noqa: N818  (a count)
-    """Report a corpus of which too much was set aside; ``folder`` holds everything that was written about it."""
+    """Report a corpus of which too much was set aside.
+
+    Args:
+        folder: Holds everything that was written about the corpus.
+        problem: As for `UserError`.
+        place: As for `UserError`.
+        remedy: As for `UserError`.
+    """
 
     def __init__(self, folder: Path, problem: str, *, place: str, remedy: str) -> None:
         self.folder = folder
@@ -46,11 +52,22 @@ def validate(
 ) -> None:
     """Check the corpus in ``raw`` and publish ``out`` (files: docs/architecture.md).
 
-    Every annotated row ends in ``utterances.parquet`` or, with its reason, in ``quarantine.parquet``. A killed run goes
-    on where it was: clips it had finished wait in a hidden folder beside ``out``. When more than
-    ``params.max_quarantined`` of the rows are set aside, all but the frames is written to ``<out>.failed`` and
-    UserError is raised; ``out`` stays as it was.
-    ``action_units`` says who measures clips without a table (``media.measure``); the manifest's facts record it.
+    Every annotated row ends in ``utterances.parquet`` or, with its reason, in ``quarantine.parquet``. A killed run
+    continues where it stopped: clips that it had finished are kept in a hidden folder beside ``out``.
+
+    Args:
+        corpus: Name of the corpus.
+        raw: Its folder.
+        out: Folder to publish.
+        media: Section ``media``.
+        params: Section ``validation``.
+        workers: Decoder processes; None for one per core.
+        action_units: Backend for clips without an OpenFace table, as for `action_units.measurer`; the manifest's facts
+            record it.
+
+    Raises:
+        UserError: An input cannot be used, or more than ``params.max_quarantined`` of the rows are set aside. In the
+            latter case all but the frames is written to ``<out>.failed``, and ``out`` stays as it was.
     """
     get_corpus(corpus)
     measuring = measurer(action_units)
@@ -60,7 +77,7 @@ def validate(
         measured = {"action_units": measuring.facts()} if measuring else {}
         fingerprint = fingerprint_of(plan, source, media, measured)
         scratch = scratch_of(out)
-        with named_if_full(out, scratch, len(plan.tasks)):
+        with reporting_full_disk(out, scratch, len(plan.tasks)):
             resumed = extract(plan.tasks, scratch, fingerprint=fingerprint, workers=workers, label=f"validate {corpus}")
             conclude(draft, plan, scratch, out, media, params, measured)
         draft.run = {"resumed_clips": resumed}
@@ -68,7 +85,15 @@ def validate(
 
 @contextmanager
 def publishing(corpus: str, out: Path, source: Source, media: MediaParams, params: ValidationParams) -> Iterator[Draft]:
-    """Yield the draft of the step's output; the same for one machine and for parts that are joined."""
+    """Yield the draft of the step's output; the same for one machine and for parts that are joined.
+
+    Args:
+        corpus: Name of the corpus.
+        out: Folder to publish.
+        source: The raw corpus.
+        media: Section ``media``.
+        params: Section ``validation``.
+    """
     settings = {"media": plain(media), "validation": plain(params)}
     with publish(
         out, step="validate", name=corpus, params=settings, inputs={"raw": source},
@@ -85,7 +110,20 @@ def conclude(
     params: ValidationParams,
     measured: Mapping[str, Any],
 ) -> None:
-    """Check the clips read into ``scratch`` and fill the draft; raise UserError when too many rows failed."""
+    """Check the clips that were read and fill the draft.
+
+    Args:
+        draft: The output.
+        plan: The rows and their clips.
+        scratch: Folder with the clips that were read.
+        out: Folder that will be published.
+        media: Section ``media``.
+        params: Section ``validation``.
+        measured: Facts about the action-unit backend; empty without one.
+
+    Raises:
+        UserError: Too many rows failed, or the backend measured no clip.
+    """
     ledger, notes = plan.ledger, plan.reading.notes
     findings = plan.findings + judge_clips(ledger, scratch, params)
     if measured:
@@ -113,7 +151,14 @@ def require_some_measured(scratch: Path) -> None:
 
 
 def fingerprint_of(plan: Plan, source: Source, media: MediaParams, measured: Mapping[str, Any]) -> str:
-    """Return a digest of all that the frames depend on, so that no run goes on with frames of other origin."""
+    """Return a digest of all that the frames depend on, so that no run continues with frames of other origin.
+
+    Args:
+        plan: The rows and their clips.
+        source: The raw corpus.
+        media: Section ``media``.
+        measured: Facts about the action-unit backend.
+    """
     ids = [task.clip_id for task in plan.tasks]
     code = modules_digest(["emoverse.media.extract"])
     versions = {name: version(name) for name in DECODING_LIBRARIES}
@@ -121,7 +166,7 @@ def fingerprint_of(plan: Plan, source: Source, media: MediaParams, measured: Map
 
 
 def scratch_of(out: Path) -> Path:
-    """Return the hidden folder beside an output in which a killed run's finished clips wait."""
+    """Return the hidden folder beside an output in which a killed run's finished clips are kept."""
     return out.absolute().with_name(f".{out.name}.scratch")
 
 
@@ -150,12 +195,12 @@ def _too_many(draft: Draft, out: Path, raw: Path, ledger: Ledger, params: Valida
 
 
 @contextmanager
-def named_if_full(out: Path, scratch: Path, clips: int) -> Iterator[None]:
+def reporting_full_disk(out: Path, scratch: Path, clips: int) -> Iterator[None]:
     """Turn "no space left" into a UserError that says how much is needed; what is finished stays for the next run."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         raise _disk_full(out, scratch, clips) from error
 

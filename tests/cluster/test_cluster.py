@@ -12,7 +12,6 @@ import pytest
 
 from emoverse.config import load_params, plain
 from pipelines.options import SECTIONS, default_arguments
-from pipelines.pipeline import GOLDEN
 from pipelines.watch import Run
 from tests.cluster.conftest import (
     BRIEF,
@@ -28,6 +27,7 @@ from tests.cluster.conftest import (
     WORKSPACE,
     Cluster,
 )
+from tests.factories.kubeflow import COMPILED
 
 pytestmark = pytest.mark.slow
 STEPS = {
@@ -192,7 +192,7 @@ def test_the_committed_file_runs_by_kubeflows_own_client(cluster: Cluster) -> No
     corpora = [{**one, "remote": json.dumps({"url": PUBLIC})} for one in corpora]
     # The file has the parameters of the sample; others are given as a user would.
     sections = plain(load_params(REPO / PARAMS)) if PARAMS else {}
-    run = kfp_run(cluster, GOLDEN, **{name: sections[name] for name in SECTIONS if sections}, corpora=corpora)
+    run = kfp_run(cluster, COMPILED, **{name: sections[name] for name in SECTIONS if sections}, corpora=corpora)
     assert states(cluster, run).keys() == STEPS
 
 

@@ -11,11 +11,13 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
+COMPILED = Path(__file__).resolve().parents[2] / "pipelines/emoverse.yaml"
 RUN = "11111111-2222-3333-4444-555555555555"
 STARTED = "2026-01-01T00:00:00Z"
 
@@ -47,6 +49,17 @@ def _serving(handler: type[_Handler]) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def groups_of(pipeline: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the tasks of each loop and exit handler of a compiled pipeline."""
+    return {name: one["dag"]["tasks"] for name, one in pipeline["components"].items() if "dag" in one}
+
+
+def tasks_of(pipeline: Mapping[str, Any]) -> dict[str, Any]:
+    """Return every task of a compiled pipeline by name, whatever loop or exit handler it is in."""
+    groups = (pipeline["root"]["dag"]["tasks"], *groups_of(pipeline).values())
+    return {name: task for tasks in groups for name, task in tasks.items()}
 
 
 WORKFLOW = "emoverse-6clbw"

@@ -16,8 +16,9 @@ from emoverse.compat.kfp import whole_numbers
 from emoverse.config import TINY, BaseModelParams, CorpusParams, Params, load_params, parse
 from emoverse.errors import UserError
 from pipelines.options import SECTIONS, STEPS, PipelineOptions, default_arguments, local_arguments
-from pipelines.pipeline import GOLDEN, compile_to
+from pipelines.pipeline import compile_to
 from pipelines.verify import upstream
+from tests.factories.kubeflow import COMPILED, tasks_of
 
 REPO = Path(__file__).resolve().parents[2]
 # What each task reads: sections of params.yaml, digest of code, upstream tasks. The cache sees these and nothing else.
@@ -52,12 +53,6 @@ def compiled(params: Params, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return dict(yaml.safe_load(path.read_text("utf-8")))
 
 
-def tasks_of(compiled: dict[str, Any]) -> dict[str, Any]:
-    """Return every task by name, whatever loop or handler it is in."""
-    inner = [one["dag"]["tasks"] for one in compiled["components"].values() if "dag" in one]
-    return {name: task for tasks in (compiled["root"]["dag"]["tasks"], *inner) for name, task in tasks.items()}
-
-
 def without_presets(compiled: dict[str, Any]) -> dict[str, Any]:
     """Leave out the preset parameters: they follow params.yaml, which anyone may change."""
     copy = json.loads(json.dumps(compiled))
@@ -67,14 +62,14 @@ def without_presets(compiled: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_committed_pipeline_is_the_one_the_code_compiles_to(tmp_path: Path) -> None:
-    golden = yaml.safe_load(GOLDEN.read_text("utf-8"))
+    golden = yaml.safe_load(COMPILED.read_text("utf-8"))
     compile_to(tmp_path / "p.yaml", load_params(REPO / "params.yaml"), base=REPO)
     compiled = yaml.safe_load((tmp_path / "p.yaml").read_text("utf-8"))
     assert without_presets(golden) == without_presets(compiled), "run `emoverse compile` and commit the result"
 
 
 def test_the_presets_of_the_committed_pipeline_are_valid_parameters() -> None:
-    golden = yaml.safe_load(GOLDEN.read_text("utf-8"))["root"]["inputDefinitions"]["parameters"]
+    golden = yaml.safe_load(COMPILED.read_text("utf-8"))["root"]["inputDefinitions"]["parameters"]
     tree = whole_numbers({name: golden[name]["defaultValue"] for name in SECTIONS})
     corpora = {one["corpus"]: {"root": one["root"]} for one in golden["corpora"]["defaultValue"]}
     parse(Params, {**tree, "corpora": corpora}, place="pipelines/emoverse.yaml")

@@ -11,6 +11,7 @@ from emoverse.errors import UserError
 from pipelines.cluster import Cluster, Retries, Volume
 from pipelines.options import PipelineOptions
 from pipelines.pipeline import compile_to
+from tests.factories.kubeflow import groups_of, tasks_of
 
 REPO = Path(__file__).resolve().parents[2]
 
@@ -18,16 +19,6 @@ REPO = Path(__file__).resolve().parents[2]
 def compiled(folder: Path, options: PipelineOptions) -> dict[str, Any]:
     compile_to(folder / "p.yaml", load_params(REPO / "params.yaml"), base=REPO, options=options)
     return dict(next(iter(yaml.safe_load_all((folder / "p.yaml").read_text("utf-8")))))
-
-
-def groups_of(pipeline: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the tasks of each loop and handler."""
-    return {name: one["dag"]["tasks"] for name, one in pipeline["components"].items() if "dag" in one}
-
-
-def tasks_of(pipeline: dict[str, Any]) -> dict[str, Any]:
-    groups = (pipeline["root"]["dag"]["tasks"], *groups_of(pipeline).values())
-    return {name: task for tasks in groups for name, task in tasks.items()}
 
 
 def producers(task: dict[str, Any]) -> set[str]:

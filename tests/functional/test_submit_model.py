@@ -18,9 +18,8 @@ from emoverse.errors import UserError
 from pipelines.checks import digest_of_model
 from pipelines.options import PipelineOptions
 from pipelines.pipeline import compile_to
-from pipelines.verify import tasks_of
 from tests.factories import remotes
-from tests.factories.kubeflow import kubeflow
+from tests.factories.kubeflow import kubeflow, tasks_of
 
 REPO = Path(__file__).resolve().parents[2]
 IMAGE = "example.org/team/emoverse-python@sha256:" + "5" * 64
@@ -143,8 +142,7 @@ def compiled(folder: Path, options: PipelineOptions, **overrides: Any) -> Any:
     keys = {key.replace("__", "."): value for key, value in overrides.items()}
     compile_to(folder / "p.yaml", load_params(REPO / "params.yaml", keys), base=REPO, options=options)
     whole = yaml.safe_load((folder / "p.yaml").read_text("utf-8"))
-    tasks = dict(tasks_of(whole))
-    return whole["deploymentSpec"]["executors"]["exec-importer"]["importer"], tasks
+    return whole["deploymentSpec"]["executors"]["exec-importer"]["importer"], tasks_of(whole)
 
 
 @pytest.mark.parametrize(

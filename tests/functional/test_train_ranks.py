@@ -78,7 +78,10 @@ def test_whatever_ends_two_processes_they_say_so_in_a_line_and_go_on_to_the_same
 
 
 def test_a_process_ends_with_the_one_that_started_it() -> None:
-    alone = "import os, time; from emoverse.training import launch; launch._die_with(os.getppid()); print(os.getpid())"
+    alone = (
+        "import os, time; from emoverse.training import launch; "
+        "launch._end_with_parent(os.getppid()); print(os.getpid())"
+    )
     starter = f"""
 import subprocess, sys, time
 words = [sys.executable, "-c", {alone + "; sys.stdout.flush(); time.sleep(600)"!r}]

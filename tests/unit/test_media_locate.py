@@ -24,7 +24,7 @@ def test_a_decomposed_file_name_is_the_composed_clip(tmp_path: Path, form: str) 
     path = put(tmp_path / unicodedata.normalize(form, "Raw/Zoë/1.mp4"))
     for form in ("NFC", "NFD"):
         assert ClipFiles(tmp_path).find(unicodedata.normalize(form, "Raw/Zoë/1.mp4")) == path
-    assert ClipFiles(tmp_path).beside({unicodedata.normalize("NFC", "Raw/Zoë/1.mp4")}) == []
+    assert ClipFiles(tmp_path).unmentioned_videos({unicodedata.normalize("NFC", "Raw/Zoë/1.mp4")}) == []
 
 
 @pytest.mark.parametrize("clip", ["../b.mp4", "a/../../b.mp4", "/etc/passwd", "link.mp4", "folder/b.mp4"])
@@ -71,14 +71,14 @@ def test_a_missing_clip_is_named_with_the_folder_or_the_other_file_there(tmp_pat
 def test_only_video_files_that_nobody_mentions_are_left_over(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.MP4", "c.avi", "notes.csv", "OpenFace/a.csv"):
         put(tmp_path / name)
-    assert ClipFiles(tmp_path).beside({"a.mp4"}) == ["b.MP4", "c.avi"]
+    assert ClipFiles(tmp_path).unmentioned_videos({"a.mp4"}) == ["b.MP4", "c.avi"]
 
 
 def test_files_that_macos_adds_are_no_clips(tmp_path):
     for name in ("Raw/a.mp4", "Raw/._a.mp4", "Raw/._b.avi", "__MACOSX/Raw/a.mp4", "__MACOSX/._x.mp4", "Raw/.DS_Store"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"\0\5\x16\7")
-    assert ClipFiles(tmp_path).beside(set()) == ["Raw/a.mp4"]
+    assert ClipFiles(tmp_path).unmentioned_videos(set()) == ["Raw/a.mp4"]
     assert "._b.avi" not in ClipFiles(tmp_path).missing_detail("Raw/b.mp4")
 
 
@@ -90,4 +90,4 @@ def test_links_out_of_the_corpus_are_listed_clips_aside(tmp_path: Path) -> None:
     (root / "clip.mp4").symlink_to("../out.csv")
     (root / "bad.csv").symlink_to("../out.csv")
     (root / "folder").symlink_to("..")
-    assert ClipFiles(root).leaving() == [str(root / "folder"), str(root / "bad.csv")]
+    assert ClipFiles(root).links_outside() == [str(root / "folder"), str(root / "bad.csv")]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from emoverse.training.checkpoints import Ledger, begin_anew_if_mixed, fingerprint_of, last_complete
+from emoverse.training.checkpoints import Ledger, fingerprint_of, last_complete, set_aside_if_inconsistent
 
 
 def make_checkpoint(folder: Path, step: int) -> Path:
@@ -100,7 +100,7 @@ def test_a_ledger_that_cannot_belong_to_one_training_is_put_aside(
     folder = tmp_path / "fingerprint"
     make_checkpoint(folder, 3)
     (folder / "ledger-0.jsonl").write_text("".join(json.dumps({"step": n, "rows": ["a"]}) + "\n" for n in steps))
-    message = begin_anew_if_mixed(folder, ranks=1)
+    message = set_aside_if_inconsistent(folder, ranks=1)
     assert bool(message) == mixed
     assert folder.exists() == (not mixed)
     assert (tmp_path / "fingerprint.aside-1" / "checkpoint-3").exists() == mixed

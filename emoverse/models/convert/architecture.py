@@ -78,7 +78,14 @@ class Architecture:
 
 
 def unknown_kind(problem: str, name: object, place: str, known: Iterable[str]) -> UserError:
-    """Return the error for a model that cannot be a base, pointing at its row in the table of bases."""
+    """Return the error for a model that cannot be a base, pointing at its row in the table of bases.
+
+    Args:
+        problem: What is wrong.
+        name: The unknown class or model type.
+        place: Path of config.json.
+        known: The names that are supported.
+    """
     row = _ROWS.get(str(name), "not-supported")
     remedy = f"see {TABLE}#{row}; known: {', '.join(known)}"
     return UserError(problem, place=place, remedy=remedy)

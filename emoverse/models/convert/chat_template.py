@@ -66,7 +66,10 @@ def chat_format(architecture: Architecture, folder: Path, vocabulary: Vocabulary
     """Return the prompt format that a checkpoint was trained with.
 
     A native model's is its own chat template, or InternVL2.5's where that is the template of Qwen3 alone, which knows
-    no images and adds empty thinking blocks. Raises UserError for a format that cannot be followed.
+    no images and adds empty thinking blocks.
+
+    Raises:
+        UserError: The format cannot be followed.
     """
     if architecture.layout == "original":
         conversation = read_conversation(folder, architecture.template)
@@ -131,7 +134,8 @@ _TEMPLATE: Final = """\
 def read_conversation(folder: Path, name: Any) -> Conversation:
     """Return the prompt format that config.json's ``template`` names, as the folder's own conversation.py has it.
 
-    Raises UserError for a name that is not InternVL's, and for a format that is not written turn after turn (MPT).
+    Raises:
+        UserError: The name is not InternVL's, or the format is not written turn after turn (MPT).
     """
     source = folder / "conversation.py"
     own = _parse(source, str(name)) if source.is_file() else None

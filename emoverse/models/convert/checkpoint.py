@@ -76,8 +76,9 @@ class Checkpoint:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Open a checkpoint of either layout.
 
-    Raises UserError when there is no config, when weights are pickled, when a shard is missing, cut short or not what
-    the index says, when there are two sets of weights, or when a tensor is stored twice or is not floating point.
+    Raises:
+        UserError: There is no config, weights are pickled, a shard is missing, cut short or not what the index says,
+            there are two sets of weights, or a tensor is stored twice or is not floating point.
     """
     if dangling := sorted(path.name for path in folder.iterdir() if path.is_symlink() and not path.exists()):
         problem = f"{', '.join(dangling)}: a link whose target is missing, as an incomplete download leaves it"

@@ -50,8 +50,10 @@ class Conversion:
 def convert(source: Path, out: Path) -> None:
     """Convert ``source`` (an InternVL folder of either layout) into ``out/model``; its code is never imported or run.
 
-    Everything that can be refused is refused before ``source`` is hashed or ``out`` touched. Raises UserError naming
-    the file or the setting.
+    Everything that can be refused is refused before ``source`` is hashed or ``out`` touched.
+
+    Raises:
+        UserError: The checkpoint cannot be converted; the file or the setting is named.
     """
     if not source.is_dir():
         raise UserError("no such folder", place=str(source), remedy="give the folder of an InternVL checkpoint")
@@ -160,7 +162,7 @@ def generation(conversion: Conversion) -> dict[str, Any]:
 
 
 def facts(conversion: Conversion) -> dict[str, Any]:
-    """Return what the manifest says about the model."""
+    """Return the facts about the model for the manifest."""
     architecture = conversion.architecture
     return {
         "backbone": architecture.language_model,
@@ -176,7 +178,14 @@ def facts(conversion: Conversion) -> dict[str, Any]:
 
 
 def write_processor(vocabulary: Vocabulary, template: str, architecture: Architecture, out: Path) -> None:
-    """Save an InternVLProcessor below ``out``, with the separate files that older readers look for."""
+    """Save an InternVLProcessor below ``out``, with the separate files that older readers look for.
+
+    Args:
+        vocabulary: The rebuilt tokenizer.
+        template: The chat template, in Jinja.
+        architecture: Tile size, number of tiles and pixel statistics.
+        out: The model folder.
+    """
     from transformers import GotOcr2ImageProcessor, InternVLProcessor, InternVLVideoProcessor, PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(

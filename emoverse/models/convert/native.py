@@ -27,7 +27,8 @@ _KEPT = ("downsample_ratio", "projector_hidden_act", "vision_feature_layer", "vi
 def check_model_folder(folder: Path) -> dict[str, Any]:
     """Return config.json of a native InternVL with complete safetensors files and without code or pickles.
 
-    Raises UserError naming the file that is missing, cut off, or could run code, and what to do.
+    Raises:
+        UserError: A file is missing, cut off, or could run code.
     """
     config = read_config(folder)
     for path in sorted(folder.rglob("*")):
@@ -56,7 +57,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_native(config: Config, folder: Path) -> Architecture:
     """Read the native layout's config.json and processor files.
 
-    Raises UserError for an unknown language model, for a quantised model, and for settings that contradict each other.
+    Raises:
+        UserError: The language model is unknown, the model is quantised, or settings contradict each other.
     """
     place = str(folder / "config.json")
     vision, text = (check_section(config, name, place) for name in ("vision_config", "text_config"))

@@ -145,12 +145,12 @@ def plan_weights(
                 raise UserError(problem, place=str(checkpoint.folder / file), remedy="download the checkpoint again")
             origin.update(dict.fromkeys(made, name))
             planned[file].update(made)
-    given = {name: tuple(tensor.shape) for shard in planned.values() for name, tensor in shard.items()}
-    problems = [f"{name} is missing" for name in sorted(expected.keys() - given.keys())]
-    problems += [f"{name} is unexpected" for name in sorted(given.keys() - expected.keys())]
-    for name in sorted(given.keys() & expected.keys()):
-        if given[name] != expected[name]:
-            problems.append(f"{name} is {given[name]}, the config says {expected[name]}")
+    produced = {name: tuple(tensor.shape) for shard in planned.values() for name, tensor in shard.items()}
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - produced.keys())]
+    problems += [f"{name} is unexpected" for name in sorted(produced.keys() - expected.keys())]
+    for name in sorted(produced.keys() & expected.keys()):
+        if produced[name] != expected[name]:
+            problems.append(f"{name} is {produced[name]}, the config says {expected[name]}")
     if problems:
         shown = "; ".join(problems[:10]) + (f"; and {len(problems) - 10} more" if len(problems) > 10 else "")
         raise UserError(f"weights and config.json disagree: {shown}", place=place, remedy="download both again")
@@ -199,9 +199,16 @@ def write(
     *,
     done: Callable[[int], object] = lambda size: None,
 ) -> None:
-    """Write the native shards, one for each stored one, and their index; ``done`` is called with each tensor's bytes.
+    """Write the native shards, one for each stored one, and their index.
 
     At no time is more than one stored tensor, with its native parts, in memory.
+
+    Args:
+        checkpoint: The checkpoint to read.
+        layout: What the names depend on.
+        planned: The native tensors by shard, from `plan_weights`.
+        out: The model folder.
+        done: Called with the bytes of each tensor that was read.
     """
     where, total = {}, 0
     for number, (file, tensors) in enumerate(planned.items(), start=1):
