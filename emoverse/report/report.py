@@ -52,25 +52,11 @@ def report(
         UserError: An input is unfinished or the output of another step, or scores or graphs were made from a model
             other than the last stage's, or from other data.
     """
-    base, *trained = stages
     names = NAMES if len(stages) == len(NAMES) else (NAMES[0], NAMES[-1])
-    sources = dict(sorted(open_validated(validated).items()))
-    corpora = list(sources.values())
-    sources |= {"amt": open_source(amt, made_by="build-amt"), "base": open_source(base, weights=False)}
-    sources |= {
-        name: open_source(folder, made_by="train", weights=False)
-        for name, folder in zip(names[1:], trained, strict=True)
-    }
-    sources |= {"scores": open_source(scores, made_by="evaluate")}
-    sources |= {"onnx": open_source(onnx, made_by="export", weights=False)}
-    ablated: list[dict[str, Any]] = []
-    if ablations is not None:
-        sources["ablations"] = open_source(ablations, made_by="ablate")
-        _require_same_data(sources, "ablations")
-        ablated = json.loads((ablations / "ablations.json").read_text("utf-8"))
-    for name in ("scores", "onnx"):
-        require_same_model(sources[names[-1]], sources[name])
-        _require_same_data(sources, name)
+    models = dict(zip(names, stages, strict=True))
+    sources = _open_inputs(validated, amt, models, scores, onnx, ablations)
+    corpora = [source for name, source in sources.items() if name.startswith("validated/")]
+    ablated = json.loads((ablations / "ablations.json").read_text("utf-8")) if ablations else []
     with publish(out, step="report", params={}, inputs=sources) as draft:
         shown = samples.choose(scores, amt, [source.path for source in corpora])
         logs = {name: charts.read_log(sources[name].path) for name in names}
@@ -96,6 +82,28 @@ def report(
         )
         (draft.path / "index.html").write_text(page, "utf-8", newline="\n")
         _write_tables(draft.path, scores, logs)
+
+
+def _open_inputs(
+    validated: Sequence[Path], amt: Path, models: Mapping[str, Path], scores: Path, onnx: Path, ablations: Path | None
+) -> dict[str, Source]:
+    """Open all inputs by name, the corpora first; raise UserError where they do not belong together.
+
+    ``models`` are the base model and the stages by name, the last one scored and exported.
+    """
+    sources = dict(sorted(open_validated(validated).items()))
+    sources["amt"] = open_source(amt, made_by="build-amt")
+    for name, folder in models.items():
+        sources[name] = open_source(folder, made_by="" if name == "base" else "train", weights=False)
+    sources["scores"] = open_source(scores, made_by="evaluate")
+    sources["onnx"] = open_source(onnx, made_by="export", weights=False)
+    if ablations is not None:
+        sources["ablations"] = open_source(ablations, made_by="ablate")
+        _require_same_data(sources, "ablations")
+    for name in ("scores", "onnx"):
+        require_same_model(sources[list(models)[-1]], sources[name])
+        _require_same_data(sources, name)
+    return sources
 
 
 def _require_same_data(sources: Mapping[str, Source], name: str) -> None:

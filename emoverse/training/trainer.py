@@ -84,28 +84,17 @@ def train_rows(
     # ms-swift would print its arguments and the whole model
     os.environ.setdefault("LOG_LEVEL", "ERROR")
     import torch
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from emoverse.compat.swift import InMemorySft, batch_sampler
     from emoverse.training.batches import LengthBatches
     from emoverse.training.callbacks import DisplayCallback, MonitorCallback
     from emoverse.training.swift_arguments import swift_arguments
     from emoverse.training.swift_template import register
-    from emoverse.training.validation import ValidationCallback, read_results
+    from emoverse.training.validation import ValidationCallback
 
-    torch.set_num_threads(params.threads)
-    # `deterministic` would fill every new tensor with NaN, in case an operation reads memory that none has written
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    set_verbosity_error()  # of a deprecated argument that ms-swift passes
-    if not sys.stderr.isatty():
-        disable_progress_bar()
+    _configure_libraries(params)
     scratch.mkdir(parents=True, exist_ok=True)
-    resume, skipped = last_complete(scratch, params.processes)
-    agreed = agree(scratch, resume.name if resume else "")
-    resume = scratch / agreed if agreed else None
-    if rank() == 0:
-        for message in [*skipped, *([f"resuming from {resume.name}"] if resume else [])]:
-            print(f"train: {message}", flush=True)
+    resume = _checkpoint_to_resume(scratch, params)
     register(frames)
     cpu = not torch.cuda.is_available()
     arguments = swift_arguments(
@@ -146,6 +135,37 @@ def train_rows(
         raise PreemptedError(f"stopped at step {state.global_step} of {state.max_steps}, saved; run again to resume")
     if rank() != 0:
         return None
+    return _result(scratch, params, state, ledger, display.speed())
+
+
+def _configure_libraries(params: TrainParams) -> None:
+    """Set torch's threads and memory, and silence transformers outside a terminal."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    torch.set_num_threads(params.threads)
+    # `deterministic` would fill every new tensor with NaN, in case an operation reads memory that none has written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    set_verbosity_error()  # of a deprecated argument that ms-swift passes
+    if not sys.stderr.isatty():
+        disable_progress_bar()
+
+
+def _checkpoint_to_resume(scratch: Path, params: TrainParams) -> Path | None:
+    """Return the last complete checkpoint, the same in all processes, None without one; the first process prints it."""
+    resume, skipped = last_complete(scratch, params.processes)
+    agreed = agree(scratch, resume.name if resume else "")
+    resume = scratch / agreed if agreed else None
+    if rank() == 0:
+        for message in [*skipped, *([f"resuming from {resume.name}"] if resume else [])]:
+            print(f"train: {message}", flush=True)
+    return resume
+
+
+def _result(scratch: Path, params: TrainParams, state: Any, ledger: Ledger, speed: dict[str, float]) -> TrainingResult:
+    """Return the result of a finished training from the trainer's ``state`` and what is in ``scratch``."""
+    from emoverse.training.validation import read_results
+
     keys = ("loss", "grad_norm", "learning_rate", "epoch", "step")
     # with 16-bit floats, steps that the loss scaler skips have an infinite gradient, which JSON cannot hold
     log = [
@@ -168,5 +188,5 @@ def train_rows(
         step,
         int(state.global_step),
         read_results(scratch),
-        display.speed(),
+        speed,
     )
