@@ -21,11 +21,11 @@ from tests.factories.checkout import REPO, Checkout
 
 pytestmark = pytest.mark.slow
 
-FLOORS = {"mer": 0.62, "msa": 0.80, "fer": 0.65, "eri": 0.62, "ecpe": 0.25, "ecpe_semeval": 0.22}
-"""Of the headline scores. Another processor or number of threads changes the last bits, and with them the scores: three
-runs reached 0.70 to 0.75, 0.85 to 0.88, 0.70 to 0.71, 0.67 to 0.70, 0.31 to 0.40 and 0.26 to 0.36."""
-GAPS = {("mer", "text_only"): 0.08, ("mer", "face_only"): 0.08, ("msa", "face_only"): 0.03}
-"""How far a control must stay below the model. The words alone nearly suffice for sentiment: 0.02 to 0.05 below."""
+FLOORS = {"mer": 0.66, "msa": 0.78, "fer": 0.65, "eri": 0.62, "ecpe": 0.65, "ecpe_semeval": 0.27}
+"""Of the headline scores. Another processor or number of threads changes the last bits, and with them the scores: runs
+reached 0.75 to 0.77, 0.84 to 0.86, 0.72, 0.70 to 0.72, 0.80 to 0.82 and 0.33 to 0.40."""
+GAPS = {("mer", "text_only"): 0.10, ("mer", "face_only"): 0.04, ("msa", "face_only"): 0.03}
+"""How far a control must stay below the model. The words alone nearly suffice for sentiment: 0.00 to 0.04 below."""
 
 
 def is_current(root: Path) -> bool:
@@ -84,7 +84,9 @@ def test_reasons_name_the_emotion_nearly_as_often_as_labels_do(metrics: dict[str
 
 def test_no_rule_about_the_place_of_a_line_finds_the_causes(metrics: dict[str, Any]) -> None:
     rules = [test["baseline"] for name, test in metrics["tests"].items() if name.endswith("-ecpe")]
-    assert max(value for one in rules for value in one.values()) <= 0.60
+    best = max(value for one in rules for value in one.values())
+    assert best <= 0.60
+    assert headline(metrics, "ecpe") >= best + 0.10
 
 
 @pytest.mark.parametrize(("task", "control"), GAPS)
