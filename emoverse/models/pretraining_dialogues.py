@@ -187,8 +187,9 @@ def _heading(bank: Sequence[str], rng: np.random.Generator) -> str:
     """Return a heading of the bank, or as often one of any words."""
     if rng.random() < 0.5:
         return str(_pick(bank, rng))
-    words = [str(_pick(vocabulary(), rng)) for _ in range(int(rng.integers(1, 4)))]
-    return "\n" + " ".join(words).capitalize() + _pick((":", ":\n"), rng)
+    words = " ".join(str(_pick(vocabulary(), rng)) for _ in range(int(rng.integers(1, 4))))
+    colon = _pick((":", ":\n"), rng)
+    return f"\n{words.capitalize()}{colon}"
 
 
 def _idle(rng: np.random.Generator, most: int) -> str:

@@ -15,6 +15,7 @@ from emoverse.training.train_job import TEMPLATE
 from pipelines.checks import check_trainer
 from pipelines.cluster import load_cluster
 from pipelines.train_job import template
+from tests.factories.kubeflow import tasks_of
 from tests.factories.kubernetes import kubernetes
 
 REPO = Path(__file__).resolve().parents[2]
@@ -186,8 +187,7 @@ def test_a_workspace_is_made_for_the_run_and_told_to_the_steps_that_read_raw_cor
     assert made == {"size": "9Gi", "kubernetes": {"pvcSpecPatch": {"accessModes": ["ReadWriteMany"]}}}
     inputs = pipeline["root"]["inputDefinitions"]["parameters"]
     assert inputs["raw_volume"]["defaultValue"] == "/kfp-workspace"  # what Kubeflow looks for in a task's parameters
-    tasks = {n: t for c in pipeline["components"].values() for n, t in c.get("dag", {}).get("tasks", {}).items()}
-    readers = {n for n, t in tasks.items() if "volume" in t.get("inputs", {}).get("parameters", {})}
+    readers = {n for n, t in tasks_of(pipeline).items() if "volume" in t.get("inputs", {}).get("parameters", {})}
     assert readers == {"fetch", "fetch-2", "import-base-model", "validate-part", "validate-join"}
 
 
