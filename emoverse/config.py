@@ -104,6 +104,14 @@ class AmtParams:
 TINY: Final = "emoverse/models/tiny.py"  # the source of the tiny base model: its code, as DVC wants to see a file
 
 
+def how_to_get(source: Path) -> str:
+    """Return what to do where a base model's folder is missing: the sample's is in the repository, others are not."""
+    if source.parent.name == "sample":
+        return "`dvc pull` it"
+    download = f"hf download OpenGVLab/{source.name} --local-dir {source}"
+    return f"`dvc pull` it, or `{download}` where there is network, copy that folder here and `dvc add` it"
+
+
 @_frozen
 class BaseModelParams:
     """The model that stage 1 starts from: a folder with an InternVL checkpoint, or a tiny one trained here (TINY).

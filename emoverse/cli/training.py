@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.cli.options import add_params, parameters_from, positive_number, validated_folders
-from emoverse.config import TINY, TrainParams, load_params
+from emoverse.config import TINY, TrainParams, how_to_get, load_params
 from emoverse.errors import UserError
 from emoverse.profiles import TASKS_OF, all_texts, names, narrowing_notes, profile_text
 
@@ -50,8 +50,7 @@ def _missing(path: Path) -> list[str]:
     ]
     source = Path(params.base_model.source)
     if params.base_model.source != TINY and not source.exists():
-        how = f"`hf download OpenGVLab/{source.name} --local-dir {source}` where there is network, then `dvc add` it"
-        missing.append(f"missing: {source} ({how})")
+        missing.append(f"missing: {source} (the base model: {how_to_get(source)})")
     return missing
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.artifacts.manifest import publish
-from emoverse.config import TINY, BaseModelParams, MediaParams, plain
+from emoverse.config import TINY, BaseModelParams, MediaParams, how_to_get, plain
 from emoverse.errors import UserError
 from emoverse.models.convert.native import check_model_folder, read_config
 from emoverse.progress import progress
@@ -23,7 +23,7 @@ def base_model(out: Path, params: BaseModelParams, media: MediaParams) -> None:
     """Publish the checkpoint of ``params.source``, or build and pretrain the tiny InternVL that stands in for one.
 
     The tiny model is trained on drawn faces of people who are not in the sample and on generated sentences, never on a
-    clip, transcript, question or label of a corpus. The same seed gives the same bytes on one machine.
+    clip, transcript or question of a corpus. The same seed gives the same bytes on one machine.
     """
     if params.source != TINY:
         publish_checkpoint(Path(params.source), out, media)
@@ -88,10 +88,7 @@ def publish_checkpoint(source: Path, out: Path, media: MediaParams) -> None:
     from emoverse.models.convert.native import is_complete
 
     if not source.is_dir():
-        remedy = (
-            f"download its weights where there is network (`hf download OpenGVLab/{source.name} --local-dir "
-            f"{source.name}`), copy that folder here and `dvc add` it, or `dvc pull` it, or set base_model.source"
-        )
+        remedy = f"{how_to_get(source)}, or set base_model.source"
         raise UserError("the base model's checkpoint is missing", place=str(source), remedy=remedy)
     if read_config(source).get("model_type") == "internvl":
         check_model_folder(source)

@@ -1,7 +1,8 @@
 """Generate dialogues for the tiny model's pretraining: numbered lines, and questions whose answer is a line's number.
 
-A large model can look up who said what and copy a number out of a list; the tiny one learns it from these. Speakers,
-words, labels and questions are not those of a corpus, except that first names are everybody's.
+A large model can look up who said what and copy a number out of a list; the tiny one learns it from these. Words and
+questions are not those of a corpus, and most labels are arbitrary words. First names are common ones, those of the
+sample among them.
 """
 
 from __future__ import annotations

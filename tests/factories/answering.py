@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from emoverse.amt.baselines import baselines
@@ -145,10 +146,19 @@ def make_model(folder: Path, seed: int = 1) -> Path:
 
 
 def write_model(folder: Path, seed: int = 1) -> None:
-    """Write a tiny model with random weights."""
+    """Write a tiny model whose replies are random: the one that is pretrained begins by repeating its last token."""
     texts = [*WORDS, "The person says: Please determine which emotion label. Joy. Anger. Sadness."] * 4
     tokenizer = train_tokenizer(texts, 400)
-    save_folder(build_model(tokenizer, MEDIA, seed), build_processor(tokenizer, MEDIA), folder)
+    model = build_model(tokenizer, MEDIA, seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in (*model.model.language_model.named_parameters(), ("lm_head", model.lm_head.weight)):
+            if tensor.ndim >= 2:
+                std = 0.05 if "embed_tokens" in name else tensor.shape[-1] ** -0.5
+                tensor.normal_(0.0, std, generator=generator)
+            elif name.endswith("bias"):
+                tensor.zero_()
+    save_folder(model, build_processor(tokenizer, MEDIA), folder)
 
 
 def make_inputs(folder: Path, *, utterances_per_corpus: int = 12) -> dict[str, Path]:

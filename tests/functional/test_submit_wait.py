@@ -74,7 +74,7 @@ def test_the_steps_of_a_workflow_above_a_megabyte_are_read() -> None:
 
 def test_steps_have_the_names_of_the_pipeline_and_of_their_corpus() -> None:
     steps = {f"{ITERATION.format(n)}.{task}": "Succeeded" for n in range(3) for task in ("fetch", "validate")}
-    nodes = nodes_of({**steps, "root.base-model": "Skipped", "root.train": "Pending"})
+    nodes = nodes_of({**steps, "root.import-base-model": "Skipped", "root.train": "Pending"})
     for part in ("for-loop-1", "for-loop-1.iteration-driver", "for-loop-1.iteration-iterations"):
         nodes.append(node(f"root.{part}", "Succeeded"))
     nodes += [node(f"{ITERATION.format(n)}-driver", "Succeeded") for n in range(3)]
