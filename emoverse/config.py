@@ -104,6 +104,12 @@ class AmtParams:
 TINY: Final = "emoverse/models/tiny.py"  # the source of the tiny base model: its code, as DVC wants to see a file
 
 
+def missing_base_model(source: Path) -> UserError:
+    """Return the error for a base model whose folder is missing."""
+    remedy = f"{how_to_get(source)}, or set base_model.source"
+    return UserError("the base model's checkpoint is missing", place=str(source), remedy=remedy)
+
+
 def how_to_get(source: Path) -> str:
     """Return what to do where a base model's folder is missing: the sample's is in the repository, others are not."""
     if source.parent.name == "sample":

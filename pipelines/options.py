@@ -11,7 +11,7 @@ from components.image import Images
 from emoverse.artifacts.lineage import dvc_md5_in
 from emoverse.artifacts.manifest import open_raw
 from emoverse.artifacts.source_digest import code_digest
-from emoverse.config import TINY, Params, plain
+from emoverse.config import TINY, Params, missing_base_model, plain
 from emoverse.errors import UserError
 from emoverse.fetching.fetch import RemoteConfigs
 from emoverse.fetching.storage import is_shared, public_settings
@@ -135,8 +135,7 @@ def local_arguments(params: Params, base: Path) -> RunArguments:
     if source == TINY:
         return cluster_arguments(params, corpora)
     if not (base / source).is_dir():
-        remedy = "run `dvc pull`, or set base_model.source in params.yaml"
-        raise UserError("the base model's checkpoint is missing", place=str(base / source), remedy=remedy)
+        raise missing_base_model(base / source)
     return cluster_arguments(params, corpora, _digested("weights", base / source))
 
 

@@ -54,7 +54,7 @@ def read_sets(amt: Path, split: str = "test", *, required: bool = True) -> list[
     """Read every set of a split (``test`` or ``validation``) of an AMT folder, in order of name.
 
     Raises:
-        UserError: There is none, and one is ``required``.
+        UserError: There is no test set, although ``required`` asks for one.
         RowErrors: Rows are broken, incomplete or repeated.
     """
     paths = sorted((amt / split).glob("*.jsonl"))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.artifacts.manifest import publish
-from emoverse.config import TINY, BaseModelParams, MediaParams, how_to_get, plain
+from emoverse.config import TINY, BaseModelParams, MediaParams, missing_base_model, plain
 from emoverse.errors import UserError
 from emoverse.models.convert.native import check_model_folder, read_config
 from emoverse.progress import progress
@@ -88,8 +88,7 @@ def publish_checkpoint(source: Path, out: Path, media: MediaParams) -> None:
     from emoverse.models.convert.native import is_complete
 
     if not source.is_dir():
-        remedy = f"{how_to_get(source)}, or set base_model.source"
-        raise UserError("the base model's checkpoint is missing", place=str(source), remedy=remedy)
+        raise missing_base_model(source)
     if read_config(source).get("model_type") == "internvl":
         check_model_folder(source)
     conversion = plan_conversion(source)

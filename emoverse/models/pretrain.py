@@ -41,9 +41,8 @@ def pretrain_vision(model: Any, faces: Sequence[Face], epochs: int, seed: int) -
     parts = (model.model.vision_tower, model.model.multi_modal_projector, heads)
     rng = np.random.default_rng([seed, 0xE7E5])
     batches = [batch for _ in range(epochs) for batch in _frames((len(pixels), pixels.shape[1]), rng)]
-    trainer = _Trainer(
-        {"vision": [p for part in parts for p in part.parameters()]}, {"vision": VISION_LEARNING_RATE}, len(batches)
-    )
+    parameters = [p for part in parts for p in part.parameters()]
+    trainer = _Trainer([{"params": parameters, "lr": VISION_LEARNING_RATE}], len(batches))
     losses = []
     with progress("base-model: vision tower", len(batches), unit="steps") as advance:
         for clip, frame in batches:
@@ -90,12 +89,14 @@ def pretrain_language(
     batches = list(_batches([len(ids) for ids, _ in encoded], seed))
     matrices = [p for p in model.model.language_model.layers.parameters() if p.ndim == 2]
     known = {id(p) for p in matrices}
-    words = [p for part in (model.model.language_model, model.lm_head) for p in part.parameters() if id(p) not in known]
-    trainer = _Trainer(
-        {"matrices": matrices, "words": words, "projector": list(model.model.multi_modal_projector.parameters())},
-        {"matrices": MATRIX_LEARNING_RATE, "words": LANGUAGE_LEARNING_RATE, "projector": VISION_LEARNING_RATE},
-        len(batches),
-    )
+    others = [
+        p for part in (model.model.language_model, model.lm_head) for p in part.parameters() if id(p) not in known
+    ]
+    groups = [
+        {"params": others, "lr": LANGUAGE_LEARNING_RATE},
+        {"params": list(model.model.multi_modal_projector.parameters()), "lr": VISION_LEARNING_RATE},
+    ]
+    trainer = _Trainer(groups, len(batches), matrices)
     model.train()
     losses = []
     with progress("base-model: language model", len(batches), unit="steps") as advance:
@@ -109,20 +110,22 @@ def pretrain_language(
 
 
 class _Trainer:
-    """Train named groups of parameters: cosine with 5 % warm-up, gradients clipped at norm 1.
+    """Train groups of parameters with AdamW: cosine with 5 % warm-up, gradients clipped at norm 1.
 
-    AdamW (betas 0.9, 0.95, weight decay 0.05) trains all groups but ``matrices``, which Muon trains: from the same
-    examples it learns to copy and to look up in far fewer steps.
+    Args:
+        groups: Parameter groups of AdamW (betas 0.9, 0.95, weight decay 0.05).
+        steps: Number of steps.
+        matrices: Parameters that Muon trains instead: from the same examples it learns to copy and to look up in far
+            fewer steps.
     """
 
-    def __init__(self, groups: dict[str, list[Any]], rates: dict[str, float], steps: int) -> None:
+    def __init__(self, groups: list[dict[str, Any]], steps: int, matrices: Sequence[Any] = ()) -> None:
         import torch
 
-        self.parameters = [parameter for group in groups.values() for parameter in group]
-        plain = [{"params": group, "lr": rates[name]} for name, group in groups.items() if name != "matrices"]
-        self.optimizers: list[Any] = [torch.optim.AdamW(plain, betas=(0.9, 0.95), weight_decay=0.05)]
-        if "matrices" in groups:
-            muon = torch.optim.Muon(groups["matrices"], lr=rates["matrices"], momentum=0.95, weight_decay=0.0)
+        self.parameters = [*matrices, *(parameter for group in groups for parameter in group["params"])]
+        self.optimizers: list[Any] = [torch.optim.AdamW(groups, betas=(0.9, 0.95), weight_decay=0.05)]
+        if matrices:
+            muon = torch.optim.Muon(matrices, lr=MATRIX_LEARNING_RATE, momentum=0.95, weight_decay=0.0)
             self.optimizers.append(muon)
         self.schedules = [
             torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, steps))

@@ -44,7 +44,7 @@ _ADDRESSED: Final = (
     "Who is called in {number}?",
     "Name called in line {number}:",
 )
-NO_NAME: Final = "nobody"
+_NO_NAME: Final = "nobody"
 _EVERY_SOURCE: Final = ("Sources of all lines:", "Trace every line back:", "Each line, its feeling and its source:")
 _EVERY_SPEAKER: Final = ("Speakers of all lines:", "Who speaks where?", "Each line's speaker:")
 _EVERY_LAST: Final = ("Last line of everybody:", "Where did each one speak last?", "Latest numbers:")
@@ -139,7 +139,7 @@ def ask_about(lines: Sequence[Spoken], target: int, rng: np.random.Generator, qu
     line = talk[target]
     if draw < 0.12:
         name = talk[int(rng.integers(len(talk)))].speaker
-        last = max(one.number for one in talk if one.speaker == name)
+        last = max(spoken.number for spoken in talk if spoken.speaker == name)
         return f"{head}{text}\n{_pick(_LAST_OF, rng).format(name=name)}", str(last)
     if draw < 0.2:
         return f"{head}{text}\n{_pick(_SPEAKER, rng).format(number=line.number)}", line.speaker
@@ -178,7 +178,7 @@ def _number(lines: Sequence[Spoken], rng: np.random.Generator, *, invented: bool
     talk = []
     for place, line in enumerate(lines):
         label = str(_pick(vocabulary(), rng)).lower() if invented else line.feeling
-        called = NO_NAME if line.answers is None else lines[line.answers].speaker
+        called = _NO_NAME if line.answers is None else lines[line.answers].speaker
         source = place if line.answers is None else line.answers
         talk.append(_Numbered(int(numbers[place]), label, line.speaker, line.text, called, int(numbers[source])))
     return talk
