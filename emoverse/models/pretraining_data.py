@@ -15,8 +15,7 @@ from emoverse.config import MediaParams
 from emoverse.media.transform import picture
 from emoverse.models.pretraining_dialogues import ask_about, make_dialogue, vocabulary
 from emoverse.synthetic.clips import render
-from emoverse.synthetic.expressions import COLUMN, EXPRESSIVE_UNITS, Expression, animate
-from emoverse.synthetic.portrait import Identity
+from emoverse.synthetic.faces import COLUMN, EXPRESSIVE_UNITS, Expression, Identity, animate
 
 FIRST_IDENTITY: Final = 1_000_000
 """The sample's identities have seeds below `synthetic.SAMPLE_IDENTITIES`; pretraining's start here."""
@@ -71,7 +70,7 @@ EMOTION_OF: Final = {
     "composed": "neutral", "cheerful": "joy", "startled": "surprise", "cross": "anger", "gloomy": "sadness",
     "revolted": "disgust", "frightened": "fear",
 }  # fmt: skip
-"""The base model's name of a feeling -> the emotion that `synthetic.expressions` draws."""
+"""The base model's name of a feeling -> the emotion that `synthetic.faces` draws."""
 
 FEELINGS: Final = tuple(EMOTION_OF)
 VALENCES: Final = ("welcome", "unwelcome", "indifferent")

@@ -8,8 +8,17 @@ from typing import Final
 import av
 import numpy as np
 
-from emoverse.synthetic.expressions import COLUMN, MAX_INTENSITY, OPENFACE_UNITS, Expression, Floats, Frames
-from emoverse.synthetic.portrait import Canvas, Identity, draw
+from emoverse.synthetic.faces import (
+    COLUMN,
+    MAX_INTENSITY,
+    OPENFACE_UNITS,
+    Canvas,
+    Expression,
+    Floats,
+    Frames,
+    Identity,
+    draw,
+)
 
 FPS: Final = 12
 _CRF: Final = "28"
@@ -30,7 +39,7 @@ def write_clip(path: Path, frames: Frames, voice: Floats | None = None) -> None:
         video.codec_context.thread_count = 1
         sound = container.add_stream("aac", rate=_AUDIO_RATE, layout="mono") if voice is not None else None
         if sound is not None:
-            sound.bit_rate = 24_000
+            sound.bit_rate = 12_000
             sound.codec_context.options = {"flags": "+bitexact"}
         for index in range(n_frames):
             frame = av.VideoFrame.from_ndarray(frames[index], format="rgb24")
@@ -67,16 +76,23 @@ NOISE: Final = 0.10
 """Standard deviation of the measured about the drawn intensity."""
 
 
-def write_units(path: Path, units: Floats, rng: np.random.Generator) -> None:
-    """Write true intensities (T, 17) as measured ones: noisy, 0..5, present from 1 on; line ends are LF."""
+def write_units(path: Path, units: Floats, rng: np.random.Generator, separator: str = ", ") -> None:
+    """Write action units as OpenFace does: measured with noise, present from an intensity of 1 on.
+
+    Args:
+        path: The table; its folder is made.
+        units: True intensities, (T, 17), 0..5.
+        rng: Source of the noise.
+        separator: Between cells; releases of OpenFace write ", " or ",".
+    """
     measured = np.clip(units + rng.normal(0.0, NOISE, units.shape), 0.0, MAX_INTENSITY).round(2)
     confidence = np.clip(rng.normal(0.96, 0.02, len(units)), 0.80, 0.98)
-    lines = [HEADER]
+    lines = [HEADER.replace(", ", separator)]
     for index, row in enumerate(measured):
         present = [float(unit in COLUMN and row[COLUMN[unit]] >= 1.0) for unit in PRESENCE_UNITS]
-        head = f"{index + 1}, 0, {index / FPS:.3f}, {confidence[index]:.2f}, 1"
-        cells = [head, *(f"{value:.2f}" for value in row), *(f"{value:.1f}" for value in present)]
-        lines.append(", ".join(cells))
+        head = (f"{index + 1}", "0", f"{index / FPS:.3f}", f"{confidence[index]:.2f}", "1")
+        cells = [*head, *(f"{value:.2f}" for value in row), *(f"{value:.1f}" for value in present)]
+        lines.append(separator.join(cells))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(("\n".join(lines) + "\n").encode())
 

@@ -13,9 +13,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from emoverse.synthetic.expressions import EMOTIONS
-from emoverse.synthetic.people import Conversation, Line, make_conversations, seeded_rng
-from emoverse.synthetic.recording import plant_faults, planted_fault, write_line_clip
+from emoverse.synthetic.faces import EMOTIONS
+from emoverse.synthetic.lines import (
+    Conversation,
+    Line,
+    make_conversations,
+    plant_faults,
+    planted_fault,
+    seeded_rng,
+    write_line_clip,
+)
 
 LINES: Final = {"train": 730, "test": 132}
 FROM_MELD: Final = {"train": 24, "dev": 1, "test": 3}

@@ -5,8 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from emoverse.synthetic.people import Conversation, Line, make_conversations, seeded_rng
-from emoverse.synthetic.recording import plant_faults, planted_fault, write_line_clip
+from emoverse.synthetic.lines import (
+    Conversation,
+    Line,
+    make_conversations,
+    plant_faults,
+    planted_fault,
+    seeded_rng,
+    write_line_clip,
+)
 
 COLUMNS: Final = (
     "Sr No.", "Utterance", "Speaker", "Emotion", "Sentiment", "Dialogue_ID", "Utterance_ID", "Season", "Episode",

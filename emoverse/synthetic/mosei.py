@@ -10,10 +10,21 @@ from typing import Final
 import h5py
 import numpy as np
 
-from emoverse.synthetic.expressions import EMOTIONS, LOW_SHARE
-from emoverse.synthetic.people import GUEST_VLOGGERS, SIZES, VIDEO_IDS, VLOGGERS, Line, cycle_shuffled, seeded_rng
+from emoverse.synthetic.faces import EMOTIONS
+from emoverse.synthetic.lines import (
+    FAINT_SHARE,
+    GUEST_VLOGGERS,
+    SIZES,
+    VIDEO_IDS,
+    VLOGGERS,
+    Line,
+    cycle_shuffled,
+    plant_faults,
+    planted_fault,
+    seeded_rng,
+    write_line_clip,
+)
 from emoverse.synthetic.phrases import REVIEWS, TEST_REVIEWS, make_text, valence_of
-from emoverse.synthetic.recording import plant_faults, planted_fault, write_line_clip
 
 COLUMNS: Final = (
     "video_id", "clip_id", "text", "label", "annotation", "mode", "label_T", "label_A", "label_V",
@@ -22,7 +33,7 @@ FEATURES: Final = ("sentiment", "joy", "sadness", "anger", "surprise", "disgust"
 """Columns of the CMU features by this package's names; the SDK's are happy and sad."""
 SEGMENTS: Final = {"train": 106, "valid": 16, "test": 58}
 _AT_LEAST: Final = {"train": 3, "valid": 1, "test": 1}
-VIDEO_EMOTIONS: Final = (*EMOTIONS, *EMOTIONS, "neutral", "neutral", "joy", "joy", "surprise", "surprise")
+VIDEO_EMOTIONS: Final = (*EMOTIONS, *EMOTIONS, "neutral", "neutral", *(["joy"] * 4), "surprise", "surprise")
 THIRD: Final = 3
 """Labels are multiples of a third."""
 
@@ -45,7 +56,7 @@ def plan_mosei(seed: int, scale: float) -> list[Video]:
         first, total = len(videos), 0
         while total < round(count * scale) or len(videos) - first < _AT_LEAST[mode]:
             if len(videos) == len(VIDEO_IDS):
-                raise ValueError(f"scale {scale:g} needs more than the {len(VIDEO_IDS)} video ids of people.VIDEO_IDS")
+                raise ValueError(f"scale {scale:g} needs more than the {len(VIDEO_IDS)} video ids of lines.VIDEO_IDS")
             guest = mode == "test" and (len(videos) - first) % 3 == 1
             videos.append(_video(len(videos), mode, guest, emotions, seed))
             total += len(videos[-1].lines)
@@ -65,7 +76,7 @@ def _video(index: int, mode: str, guest: bool, emotions: Iterator[str], seed: in
     for position in rng.permutation(n):
         clip_id, emotion = clip_ids[int(position)], next(emotions)
         valence = int(rng.choice([-1, 0, 0, 1])) if emotion == "neutral" else valence_of(emotion, rng)
-        key, low = f"MOSEI/{video_id}/{clip_id}", bool(rng.random() < LOW_SHARE)
+        key, low = f"MOSEI/{video_id}/{clip_id}", bool(rng.random() < FAINT_SHARE)
         text, frames = make_text(emotion, valence, topic, used, rng), int(rng.integers(12, 19))
         person = pool[index % len(pool)]
         line = Line(key, clip_id, video_id, person, emotion, valence, low, text, round(clock, 3), frames, size)

@@ -99,6 +99,16 @@ AMBIGUOUS: Final[dict[tuple[str, ...], tuple[str, ...]]] = {
         "That was the last time we had {thing}.",
         "I kept one picture of {thing} for you.",
     ),
+    ("joy", "disgust"): (
+        "I have never tasted anything like {thing}.",
+        "I could tell {thing} from the whole of {place}.",
+        "Nobody in {place} smells like you do today.",
+    ),
+    ("joy", "fear"): (
+        "My heart was racing all the way to {place}.",
+        "I could not breathe when I saw {thing}.",
+        "My knees went weak in {place}.",
+    ),
     ("joy", "surprise"): (
         "They gave {thing} to me, just like that.",
         "Guess who is in {place}.",
@@ -195,22 +205,24 @@ TEST_REVIEWS: Final = (
 """The same for the test split."""
 
 
-OWN_SHARE: Final = 0.38
-AMBIGUOUS_SHARE: Final = 0.42
-GENERIC_SHARE: Final = 0.15
+OWN_SHARE: Final = 0.55
+AMBIGUOUS_SHARE: Final = 0.36
+GENERIC_SHARE: Final = 0.06
 """Shares of utterances whose words fit one emotion, several or any; the rest fit another emotion."""
-TAIL_SHARE: Final = 0.25
+TAIL_SHARE: Final = 0.07
 """Share of utterances with a closing phrase where the emotion implies a valence."""
-OPEN_TAIL_SHARE: Final = 0.9
-"""The same where it implies none: the words alone say whether a surprise is a good one."""
+SURPRISE_TAIL_SHARE: Final = 0.4
+"""The same for surprise, of which the face says, too, whether it is a good one."""
+NEUTRAL_TAIL_SHARE: Final = 0.9
+"""The same for a neutral emotion with a valence, which the words alone say."""
 VALENCES: Final = {"neutral": 0, "joy": 1, "anger": -1, "sadness": -1, "disgust": -1, "fear": -1}
 """Valence an emotion implies; surprise implies none."""
 
 
 def valence_of(emotion: str, rng: np.random.Generator) -> int:
-    """Return 1, 0 or -1; surprise is drawn either way with equal odds."""
+    """Return 1, 0 or -1; two surprises of three are good."""
     if emotion == "surprise":
-        return 1 if rng.random() < 0.5 else -1
+        return 1 if rng.random() < 2 / 3 else -1
     return VALENCES[emotion]
 
 
@@ -225,11 +237,16 @@ def make_text(emotion: str, valence: int, topic: tuple[str, str], used: set[str]
         rng: Source of randomness.
     """
     parts = [_pick(_bank(emotion, rng.random(), rng), used, rng)]
-    implied = valence == VALENCES.get(emotion)
-    if rng.random() < (TAIL_SHARE if implied else OPEN_TAIL_SHARE):
+    if rng.random() < _tail_share(emotion, valence):
         parts.append(_pick(TAILS[valence], used, rng))
     text = " ".join(parts).format(thing=topic[0], place=topic[1])
     return text[0].upper() + text[1:]
+
+
+def _tail_share(emotion: str, valence: int) -> float:
+    if emotion == "surprise":
+        return SURPRISE_TAIL_SHARE
+    return TAIL_SHARE if valence == VALENCES[emotion] else NEUTRAL_TAIL_SHARE
 
 
 def _bank(emotion: str, draw: float, rng: np.random.Generator) -> tuple[str, ...]:

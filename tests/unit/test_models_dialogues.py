@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from emoverse.models.pretraining_dialogues import Spoken, ask_about, first_names, make_dialogue
-from emoverse.synthetic.people import GUESTS, NAMES
+from emoverse.synthetic.lines import GUESTS, NAMES
 
 FEELINGS = ("composed", "cheerful", "cross")
 

@@ -20,7 +20,7 @@ from emoverse.models.pretraining_data import (
     verdict_sentence,
 )
 from emoverse.synthetic import SAMPLE_IDENTITIES
-from emoverse.synthetic.expressions import EMOTIONS
+from emoverse.synthetic.faces import EMOTIONS
 from emoverse.synthetic.phrases import TOPICS, make_text, valence_of
 from emoverse.tasks import ecpe, eri, fer, mer, msa
 

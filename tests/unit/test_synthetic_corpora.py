@@ -12,10 +12,10 @@ import pytest
 from emoverse.synthetic import SAMPLE_IDENTITIES
 from emoverse.synthetic.clips import HEADER, NOISE
 from emoverse.synthetic.corpora import CORPORA, generate, store
+from emoverse.synthetic.lines import FAULTS, FIRST_GUEST, planted_fault, render_line
 from emoverse.synthetic.meld import clip_name, clip_time, plan_meld
 from emoverse.synthetic.mosei import plan_mosei
-from emoverse.synthetic.people import FIRST_GUEST
-from emoverse.synthetic.recording import FAULTS, planted_fault, render_line
+from tests.factories.checkout import REPO
 
 pytestmark = pytest.mark.slow
 
@@ -160,8 +160,8 @@ def test_openface_tables_agree_with_what_was_drawn(sample):
     dialogue = plan_meld(SEED, SCALE)["test"][0]
     line = dialogue.lines[1]
     path = (sample / "MELD" / "OpenFace" / clip_name("test", 0, line.number)).with_suffix(".csv")
-    assert path.read_text().splitlines()[0] == HEADER
-    table = pd.read_csv(path, skipinitialspace=True)
+    assert path.read_text().splitlines()[0] == HEADER.replace(", ", ",")
+    table = pd.read_csv(path)
     measured = table[[name for name in table if name.endswith("_r")]].to_numpy()
     assert np.abs(measured - render_line(line, SEED).units).max() < 5 * NOISE
     assert list(table["frame"]) == list(range(1, line.n_frames + 1))
@@ -196,3 +196,8 @@ def test_the_remote_holds_every_file_under_its_md5(sample, tmp_path):
     for entry in listing:
         stored = (tmp_path / "files" / "md5" / entry["md5"][:2] / entry["md5"][2:]).read_bytes()
         assert stored == (sample / "ECF" / entry["relpath"]).read_bytes()
+
+
+def test_the_sample_in_the_repository_stays_below_ten_megabytes():
+    files = [path for path in (REPO / "data/remote").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 10e6

@@ -2,16 +2,18 @@ import numpy as np
 import pytest
 
 from emoverse.synthetic.clips import render
-from emoverse.synthetic.expressions import (
+from emoverse.synthetic.faces import (
     COLUMN,
     EMOTIONS,
     EXPRESSIVE_UNITS,
     OPENFACE_UNITS,
     PROTOTYPES,
     Expression,
+    FaceStyle,
+    Identity,
     animate,
+    draw_peaks,
 )
-from emoverse.synthetic.portrait import Identity
 
 
 def draw(peaks, seed=3, size=64, n_frames=9, talk=0.0):
@@ -78,3 +80,15 @@ def test_a_faint_performance_is_fainter_than_any_other():
     faint = animate("joy", np.random.default_rng(1), low=True).peaks
     strong = animate("joy", np.random.default_rng(1), low=False).peaks
     assert max(faint.values()) < max(strong.values())
+
+
+def test_faces_with_only_shared_units_are_as_frequent_as_the_style_says():
+    style = FaceStyle(partial=0.7, stray=0.0)
+    whole = [len(draw_peaks("anger", np.random.default_rng(k), low=False, style=style)) > 3 for k in range(500)]
+    # a whole prototype has four units, of which at least one is dropped in a third of the faces
+    assert 0.1 < sum(whole) / 500 < 0.3
+
+
+def test_a_pleasant_surprise_smiles():
+    assert animate("surprise", np.random.default_rng(4), smiling=True).peaks[12] >= 1.5
+    assert 12 not in animate("surprise", np.random.default_rng(4), style=FaceStyle(stray=0.0)).peaks

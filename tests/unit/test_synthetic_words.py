@@ -1,12 +1,15 @@
 import numpy as np
+import pytest
 
-from emoverse.synthetic.expressions import EMOTIONS
+from emoverse.synthetic.faces import EMOTIONS
 from emoverse.synthetic.phrases import (
     AMBIGUOUS,
     BY_EMOTION,
     GENERIC,
+    NEUTRAL_TAIL_SHARE,
     OWN_SHARE,
     REVIEWS,
+    SURPRISE_TAIL_SHARE,
     TAILS,
     TEST_REVIEWS,
     TEST_TOPICS,
@@ -41,11 +44,12 @@ def test_every_emotion_but_neutral_has_words_that_another_one_has_too():
     assert all(len(set(emotions)) >= 2 for emotions in AMBIGUOUS)
 
 
-def test_words_say_whether_a_surprise_is_a_good_one():
+@pytest.mark.parametrize(("emotion", "share"), [("surprise", SURPRISE_TAIL_SHARE), ("neutral", NEUTRAL_TAIL_SHARE)])
+def test_words_say_the_valence_that_an_emotion_leaves_open_as_often_as_said(emotion, share):
     rng = np.random.default_rng(2)
     for valence in (1, -1):
-        texts = [make_text("surprise", valence, TOPICS[0], set(), rng) for _ in range(300)]
-        assert sum(text.endswith(TAILS[valence]) for text in texts) > 240
+        texts = [make_text(emotion, valence, TOPICS[0], set(), rng) for _ in range(500)]
+        assert abs(sum(text.endswith(TAILS[valence]) for text in texts) / 500 - share) < 0.08
         assert not any(text.endswith(TAILS[-valence]) for text in texts)
 
 

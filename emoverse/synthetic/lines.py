@@ -1,14 +1,15 @@
-"""Define the people of the sample, and plan who says what."""
+"""Plan who says what in the sample, record each line as a clip, and damage some clips on purpose."""
 
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from emoverse.synthetic.clips import FPS
-from emoverse.synthetic.expressions import EMOTIONS, LOW_SHARE
+from emoverse.synthetic.clips import FPS, Rendered, render, write_clip, write_units
+from emoverse.synthetic.faces import EMOTIONS, MISLEADING, FaceStyle, Identity, animate
 from emoverse.synthetic.phrases import TEST_TOPICS, TOPICS, make_text, valence_of
 
 NAMES: Final = (
@@ -47,13 +48,21 @@ SIZES: Final = ((96, 96), (128, 96), (112, 112), (96, 120))
 SMALL: Final = (72, 72)
 """The frame size of ECF's own clips, which are many."""
 
-DIALOGUE_EMOTIONS: Final = (*EMOTIONS, *EMOTIONS, "neutral", "joy", "surprise")
-"""Emotions of the lines, shuffled: neutral, joy and surprise three times in seventeen, the other four twice."""
+DIALOGUE_EMOTIONS: Final = (*EMOTIONS, *EMOTIONS, "neutral", "joy", "joy", "surprise")
+"""Emotions of the lines, shuffled: joy four times in eighteen, neutral and surprise three times, the others twice."""
 
 ADDRESS_SHARE: Final = 0.65
 """Share of a dialogue's lines that begin with the name of the person whom they answer, once there is one."""
 FAR_SHARE: Final = 0.8
 """Share of these that answer a line before the previous one, where another person said one."""
+
+FAINT_SHARE: Final = 0.1
+"""Share of lines that are said with a faint face."""
+AUDIO_SHARE: Final = 0.10
+"""Share of clips with sound."""
+STYLE: Final = FaceStyle(partial=0.64, parts=MISLEADING, partial_peak=3.8, stray=0.12)
+"""The sample's faces: two of three need the words to be told apart, so that neither modality is enough alone."""
+OPENFACE_FOLDER: Final = "OpenFace"
 
 
 @dataclass(frozen=True)
@@ -169,7 +178,7 @@ def _conversation(
             identity=first + people[turn],
             emotion=emotion,
             valence=valence,
-            low=bool(rng.random() < LOW_SHARE),
+            low=bool(rng.random() < FAINT_SHARE),
             text=text if answers is None else f"{lines[answers].speaker}, {_uncapitalised(text)}",
             start=round(clock, 3),
             n_frames=int(rng.integers(8, 10) if small else rng.integers(12, 19)),
@@ -195,3 +204,88 @@ def _addressed(lines: Sequence[Line], speaker: str, rng: np.random.Generator) ->
 
 def _uncapitalised(text: str) -> str:
     return text if text.startswith(("I ", "I'")) else text[0].lower() + text[1:]
+
+
+def render_line(line: Line, seed: int) -> Rendered:
+    """Draw a line's frames and true action units: always the same for the same line and seed."""
+    rng = seeded_rng(seed, line.key, "clip")
+    pleasant = line.emotion == "surprise" and line.valence > 0
+    expression = animate(line.emotion, rng, low=line.low, style=STYLE, smiling=pleasant)
+    return render(Identity.from_seed(line.identity), expression, line.size, FPS, line.n_frames, rng)
+
+
+def write_line_clip(line: Line, corpus: Path, clip: str, seed: int) -> None:
+    """Write `corpus/clip` (.mp4) and `corpus/OpenFace/clip` (.csv) of a line.
+
+    Args:
+        line: The utterance.
+        corpus: Root of the corpus.
+        clip: Path of the clip, relative to the root.
+        seed: Seed of the sample.
+    """
+    rendered = render_line(line, seed)
+    rng = seeded_rng(seed, line.key, "recording")
+    jaw = rendered.units[:, -3] / 5.0
+    write_clip(corpus / clip, rendered.frames, jaw if rng.random() < AUDIO_SHARE else None)
+    write_units(units_path(corpus, clip), rendered.units, rng, separator=",")
+
+
+def units_path(corpus: Path, clip: str) -> Path:
+    """Return where the action units of a clip (path relative to the corpus) are."""
+    return (corpus / OPENFACE_FOLDER / clip).with_suffix(".csv")
+
+
+@dataclass(frozen=True)
+class PlantedFault:
+    """A planted fault: its kind, file (relative to the corpus), row (by its id) and wrong value."""
+
+    corpus: str
+    kind: str
+    file: str
+    row: str = ""
+    value: str = ""
+
+
+FAULTS: Final = (
+    PlantedFault("MELD", "truncated clip", "train/train_splits/dia0_utt1.mp4"),
+    PlantedFault("MELD", "zero-byte clip", "dev/dev_splits_complete/dia0_utt1.mp4"),
+    PlantedFault("MELD", "missing clip", "test/output_repeated_splits_test/dia1_utt2.mp4"),
+    PlantedFault("MELD", "unannotated clip", "test/output_repeated_splits_test/dia1_utt19.mp4"),
+    PlantedFault("MELD", "duplicate id", "train_sent_emo.csv", "dia1_utt0"),
+    PlantedFault("MELD", "misspelt emotion", "train_sent_emo.csv", "dia2_utt0", "hapy"),
+    PlantedFault("ECF", "cause index out of range", "Subtask_2_train.json", "1", "99"),
+    PlantedFault("ECF", "truncated clip", "train/dia2utt1.mp4"),
+    PlantedFault("ECF", "missing clip", "test/dia101utt2.mp4"),
+    PlantedFault("MOSEI", "sentiment out of range", "label.csv", f"{VIDEO_IDS[0]}/1", "4.0"),
+    PlantedFault("MOSEI", "zero-byte clip", f"Raw/{VIDEO_IDS[1]}/0.mp4"),
+    PlantedFault("MOSEI", "missing clip", f"Raw/{VIDEO_IDS[2]}/1.mp4"),
+    PlantedFault("MOSEI", "unannotated clip", f"Raw/{VIDEO_IDS[0]}/30.mp4"),
+)
+"""All of them. No faults but part of the real layouts: a CMU emotion above 3, ties, an emotion without a cause."""
+
+
+def planted_fault(corpus: str, kind: str) -> PlantedFault:
+    """Return the corpus's fault of a kind; raise KeyError when there is none."""
+    for planted in FAULTS:
+        if (planted.corpus, planted.kind) == (corpus, kind):
+            return planted
+    raise KeyError(f"{corpus} has no planted fault '{kind}'")
+
+
+def plant_faults(corpus: Path) -> None:
+    """Truncate, empty or remove the clips that the faults name, and remove their OpenFace tables."""
+    for planted in FAULTS:
+        if planted.corpus != corpus.name:
+            continue
+        path = corpus / planted.file
+        match planted.kind:
+            case "truncated clip":
+                whole = path.read_bytes()
+                path.write_bytes(whole[: len(whole) * 6 // 10])
+            case "zero-byte clip":
+                path.write_bytes(b"")
+            case "missing clip":
+                path.unlink()
+            case _:
+                continue
+        units_path(corpus, planted.file).unlink()
