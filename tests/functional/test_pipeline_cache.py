@@ -14,9 +14,9 @@ import pipelines.options
 from components.image import Images
 from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TINY, load_params
-from pipelines.cache_keys import TaskKey, cache_keys
 from pipelines.options import PipelineOptions, default_arguments, local_arguments
 from pipelines.pipeline import compile_to
+from pipelines.plan import TaskKey, cache_keys
 
 REPO = Path(__file__).resolve().parents[2]
 CORPORA = ("meld", "ecf", "mosei")
