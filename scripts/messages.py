@@ -252,7 +252,7 @@ TOPICS = {
         "emoverse.config",
         "emoverse.profiles",
         "emoverse.errors",
-        "emoverse.doctor",
+        "emoverse.cli.doctor",
     ),
     "Corpora, archives and downloads": (
         "emoverse.corpora",

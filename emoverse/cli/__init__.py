@@ -26,7 +26,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "export": ("emoverse.cli.deployment", "write a model as ONNX graphs, checked against torch"),
     "predict": ("emoverse.cli.deployment", "run an exported model on your own clip or dialogue"),
     "demo": ("emoverse.cli.deployment", "serve a web page that runs an exported model on your own clip"),
-    "ablate": ("emoverse.cli.ablation", "train and score without a stage and without each task; a table"),
+    "ablate": ("emoverse.cli.evaluation", "train and score without a stage and without each task; a table"),
     "report": ("emoverse.cli.evaluation", "write one self-contained page over all results"),
     "lineage": ("emoverse.cli.evaluation", "print what an output was made from, back to the raw data"),
     "budget": ("emoverse.cli.training", "count the rows that are too long for a model"),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from emoverse.artifacts.manifest import open_source
 from emoverse.config import MediaParams, parse
 from emoverse.errors import UserError, did_you_mean
-from emoverse.evaluation.intervals import posterior
+from emoverse.evaluation.scoring import posterior
 from emoverse.export.parity import PLACEHOLDER
 from emoverse.inference.engine import Device, Engine
 from emoverse.inference.onnx_engine import SETTINGS, onnx_engine

@@ -12,8 +12,8 @@ from emoverse.artifacts.manifest import open_source
 from emoverse.errors import UserError
 from emoverse.evaluation.evaluate import evaluate
 from emoverse.export.export import export
+from emoverse.export.graphs import check_precisions, quantise
 from emoverse.export.parity import compare, logits, synthetic_rows
-from emoverse.export.precision import check, quantise
 from emoverse.inference.engine import Engine
 from emoverse.inference.onnx_engine import GRAPHS, onnx_engine
 from emoverse.inference.torch_engine import TorchBackend, load_model
@@ -119,5 +119,5 @@ def test_quantising_twice_gives_the_same_bytes(folders, tmp_path):
 )
 def test_precisions_must_be_distinct_and_have_a_tolerance(precision, problem):
     with pytest.raises(UserError, match=problem):
-        check(replace(EXPORT, precision=precision))
-    check(EXPORT)
+        check_precisions(replace(EXPORT, precision=precision))
+    check_precisions(EXPORT)
