@@ -40,8 +40,7 @@ from emoverse.amt.leakage import by_near_text, sides  # noqa: E402
 from emoverse.amt.mixture import stages  # noqa: E402
 from emoverse.amt.reasons import RuleReasons  # noqa: E402
 from emoverse.config import load_params  # noqa: E402
-from emoverse.corpora import ecf, meld, mosei  # noqa: E402
-from emoverse.corpora.base import EMOTIONS, Utterance  # noqa: E402
+from emoverse.corpora import EMOTIONS, Utterance, ecf, meld, mosei  # noqa: E402  # noqa: E402
 
 PARAMS = load_params(REPO / "params.yaml").amt
 ROUNDS = 5

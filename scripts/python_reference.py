@@ -21,8 +21,8 @@ PUBLIC = (
     ("", "emoverse.artifacts.tables", ("read_utterances",)),
     ("Parameters", "emoverse.config", ("load_params",)),
     ("", "emoverse.profiles", ("names", "profile_text")),
-    ("Add a corpus", "emoverse.corpora.base", ("Corpus", "Utterance", "Reading", "Quarantined")),
-    ("Add a task", "emoverse.tasks.base", ("Task", "Context", "Question", "Scorer")),
+    ("Add a corpus", "emoverse.corpora", ("Corpus", "Utterance", "Reading", "Quarantined")),
+    ("Add a task", "emoverse.tasks", ("Task", "Context", "Question", "Scorer")),
     ("Errors", "emoverse.errors", ("UserError",)),
 )
 

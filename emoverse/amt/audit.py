@@ -23,8 +23,7 @@ from emoverse.amt.leakage import (
     same_clips,
     sides,
 )
-from emoverse.corpora import ecf, ecf1, meld
-from emoverse.corpora.base import Reading, Split, Utterance
+from emoverse.corpora import Reading, Split, Utterance, ecf, meld
 from emoverse.errors import RowErrors, UserError
 
 CONFLICT_MIN_IOU: Final = 0.5
@@ -86,7 +85,7 @@ def audit_annotations(meld_dir: Path, ecf_train: Path, ecf_mapping: Path) -> dic
         raise UserError("no such folder", place=str(meld_dir), remedy="give the folder of MELD's three CSVs")
     friends = {utterance.utterance_id: utterance for utterance in _strict(meld.read(meld_dir), meld_dir)}
     train = _strict(ecf.read_split(ecf_train, "train"), ecf_train.parent)
-    pairs = _pairs(train, ecf1.read_mapping(ecf_mapping), friends, ecf_mapping)
+    pairs = _pairs(train, ecf.read_mapping(ecf_mapping), friends, ecf_mapping)
     return {
         "leakage": {**_leakage(train, pairs), "without_mapping": _signs(train, list(friends.values()))},
         "conflicts": _conflicts(train, pairs, friends),

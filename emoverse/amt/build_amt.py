@@ -21,7 +21,7 @@ from emoverse.amt.reasons import Reasons, provider, settings_file
 from emoverse.artifacts.digests import sha256_file
 from emoverse.artifacts.manifest import Source, open_source, publish, write_json
 from emoverse.config import AmtParams, plain
-from emoverse.corpora.base import SPLITS
+from emoverse.corpora import SPLITS
 from emoverse.errors import UserError, did_you_mean
 
 _LISTED: Final = 20

@@ -11,10 +11,8 @@ from emoverse.amt.outputs import BLANK, MUTE, Outputs, Row
 from emoverse.amt.published import Record
 from emoverse.amt.reasons import Reasons
 from emoverse.config import AmtParams
-from emoverse.corpora import get_corpus
-from emoverse.corpora.base import Utterance
-from emoverse.tasks import conditions, task
-from emoverse.tasks.base import Context, Options, Question, Skipped, mute, neutralise
+from emoverse.corpora import Utterance, get_corpus
+from emoverse.tasks import Context, Options, Question, Skipped, conditions, mute, neutralise, task
 
 Key = tuple[str, str, str]
 """(stage or split, corpus, task)."""

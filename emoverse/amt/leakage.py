@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 from datasketch import MinHash, MinHashLSH
 
 from emoverse.amt.corpus_table import CorpusTable
-from emoverse.corpora.base import Utterance
+from emoverse.corpora import Utterance
 
 MIN_IOU: Final = 0.3
 MIN_WORDS: Final = 6

@@ -12,8 +12,7 @@ from typing import Literal, TypeVar
 from emoverse.config import AmtParams
 from emoverse.corpora import corpora as all_corpora
 from emoverse.errors import UserError, did_you_mean
-from emoverse.tasks import conditions, task, tasks
-from emoverse.tasks.base import Options
+from emoverse.tasks import Options, conditions, task, tasks
 
 
 def draw(utterance_id: str, *key: str | int) -> float:

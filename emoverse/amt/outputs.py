@@ -15,8 +15,8 @@ import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from emoverse.amt.published import RecordList, media_path, record
-from emoverse.corpora.base import Utterance
-from emoverse.tasks.base import Question
+from emoverse.corpora import Utterance
+from emoverse.tasks import Question
 
 BLANK, MUTE = "~blank", "~mute"
 """Suffixes of the copies that modality drop-out adds; they are not published."""

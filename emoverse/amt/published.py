@@ -13,12 +13,10 @@ import orjson
 
 from emoverse.amt.corpus_table import CorpusTable
 from emoverse.artifacts.manifest import disk_full
-from emoverse.corpora import get_corpus
-from emoverse.corpora.base import Utterance
+from emoverse.corpora import Utterance, get_corpus
 from emoverse.corpora.files import json_list
 from emoverse.errors import DISK_FULL, RowErrors
-from emoverse.tasks import task
-from emoverse.tasks.base import Question, neutralise
+from emoverse.tasks import Question, neutralise, task
 
 _RECORD: Final = (
     b'    {\n        "query": %b,\n        "response": %b,\n        "%b": [\n            %b\n        ]\n    }'

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emoverse.corpora.base import Quarantined, Utterance
+from emoverse.corpora import Quarantined, Utterance
 from emoverse.errors import UserError
 
 BATCH: Final = 16_384  # rows in a row group

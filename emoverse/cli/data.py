@@ -12,11 +12,9 @@ from typing import Any, Final
 from emoverse.amt.published import media_path, record, write_records
 from emoverse.artifacts.manifest import read_manifest
 from emoverse.cli.options import add_params, parameters_from, validated_folders, whole_number
-from emoverse.corpora import ecf, meld
-from emoverse.corpora.base import Reading, Split, Utterance
+from emoverse.corpora import Reading, Split, Utterance, ecf, meld
 from emoverse.errors import RowErrors, UserError
-from emoverse.tasks import task
-from emoverse.tasks.base import Context, Skipped
+from emoverse.tasks import Context, Skipped, task
 
 
 def add_unpack_options(parser: argparse.ArgumentParser) -> None:

@@ -36,8 +36,8 @@ from emoverse.evaluation.scoring import (
 from emoverse.inference.engine import Engine, EngineName, open_engine
 from emoverse.inference.test_sets import AmtRow, EvaluationSet, check_frames, read_sets
 from emoverse.media.frames import FrameStore
+from emoverse.tasks import FLAWS, Confusion, mute
 from emoverse.tasks import task as task_named
-from emoverse.tasks.base import FLAWS, Confusion, mute
 
 LIBRARIES: Final[dict[EngineName, tuple[str, ...]]] = {
     "torch": ("torch", "transformers"),

@@ -25,9 +25,8 @@ from emoverse.evaluation.scoring import (
     stable,
     warnings_of,
 )
+from emoverse.tasks import FLAWS, tasks
 from emoverse.tasks import task as task_named
-from emoverse.tasks import tasks
-from emoverse.tasks.base import FLAWS
 
 _HIGHEST: Final = 10.0
 # Both texts go in as JSON strings, so that neither can end its quotation and address the judge.

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emoverse.errors import UserError
+from emoverse.tasks import FLAWS, Confusion, Scorer
 from emoverse.tasks import task as task_named
-from emoverse.tasks.base import FLAWS, Confusion, Scorer
 
 Golds = Sequence[Mapping[str, Any]]
 WARN_ABOVE: Final = 0.05  # share of flawed replies

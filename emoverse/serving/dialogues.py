@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
 from emoverse.config import parse
-from emoverse.corpora.base import EMOTIONS, Utterance
+from emoverse.corpora import EMOTIONS, Utterance
 from emoverse.errors import UserError, did_you_mean
 from emoverse.serving.clips import ClipFrames, read_clip
 from emoverse.serving.predictor import MAX_CHARACTERS, Answer, Predictor, clean_transcript

@@ -21,8 +21,7 @@ from emoverse.inference.engine import Device, Engine
 from emoverse.inference.onnx_engine import SETTINGS, onnx_engine
 from emoverse.prompt.encode import Row
 from emoverse.serving.clips import ClipFrames, Limits, read_clip, start_forkserver
-from emoverse.tasks import task
-from emoverse.tasks.base import MUTED, neutralise
+from emoverse.tasks import MUTED, neutralise, task
 from emoverse.tasks.replies import word_of
 
 MAX_CHARACTERS: Final = 4000  # of a transcript

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from emoverse.tasks.base import UNPARSABLE, Confusion, Gold, Numbers, Scorer, Task, f1, ratio
+from emoverse.tasks import UNPARSABLE, Confusion, Gold, Numbers, Scorer, Task, f1, ratio
 from emoverse.tasks.replies import read_label, word_of
 
 

@@ -16,8 +16,7 @@ from emoverse.artifacts.digests import digest_of_pairs, digest_of_value, files_b
 from emoverse.artifacts.manifest import Source, open_source, publish, raw_source, write_json
 from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import MediaParams, ValidationParams, plain
-from emoverse.corpora import get_corpus
-from emoverse.corpora.base import Reading
+from emoverse.corpora import Reading, get_corpus
 from emoverse.errors import UserError
 from emoverse.media.action_units import measurer
 from emoverse.media.extract import extract, join

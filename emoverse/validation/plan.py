@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from emoverse.config import MediaParams
-from emoverse.corpora import get_corpus
-from emoverse.corpora.base import Quarantined, Reading
+from emoverse.corpora import Quarantined, Reading, get_corpus
 from emoverse.errors import UserError
 from emoverse.media.action_units import Measurer, table_of
 from emoverse.media.probe import ClipError, ClipFiles, nfc

@@ -15,7 +15,7 @@ from emoverse.amt.outputs import Row, Tally
 from emoverse.amt.published import RecordList, media_path, record, write_records
 from emoverse.amt.reasons import FileReasons, RuleReasons, provider
 from emoverse.errors import RowErrors, UserError
-from emoverse.tasks.base import Question
+from emoverse.tasks import Question
 from tests.factories.amt import utterance
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

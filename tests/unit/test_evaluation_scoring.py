@@ -13,7 +13,7 @@ from emoverse.evaluation.score_file import published_beside
 from emoverse.evaluation.scoring import baseline_headlines, expected_error, pooled, posterior, reliability, score
 from emoverse.inference.engine import Engine
 from emoverse.inference.test_sets import EvaluationSet
-from emoverse.tasks.base import ratio
+from emoverse.tasks import ratio
 from tests.factories.answering import EVALUATE, rows_of, utterances
 
 SENTIMENTS = ["Negative.", "Positive."]

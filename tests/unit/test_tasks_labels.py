@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 from emoverse.errors import UserError
-from emoverse.tasks import mer, task, tasks
-from emoverse.tasks.base import Context, Options, Question, Skipped
+from emoverse.tasks import Context, Options, Question, Skipped, mer, task, tasks
 from emoverse.tasks.labels import parse_label
 from tests.factories.amt import utterance
 
