@@ -76,8 +76,7 @@ class Ours:
 
     def __init__(self, folder: Path, frames: FrameStore, batch_size: int) -> None:
         from emoverse.inference.torch_engine import TorchBackend, load_model
-        from emoverse.prompt.encode import Encoder
-        from emoverse.prompt.model_settings import settings_of_model
+        from emoverse.prompt import Encoder, settings_of_model
 
         self.backend, self.encoder = TorchBackend(load_model(folder)), Encoder(folder, settings_of_model(folder))
         self.frames, self.batch_size = frames, batch_size

@@ -31,7 +31,7 @@ def validate_part(
     from emoverse.compat.kfp import section
     from emoverse.config import MediaParams
     from emoverse.errors import step_errors
-    from emoverse.fetching.fetch import raw_folder
+    from emoverse.fetching import raw_folder
     from emoverse.validation import parts
 
     with step_errors():

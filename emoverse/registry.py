@@ -99,7 +99,7 @@ _STEPS: Final = (
     ),
     Step(
         name="budget",
-        function="emoverse.prompt.budget:budget",
+        function="emoverse.budget:budget",
         image="data",
         sections=("media", "stage1", "stage2"),
         inputs=("amt", "model"),

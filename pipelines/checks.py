@@ -16,8 +16,7 @@ from emoverse.compat.kfp import WORKSPACE
 from emoverse.config import TINY, Params
 from emoverse.corpora import corpora, get_corpus
 from emoverse.errors import UserError, did_you_mean
-from emoverse.fetching.fetch import Tracked, check_complete, resolve
-from emoverse.fetching.storage import is_shared, missing_variables
+from emoverse.fetching import Tracked, check_complete, is_shared, missing_variables, resolve
 from emoverse.http import HttpClient, NoAnswerError, bearer, json_object
 from emoverse.kubernetes_api import connect
 from emoverse.tasks import tasks

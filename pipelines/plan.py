@@ -11,8 +11,7 @@ from typing import Any, Final
 
 import yaml
 
-from emoverse.artifacts.digests import digest_of_value
-from emoverse.artifacts.source_digest import fingerprints
+from emoverse.artifacts.digests import digest_of_value, fingerprints
 from emoverse.compat.dvc import changed_stages
 from emoverse.compat.kfp import whole_numbers
 from emoverse.config import Params, plain

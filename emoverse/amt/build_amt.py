@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from emoverse.amt.audit import CorporaAudit, audit_corpora
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from emoverse.amt.audit import CorporaAudit, Leak, audit_corpora
 from emoverse.amt.baselines import baselines
 from emoverse.amt.builder import Builder
 from emoverse.amt.corpus_table import CorpusTable
-from emoverse.amt.leakage import Leak
 from emoverse.amt.mixture import Stage, draw, stages
-from emoverse.amt.outputs import Outputs, write_page
-from emoverse.amt.published import match, read_records
 from emoverse.amt.reasons import Reasons, provider, settings_file
+from emoverse.amt.records import Outputs, match, read_records
 from emoverse.artifacts.digests import sha256_file
 from emoverse.artifacts.manifest import Source, open_source, publish, write_json
 from emoverse.config import AmtParams, plain
@@ -25,8 +25,13 @@ from emoverse.corpora import SPLITS
 from emoverse.errors import UserError, did_you_mean
 
 _LISTED: Final = 20
+_COMMON: Final = 7  # answers of a file that the page shows
+_SHORT: Final = 40  # characters of an answer that it shows
 Check = Callable[[Path], list[dict[str, Any]]]
 """Check the rows in a folder; return findings for the audit, or raise UserError."""
+_SHOWN = 5
+Answers = Mapping[tuple[str, str, str], Counter[str]]
+"""Counted answers, or reasons why there is no row, by (stage or split, corpus, task)."""
 
 
 def build_amt(
@@ -226,11 +231,6 @@ def _train_answers(builder: Builder) -> dict[tuple[str, str], Counter[str]]:
     return trained
 
 
-Answers = Mapping[tuple[str, str, str], Counter[str]]
-"""Counted answers, or reasons why there is no row, by (stage or split, corpus, task)."""
-_SHOWN = 5
-
-
 def check_not_empty(stages: Sequence[Stage]) -> None:
     """Raise UserError for a stage without a task or a corpus: it could not be trained."""
     for stage in stages:
@@ -306,3 +306,22 @@ def _no_rows(where: str, name: str, reasons: Counter[str], remedies: Mapping[str
     counted = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "no utterance was picked"
     hints = "; ".join(remedies[reason] for reason in sorted(reasons) if reason in remedies)
     return f"{where} has no {name} rows ({counted})" + (f": {hints}" if hints else "")
+
+
+def write_page(path: Path, audit: Mapping[str, Any], baselines: Mapping[str, Any]) -> None:
+    """Write ``page.html``; everything from the data is escaped. No script: a sandboxed iframe shows all of it."""
+    environment = Environment(
+        loader=PackageLoader("emoverse.amt", "."), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["count"] = lambda value: f"{value:,}"
+    records = sum(test["records"] for test in baselines.values())
+    page = environment.get_template("page.html.jinja")
+    text = page.render(audit=audit, baselines=baselines, records=records, common=_common)
+    path.write_text(text, "utf-8", newline="\n")
+
+
+def _common(file: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Return the most frequent answers of a file; none of a file of sentences, which hardly repeat."""
+    common = list(file["answers"].items())[:_COMMON]
+    return common if all(len(answer) <= _SHORT for answer, _ in common) else []

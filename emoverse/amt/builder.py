@@ -7,9 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from emoverse.amt.corpus_table import CorpusTable
 from emoverse.amt.mixture import Stage, draw
-from emoverse.amt.outputs import BLANK, MUTE, Outputs, Row
-from emoverse.amt.published import Record
 from emoverse.amt.reasons import Reasons
+from emoverse.amt.records import BLANK, MUTE, Outputs, Record, Row
 from emoverse.config import AmtParams
 from emoverse.corpora import Utterance, get_corpus
 from emoverse.tasks import Context, Options, Question, Skipped, conditions, mute, neutralise, task

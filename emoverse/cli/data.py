@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.amt.published import media_path, record, write_records
+from emoverse.amt.records import media_path, published_record, write_records
 from emoverse.artifacts.manifest import read_manifest
 from emoverse.cli.options import add_params, parameters_from, validated_folders, whole_number
 from emoverse.corpora import Reading, Split, Utterance, ecf, meld
@@ -46,7 +46,7 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
 
 def run_fetch(args: argparse.Namespace) -> None:
     """Download exactly the content that the repository names, or nothing."""
-    from emoverse.fetching.fetch import fetch_once, resolve
+    from emoverse.fetching import fetch_once, resolve
 
     tracked = resolve(args.path, repository=args.repository, revision=args.rev, remote=args.remote)
     if args.out:
@@ -231,7 +231,7 @@ def _records(utterances: list[Utterance], name: str) -> Iterator[bytes]:
         question = task(name).question(context)
         if not isinstance(question, Skipped):
             path = media_path(utterance, still=False)
-            yield record(name, question.text, question.answer, path, still=False)
+            yield published_record(name, question.text, question.answer, path, still=False)
 
 
 def add_audit_options(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ is a finding: nothing needs to be installed.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shutil
 import sys
@@ -23,6 +24,7 @@ from emoverse.errors import UserError
 FREE_BYTES: Final = 5 * 2**30  # the sample's results and DVC's cache take about one GiB, a trained InternVL2 more
 NVIDIA_DEVICES: Final = (Path("/dev/nvidiactl"), Path("/dev/dxg"))  # the second is that of Windows' Linux
 _SETUP: Final = "run `make setup`"
+_DIR_SUFFIX: Final = ".dir"  # of the MD5 by which DVC names a folder
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ def disk(base: Path) -> Finding:
 def raw_data(base: Path, params: Path, *, deep: bool) -> Iterator[Finding]:
     """Check that the DVC remote has all files of each corpus of params.yaml and of the weights."""
     from emoverse.config import TINY, load_params
-    from emoverse.fetching.fetch import check_complete, resolve
+    from emoverse.fetching import check_complete, resolve
 
     try:
         loaded = load_params(params)
@@ -239,8 +241,6 @@ def _tried(name: str, check: Callable[[], str]) -> Finding:
 
 def cache(base: Path, *, deep: bool) -> Iterator[Finding]:
     """Check ``dvc.lock`` and that DVC's cache has what it names; ``deep`` reads every byte."""
-    from emoverse.fetching.storage import cache_problems, cached_outputs
-
     try:
         outputs = cached_outputs(base)
     except UserError as error:
@@ -262,6 +262,67 @@ def cache(base: Path, *, deep: bool) -> Iterator[Finding]:
             complete += 1
     how = "every byte was read" if deep else "none of their files is missing; --data reads every byte"
     yield Finding("cache", True, f"{complete} of {len(outputs)} outputs are complete ({how})")
+
+
+@dataclass(frozen=True)
+class CachedOutput:
+    """An output that DVC tracks: its path and its MD5.
+
+    Attributes:
+        remedy: Command that makes or downloads it where the cache has none of it.
+        repair: Command that does so where the cache has a part of it.
+    """
+
+    path: str
+    md5: str
+    remedy: str
+    repair: str
+
+
+def cached_outputs(base: Path) -> list[CachedOutput]:
+    """Return the outputs that ``.dvc`` files and ``dvc.lock`` below ``base`` name; raise UserError for a broken one."""
+    from emoverse.artifacts.lineage import dvc_files
+    from emoverse.fetching import LOCK, read_stages
+
+    outputs = []
+    for md5, path in sorted(dvc_files(base).items()):
+        outputs.append(CachedOutput(path.removesuffix(".dvc"), md5, f"dvc pull {path}", f"dvc fetch {path}"))
+    for name, stage in read_stages(base / LOCK).items():
+        for out in stage.get("outs", []):
+            commands = (f"dvc repro --pull {name}", f"dvc repro --force --single-item {name}")
+            outputs.append(CachedOutput(str(out["path"]), str(out["md5"]), *commands))
+    return outputs
+
+
+def check_object(cache: Path, md5: str, *, deep: bool) -> str:
+    """Return what is wrong with an object of the cache: nothing, ``missing``, or (``deep`` only) ``changed``."""
+    path = cache / "files/md5" / md5[:2] / md5[2:]
+    if not path.is_file():
+        return "missing"
+    if not deep:
+        return ""
+    with path.open("rb") as handle:
+        actual = hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    return "" if actual == md5.removesuffix(_DIR_SUFFIX) else "changed"
+
+
+def cache_problems(base: Path, output: CachedOutput, *, deep: bool) -> Iterator[tuple[str, str]]:
+    """Yield ``(file, problem)`` for the objects of an output; a problem with its list of files is named ``.``."""
+    cache = cache_folder(base)
+    if wrong := check_object(cache, output.md5, deep=True):
+        yield ".", wrong
+    elif output.md5.endswith(_DIR_SUFFIX):
+        for entry in json.loads((cache / "files/md5" / output.md5[:2] / output.md5[2:]).read_text("utf-8")):
+            if wrong := check_object(cache, entry["md5"], deep=deep):
+                yield f"{entry['relpath']} ({entry['md5']})", wrong
+
+
+def cache_folder(base: Path) -> Path:
+    """Return the folder of DVC's cache."""
+    from emoverse.compat.dvc import read_config
+
+    configured = read_config(base)["cache"].get("dir")
+    return Path(configured) if configured else base / ".dvc/cache"
 
 
 def docker() -> Finding:

@@ -269,8 +269,8 @@ def add_fingerprints_options(parser: argparse.ArgumentParser) -> None:
 
 def run_fingerprints(args: argparse.Namespace) -> None:
     """Write the digests of each step's code and libraries; the stages of dvc.yaml depend on the file."""
+    from emoverse.artifacts.digests import fingerprints
     from emoverse.artifacts.manifest import write_json
-    from emoverse.artifacts.source_digest import fingerprints
 
     values = plain(parameters_from(args))
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -94,8 +94,8 @@ def add_budget_options(parser: argparse.ArgumentParser) -> None:
 
 def run_budget(args: argparse.Namespace) -> None:
     """Print each stage's table; raise UserError when a row is longer than its stage's ``max_length``."""
+    from emoverse.budget import check_budgets, stage_budgets
     from emoverse.inference.engine import model_folder
-    from emoverse.prompt.budget import check_budgets, stage_budgets
 
     params, model = parameters_from(args), model_folder(args.model)
     lengths = {"stage1": params.stage1.max_length, "stage2": params.stage2.max_length}
@@ -157,7 +157,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 
 def _dry_run(args: argparse.Namespace, validated: list[Path], stage: TrainParams, frames: int) -> None:
-    from emoverse.prompt.budget import check_budget, token_budget
+    from emoverse.budget import check_budget, token_budget
     from emoverse.training.preview import preview, table
 
     rows = [args.amt / f"{args.stage}.jsonl"]

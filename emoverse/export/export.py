@@ -33,8 +33,7 @@ from emoverse.inference.onnx_engine import SETTINGS, onnx_engine
 from emoverse.inference.test_sets import AmtRow, EvaluationSet
 from emoverse.inference.torch_engine import TorchBackend, load_model
 from emoverse.media.frames import FrameStore
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import Settings, settings_of_model
+from emoverse.prompt import Encoder, Settings, settings_of_model
 
 FRAMES: Final = 8  # of a synthetic row at most
 # Bytes of a weight in a session. onnxruntime's CPU kernels compute float16 in float32 and keep converted weights.

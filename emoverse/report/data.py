@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from emoverse.artifacts.manifest import Source
 from emoverse.artifacts.tables import read_table
+from emoverse.budget import Budget, stage_budgets
 from emoverse.corpora import EMOTIONS, SPLITS
-from emoverse.prompt.budget import Budget, stage_budgets
 
 SHOWN: Final = 40  # quarantined rows listed of one corpus
 STAGES: Final = ("stage1", "stage2")

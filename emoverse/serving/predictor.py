@@ -19,7 +19,7 @@ from emoverse.evaluation.scoring import posterior
 from emoverse.export.parity import PLACEHOLDER
 from emoverse.inference.engine import Device, Engine
 from emoverse.inference.onnx_engine import SETTINGS, onnx_engine
-from emoverse.prompt.encode import Row
+from emoverse.prompt import Row
 from emoverse.serving.clips import ClipFrames, Limits, read_clip, start_forkserver
 from emoverse.tasks import MUTED, neutralise, task
 from emoverse.tasks.replies import word_of

@@ -13,8 +13,7 @@ from emoverse.artifacts.manifest import read_manifest
 from emoverse.config import TrainParams
 from emoverse.errors import UserError
 from emoverse.media.frames import FrameStore
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.prompt import Encoder, settings_of_model
 from emoverse.training.estimate import Row, plan, read_shapes
 from emoverse.training.rows import check_lengths, check_media, frames_of_a_video, read_rows
 
@@ -101,7 +100,7 @@ def _seconds_per_row(rows: Sequence[Mapping[str, Any]], frames: FrameStore, enco
 
 
 def table(preview: Mapping[str, Any], budget: Mapping[str, Any]) -> str:
-    """Return a preview as text; ``budget`` is `emoverse.prompt.budget.token_budget` of the same stage."""
+    """Return a preview as text; ``budget`` is `emoverse.budget.token_budget` of the same stage."""
     parameters, memory, device, seconds = (preview[key] for key in ("parameters", "memory", "device", "seconds"))
     parts = ", ".join(f"{name} {parameters[name]:,}" for name in ("vision", "projector", "language"))
     purposes = ", ".join(f"{name} {_bytes(value)}" for name, value in memory.items() if name != "total")

@@ -17,8 +17,7 @@ import torch
 from swift.template import TemplateMeta, register_template
 from swift.template.templates.internvl import InternvlhfTemplate
 
-from emoverse.prompt.encode import Encoder, media_of
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.prompt import Encoder, media_of, settings_of_model
 
 NAME: Final = "emoverse_internvl2"
 _CACHE_BYTES: Final = 512 << 20

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from emoverse.artifacts.digests import code_digest
 from emoverse.artifacts.manifest import exclusive, open_source, open_validated, publish, write_json
-from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TrainParams, plain
 from emoverse.errors import UserError
 from emoverse.inference.test_sets import EvaluationSet

@@ -17,8 +17,7 @@ from emoverse.config import TrainParams
 from emoverse.inference.engine import Engine
 from emoverse.inference.test_sets import EvaluationSet, Frames, evenly_spaced, scores_of
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.prompt import Encoder, settings_of_model
 from emoverse.training.checkpoints import read_lines
 from emoverse.training.distributed import all_gather, rank
 

@@ -12,9 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
-from emoverse.artifacts.digests import digest_of_pairs, digest_of_value, files_below, sha256_and_md5
+from emoverse.artifacts.digests import code_digest, digest_of_pairs, digest_of_value, files_below, sha256_and_md5
 from emoverse.artifacts.manifest import Source, open_source, publish, raw_source, write_json
-from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import MediaParams, ValidationParams, plain
 from emoverse.corpora import Reading, get_corpus
 from emoverse.errors import UserError

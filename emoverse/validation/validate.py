@@ -9,9 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.artifacts.digests import digest_of_value
+from emoverse.artifacts.digests import digest_of_value, modules_digest
 from emoverse.artifacts.manifest import Draft, Source, open_raw, publish, write_json
-from emoverse.artifacts.source_digest import modules_digest
 from emoverse.config import MediaParams, ValidationParams, plain
 from emoverse.corpora import get_corpus
 from emoverse.errors import DISK_FULL, UserError

@@ -18,8 +18,7 @@ from emoverse.errors import UserError
 from emoverse.models.base_model import base_model
 from emoverse.models.convert.convert import convert
 from emoverse.models.convert.tokenizers import IMAGE
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.prompt import Encoder, settings_of_model
 from tests.factories.internvl2 import KINDS, config, write_checkpoint
 from tests.factories.internvl_native import NATIVE_KINDS, SIDE, change, native_model, renamed, write_native
 

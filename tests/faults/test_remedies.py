@@ -16,7 +16,7 @@ from dvc.repo import Repo
 from emoverse.artifacts.digests import digest_of_raw
 from emoverse.cli.doctor import cache, raw_data
 from emoverse.errors import UserError
-from emoverse.fetching.fetch import check_complete, fetch, resolve
+from emoverse.fetching import check_complete, fetch, resolve
 from tests.factories import remotes
 from tests.factories.remotes import Remote
 

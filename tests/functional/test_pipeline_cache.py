@@ -12,7 +12,7 @@ import yaml
 
 import pipelines.options
 from components.image import Images
-from emoverse.artifacts.source_digest import code_digest
+from emoverse.artifacts.digests import code_digest
 from emoverse.config import TINY, load_params
 from pipelines.options import PipelineOptions, default_arguments, local_arguments
 from pipelines.pipeline import compile_to

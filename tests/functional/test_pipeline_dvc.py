@@ -8,8 +8,8 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
+from emoverse.artifacts.digests import fingerprints
 from emoverse.artifacts.manifest import write_json
-from emoverse.artifacts.source_digest import fingerprints
 from emoverse.config import load_params, plain
 
 REPO = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ import yaml
 from dvc.repo import Repo
 
 from components.image import Images
-from emoverse.artifacts.source_digest import fingerprints, parameters_unknown_to_run_cache
+from emoverse.artifacts.digests import fingerprints, parameters_unknown_to_run_cache
 from emoverse.config import load_params, plain
 from emoverse.errors import UserError
 from emoverse.registry import STEPS

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from emoverse.artifacts.source_digest import (
+from emoverse.artifacts.digests import (
     NO_INFLUENCE,
     code_digest,
     files_named_by,
