@@ -50,13 +50,13 @@ def swift_infer(model: Path, rows: Path, frames: FrameStore, batch_size: int, to
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from swift.pipelines.infer.infer import SwiftInfer
 
-    from emoverse.training.swift_template import NAME, register
+    from emoverse.training.swift_setup import TEMPLATE, register_frames
 
-    register(frames)  # type: ignore[arg-type]
+    register_frames(frames)  # type: ignore[arg-type]
     flags = {
         "model": model,
         "model_type": "internvl",
-        "template": NAME,
+        "template": TEMPLATE,
         "use_hf": "true",
         "load_args": "false",
         "torch_dtype": "float32",

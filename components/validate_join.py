@@ -43,7 +43,7 @@ def validate_join(
     from emoverse.config import MediaParams, ValidationParams
     from emoverse.errors import step_errors
     from emoverse.fetching import raw_folder
-    from emoverse.validation.parts import join_parts
+    from emoverse.validation.validate import join_parts
 
     with step_errors():
         check_code("validate", code_digest)

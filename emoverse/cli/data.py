@@ -86,8 +86,7 @@ def add_validate_options(parser: argparse.ArgumentParser) -> None:
 def run_validate(args: argparse.Namespace) -> None:
     """Validate one corpus and print a short summary, also when too many of its rows were quarantined."""
     params = parameters_from(args)
-    from emoverse.validation.parts import join_parts, validate_part
-    from emoverse.validation.validate import TooManyQuarantined, validate
+    from emoverse.validation.validate import TooManyQuarantined, join_parts, validate, validate_part
 
     measuring = {"workers": args.workers, "action_units": args.action_units}
     if args.part:

@@ -158,7 +158,7 @@ def run_train(args: argparse.Namespace) -> None:
 
 def _dry_run(args: argparse.Namespace, validated: list[Path], stage: TrainParams, frames: int) -> None:
     from emoverse.budget import check_budget, token_budget
-    from emoverse.training.preview import preview, table
+    from emoverse.training.estimate import preview, table
 
     rows = [args.amt / f"{args.stage}.jsonl"]
     budget = token_budget(rows, args.model / "model", frames, stage.max_length)

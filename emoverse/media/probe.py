@@ -69,7 +69,7 @@ class Probe:
     counted; ``fps`` is frames over duration, so it is the mean rate where the rate varies. Both are None where the file
     has no times. ``decoder`` is the library that read the frames. ``hdr`` frames look pale: they are not tone-mapped.
 
-    Where the clip's content was measured (``media.content``): ``black`` and ``frozen`` are shares (0..1) of the chosen
+    Where the clip's content was measured (``media.decode``): ``black`` and ``frozen`` are shares (0..1) of the chosen
     frames, ``silent`` says whether its whole sound track is. None means not measured, or nothing to measure.
     """
 

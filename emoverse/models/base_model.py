@@ -12,7 +12,7 @@ from typing import Any, Final
 from emoverse.artifacts.manifest import publish
 from emoverse.config import TINY, BaseModelParams, MediaParams, missing_base_model, plain
 from emoverse.errors import UserError
-from emoverse.models.convert.native import check_model_folder, read_config
+from emoverse.models.convert.architecture import check_model_folder, read_config
 from emoverse.progress import progress
 
 TOKENIZER_EXAMPLES: Final = 8000
@@ -84,8 +84,8 @@ def publish_checkpoint(source: Path, out: Path, media: MediaParams) -> None:
     copied. ``source`` is recorded by its content, as a raw corpus is. Raises UserError when it is missing, cannot be
     used, or expects frames of another size than ``media.size``.
     """
+    from emoverse.models.convert.architecture import is_complete
     from emoverse.models.convert.convert import facts, open_weights, plan_conversion, write_model
-    from emoverse.models.convert.native import is_complete
 
     if not source.is_dir():
         raise missing_base_model(source)

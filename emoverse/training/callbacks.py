@@ -14,10 +14,13 @@ from typing import Any, Final, Self
 import torch
 from transformers import TrainerCallback
 
+from emoverse.compat.transformers import attention_of, has_experts
 from emoverse.errors import RowErrors, UserError
-from emoverse.training.batches import sees_no_padding
 from emoverse.training.checkpoints import Ledger
 from emoverse.training.distributed import StopRequest, all_gather, scales_loss, sharded_gradient_norm
+
+LINE_SECONDS: Final = 30.0  # between two lines of a log
+BAR_SECONDS: Final = 0.5  # between two updates of a bar
 
 
 class MonitorCallback(TrainerCallback):  # type: ignore[misc]
@@ -92,16 +95,28 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
         return control
 
 
+def sees_no_padding(config: Any, mask: torch.Tensor) -> bool:
+    """Return whether training on a batch gives the same with a mask of ones.
+
+    Causal attention looks back, so no row sees padding on its right, and the loss leaves padding out. Without a mask
+    torch's attention takes its causal kernel, which computes half as much; flash attention needs the mask to remove
+    the padding, and a mixture of experts to balance its experts over real tokens.
+
+    Args:
+        config: The model's.
+        mask: (rows, tokens), 1 for tokens and 0 for padding.
+    """
+    if attention_of(config) != "sdpa" or has_experts(config):
+        return False
+    return bool((mask[:, 1:] <= mask[:, :-1]).all())
+
+
 def _diverged(name: str, value: float, step: int, rows: list[str]) -> UserError:
     shown = ", ".join(rows[:4]) + (" ..." if len(rows) > 4 else "")
     return UserError(
         f"{name} {value} at step {step + 1} (rows {shown}): stopped at the last good checkpoint",
         remedy="lower learning_rate in params.yaml, or check those rows",
     )
-
-
-LINE_SECONDS: Final = 30.0  # between two lines of a log
-BAR_SECONDS: Final = 0.5  # between two updates of a bar
 
 
 class DisplayCallback(TrainerCallback, AbstractContextManager["DisplayCallback"]):  # type: ignore[misc]

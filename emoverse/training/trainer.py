@@ -86,16 +86,14 @@ def train_rows(
     import torch
 
     from emoverse.compat.swift import InMemorySft, batch_sampler
-    from emoverse.training.batches import LengthBatches
     from emoverse.training.callbacks import DisplayCallback, MonitorCallback
-    from emoverse.training.swift_arguments import swift_arguments
-    from emoverse.training.swift_template import register
+    from emoverse.training.swift_setup import LengthBatches, register_frames, swift_arguments
     from emoverse.training.validation import ValidationCallback
 
     _configure_libraries(params)
     scratch.mkdir(parents=True, exist_ok=True)
     resume = _checkpoint_to_resume(scratch, params)
-    register(frames)
+    register_frames(frames)
     cpu = not torch.cuda.is_available()
     arguments = swift_arguments(
         params,

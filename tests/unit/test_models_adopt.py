@@ -13,7 +13,7 @@ from emoverse.artifacts.manifest import open_source, read_manifest
 from emoverse.config import BaseModelParams, MediaParams, plain
 from emoverse.errors import UserError
 from emoverse.models.base_model import base_model
-from emoverse.models.convert.native import check_model_folder
+from emoverse.models.convert.architecture import check_model_folder
 from tests.factories.answering import MEDIA, make_model
 from tests.factories.training import make_converted
 

@@ -14,10 +14,9 @@ from emoverse.artifacts.digests import digest_of_pairs, files_below, sha256_and_
 from emoverse.artifacts.manifest import Source, publish, raw_source, write_json
 from emoverse.errors import UserError
 from emoverse.models.convert import weights
-from emoverse.models.convert.architecture import TABLE, Architecture
+from emoverse.models.convert.architecture import TABLE, Architecture, read_native
 from emoverse.models.convert.chat_template import ChatFormat, chat_format
 from emoverse.models.convert.checkpoint import Checkpoint, open_checkpoint
-from emoverse.models.convert.native import read_native
 from emoverse.models.convert.original import read_original
 from emoverse.models.convert.tokenizers import IMAGE, IMAGE_END, IMAGE_START, VIDEO, Vocabulary, read_vocabulary
 
