@@ -39,8 +39,8 @@ from emoverse.amt.audit import (  # noqa: E402
     sides,
 )
 from emoverse.amt.build_amt import write_amt  # noqa: E402
+from emoverse.amt.builder import stages  # noqa: E402
 from emoverse.amt.corpus_table import CorpusTable  # noqa: E402
-from emoverse.amt.mixture import stages  # noqa: E402
 from emoverse.amt.reasons import RuleReasons  # noqa: E402
 from emoverse.config import load_params  # noqa: E402
 from emoverse.corpora import EMOTIONS, Utterance, ecf, meld, mosei  # noqa: E402  # noqa: E402

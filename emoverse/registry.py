@@ -91,7 +91,7 @@ _STEPS: Final = (
     ),
     Step(
         name="convert",
-        function="emoverse.models.convert.convert:convert",
+        function="emoverse.models.convert:convert",
         image="train",
         inputs=("source",),
         outputs=("model/",),

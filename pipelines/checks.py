@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
-from emoverse.amt.mixture import stages
+from emoverse.amt.builder import stages
 from emoverse.artifacts.digests import MANIFEST, digest_of_value
 from emoverse.compat.kfp import WORKSPACE
 from emoverse.config import TINY, Params

@@ -13,9 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from emoverse.amt.audit import CorporaAudit, Leak, audit_corpora
 from emoverse.amt.baselines import baselines
-from emoverse.amt.builder import Builder
+from emoverse.amt.builder import Builder, Stage, draw, stages
 from emoverse.amt.corpus_table import CorpusTable
-from emoverse.amt.mixture import Stage, draw, stages
 from emoverse.amt.reasons import Reasons, provider, settings_file
 from emoverse.amt.records import Outputs, match, read_records
 from emoverse.artifacts.digests import sha256_file

@@ -262,7 +262,7 @@ def _order(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return row["reason"], row["source"], row["row_id"]
 
 
-def token_budgets(amt: Path, base: Source, corpus_summary: Source, stages: Mapping[str, Source]) -> dict[str, Budget]:
+def token_budgets(amt: Path, base: Source, corpus: Source, stages: Mapping[str, Source]) -> dict[str, Budget]:
     """Count the tokens of each trained stage's rows against its ``max_length``.
 
     Args:
@@ -272,7 +272,7 @@ def token_budgets(amt: Path, base: Source, corpus_summary: Source, stages: Mappi
         stages: Trained stage -> its output.
     """
     lengths = {name: int(source.manifest["params"]["max_length"]) for name, source in stages.items()}
-    return stage_budgets(amt, base.path / "model", int(corpus_summary.manifest["params"]["media"]["frames"]), lengths)
+    return stage_budgets(amt, base.path / "model", int(corpus.manifest["params"]["media"]["frames"]), lengths)
 
 
 def validation_scores(stages: Mapping[str, Source]) -> list[Validation]:

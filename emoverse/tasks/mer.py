@@ -18,6 +18,8 @@ from emoverse.tasks import (
     Context,
     ExtendedScorer,
     Gold,
+    LabelScorer,
+    LabelTask,
     Numbers,
     Question,
     Scorer,
@@ -25,7 +27,6 @@ from emoverse.tasks import (
     binary_weighted_f1,
     ratio,
 )
-from emoverse.tasks.labels import LabelScorer, LabelTask
 from emoverse.tasks.replies import label_for, labels_in
 
 INTENSITIES: Final = ("happy", "sad", "anger", "surprise", "disgust", "fear")

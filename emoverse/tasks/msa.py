@@ -24,14 +24,16 @@ from emoverse.tasks import (
     Context,
     ExtendedScorer,
     Gold,
+    LabelScorer,
+    LabelTask,
     Numbers,
     Question,
     Scorer,
     Skipped,
     binary_weighted_f1,
+    label_scores,
     ratio,
 )
-from emoverse.tasks.labels import LabelScorer, LabelTask, label_scores
 from emoverse.tasks.replies import final_text, label_for, number_of, word_of
 
 _TWO: Final = ("Positive.", "Negative.")

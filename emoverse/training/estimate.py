@@ -54,7 +54,7 @@ def preview(
     for folder, step in ((model, ""), (amt, "build-amt"), *((folder, "validate") for folder in validated)):
         read_manifest(folder, made_by=step)
     weights = model / "model"
-    from emoverse.models.convert.architecture import check_model_folder  # it imports torch
+    from emoverse.models.architecture import check_model_folder  # it imports torch
 
     check_model_folder(weights)
     check_device(params)

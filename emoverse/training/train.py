@@ -71,7 +71,7 @@ def train(
     """
     node = this_node(params)
     inputs = {"model": open_source(model), "amt": open_source(amt, made_by="build-amt")}
-    from emoverse.models.convert.architecture import (
+    from emoverse.models.architecture import (
         check_model_folder,  # it imports torch: not before the inputs are there
     )
 
@@ -127,7 +127,7 @@ def _write_validation(
     """Score the published model on whole validation sets; write ``validation.json`` with the scores by checkpoint."""
     if not sets:
         return
-    from emoverse.training.validation import score_model
+    from emoverse.training.callbacks import score_model
 
     final = score_model(out / "model", sets, frames, params.batch_size)
     steps = [{key: entry[key] for key in ("step", "loss", "score", "tasks")} for entry in result.validation]

@@ -86,9 +86,8 @@ def train_rows(
     import torch
 
     from emoverse.compat.swift import InMemorySft, batch_sampler
-    from emoverse.training.callbacks import DisplayCallback, MonitorCallback
+    from emoverse.training.callbacks import DisplayCallback, MonitorCallback, ValidationCallback
     from emoverse.training.swift_setup import LengthBatches, register_frames, swift_arguments
-    from emoverse.training.validation import ValidationCallback
 
     _configure_libraries(params)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -162,7 +161,7 @@ def _checkpoint_to_resume(scratch: Path, params: TrainParams) -> Path | None:
 
 def _result(scratch: Path, params: TrainParams, state: Any, ledger: Ledger, speed: dict[str, float]) -> TrainingResult:
     """Return the result of a finished training from the trainer's ``state`` and what is in ``scratch``."""
-    from emoverse.training.validation import read_results
+    from emoverse.training.callbacks import read_validation
 
     keys = ("loss", "grad_norm", "learning_rate", "epoch", "step")
     # with 16-bit floats, steps that the loss scaler skips have an infinite gradient, which JSON cannot hold
@@ -185,6 +184,6 @@ def _result(scratch: Path, params: TrainParams, state: Any, ledger: Ledger, spee
         ledger.counts(step),
         step,
         int(state.global_step),
-        read_results(scratch),
+        read_validation(scratch),
         speed,
     )

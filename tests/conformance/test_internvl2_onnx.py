@@ -12,7 +12,7 @@ from emoverse.export.graphs import write_graphs
 from emoverse.inference.engine import prompt_mask
 from emoverse.inference.onnx_engine import OnnxBackend
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.models.convert.convert import convert
+from emoverse.models.convert import convert
 from emoverse.prompt import settings_of_model
 
 # A position beyond the original context: InternLM2's 32768 ("dynamic"), Phi-3's 4096 ("longrope").

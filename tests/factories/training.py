@@ -9,7 +9,7 @@ from typing import Any
 from emoverse.artifacts.manifest import publish
 from emoverse.config import TrainParams
 from emoverse.media.frames import FrameStore
-from emoverse.models.convert.convert import convert
+from emoverse.models.convert import convert
 from tests.factories.answering import MEDIA, make_model, make_validated, rows_of, utterances, write_rows
 from tests.factories.internvl2 import config, write_checkpoint
 

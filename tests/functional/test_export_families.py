@@ -12,7 +12,7 @@ from emoverse.export.parity import TOKENS, compare
 from emoverse.inference.engine import Engine
 from emoverse.inference.onnx_engine import OnnxBackend
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.models.convert.convert import convert
+from emoverse.models.convert import convert
 from emoverse.prompt import Encoder, settings_of_model
 from tests.factories.internvl2 import config, write_checkpoint
 

@@ -25,7 +25,7 @@ FILE = '''
 """Ask who speaks."""
 
 from emoverse.tasks import Question, Skipped
-from emoverse.tasks.labels import LabelScorer, LabelTask
+from emoverse.tasks import LabelScorer, LabelTask
 
 _ANSWERS = ("Ann.", "Bob.", "Cy.")
 

@@ -49,14 +49,14 @@ CODE = {
     "corpora/meld.py": {*VALIDATE, *BUILT, *TRAINED},
     "validation/expectations.py": {*VALIDATE, *BUILT, *TRAINED},
     "amt/build_amt.py": {*BUILT, *TRAINED},
-    "models/convert/weights.py": {"base-model", "budget", *TRAINED},
+    "models/weights.py": {"base-model", "budget", *TRAINED},
     "training/trainer.py": TRAINED,
-    "prompt/budget.py": {"budget", "report"},
+    "budget.py": {"budget", "report"},
     "evaluation/evaluate.py": SCORED,
-    "export/model_card.py": {"export", "report"},
+    "export/export.py": {"export", "report"},
     "report/page.css": {"report"},
     "errors.py": set(),
-    "cli/training.py": set(),
+    "cli/models.py": set(),
 }
 
 

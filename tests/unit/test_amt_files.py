@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoverse.amt.build_amt import check_splits
+from emoverse.amt.builder import Stage
 from emoverse.amt.corpus_table import natural
-from emoverse.amt.mixture import Stage
 from emoverse.amt.reasons import FileReasons, RuleReasons, provider
 from emoverse.amt.records import RecordList, Row, Tally, media_path, published_record, write_records
 from emoverse.errors import RowErrors, UserError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.models.convert.convert import convert
+from emoverse.models.convert import convert
 from emoverse.prompt import settings_of_model
 
 

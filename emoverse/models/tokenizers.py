@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from emoverse.errors import UserError
-from emoverse.models.convert.checkpoint import read_json
+from emoverse.models.checkpoint import read_json
 
 IMAGE, IMAGE_START, IMAGE_END, VIDEO = "<IMG_CONTEXT>", "<img>", "</img>", "<video>"
 # The pattern that splits text before byte-level pairs are merged: transformers' tokenization_qwen2.py.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from emoverse.errors import UserError
-from emoverse.models.convert.checkpoint import read_header, read_json, weight_files
+from emoverse.models.checkpoint import read_header, read_json, weight_files
 
 Config = Mapping[str, Any]
 Layout = Literal["original", "native"]
