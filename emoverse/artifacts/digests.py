@@ -295,5 +295,6 @@ def _analysed(path: Path, package: Path, _mtime: int) -> _Module:
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):  # the docstring
                 node.body = node.body[1:]
         waiting.extend(ast.iter_child_nodes(node))
-    data = [beside for beside in sorted(path.parent.iterdir()) if beside.suffix != ".py" and beside.name in strings]
+    named = [beside for beside in sorted(path.parent.iterdir()) if beside.suffix != ".py" and beside.name in strings]
+    data = [beside for beside in named if beside.is_file()]  # a package beside may have the name of a key
     return _Module(tuple(sorted(imports)), hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(data))

@@ -62,7 +62,7 @@ _SPLIT: Final = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 """How Qwen2 splits text into words before merging."""
-_TEMPLATE: Final = Path(__file__).with_name("chat_template.jinja")
+_TEMPLATE: Final = Path(__file__).with_name("tiny_chat_template.jinja")
 
 
 def tokens_per_frame() -> int:

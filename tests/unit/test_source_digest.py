@@ -80,6 +80,15 @@ def test_comments_docstrings_layout_and_unused_modules_change_nothing(package: P
     assert digest(package) == before
 
 
+def test_a_text_that_is_the_name_of_a_folder_beside_the_module_is_no_data_file(package: Path) -> None:
+    (package / "amt").mkdir()
+    (package / "amt/rows.txt").write_text("one")
+    (package / "shared.py").write_text('KEY = "amt"\n')
+    before = digest(package)
+    (package / "amt/rows.txt").write_text("two")
+    assert digest(package) == before
+
+
 def test_an_import_for_type_checkers_alone_is_not_followed(package: Path) -> None:
     source = "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from emoverse.other import X\n"
     (package / "shared.py").write_text(source)
