@@ -13,8 +13,8 @@ REPO = Path(__file__).resolve().parents[1]
 
 PUBLIC = (
     ("Use an exported model", "emoverse.serving.predictor", ("load_predictor", "Predictor", "Prediction", "Answer")),
-    ("", "emoverse.serving.clips", ("Limits",)),
     ("", "emoverse.serving.predictor", ("predict_dialogue", "DialoguePrediction")),
+    ("", "emoverse.serving.clips", ("Limits",)),
     ("Score replies", "emoverse.evaluation.score_file", ("score_file", "compare_files")),
     ("Read outputs", "emoverse.artifacts.manifest", ("open_source", "Source", "read_manifest")),
     ("", "emoverse.media.frames", ("FrameStore",)),

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from emoverse.amt.baselines import baselines
+from emoverse.amt.build_amt import baselines
 from emoverse.artifacts.manifest import publish, write_json
 from emoverse.config import EvaluateParams, ExportParams, MediaParams, ToleranceParams, plain
 from emoverse.corpora import EMOTIONS, Utterance
