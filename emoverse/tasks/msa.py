@@ -19,8 +19,6 @@ import numpy as np
 
 from emoverse.corpora import Utterance
 from emoverse.tasks import (
-    UNPARSABLE,
-    Confusion,
     Context,
     ExtendedScorer,
     Gold,
@@ -165,10 +163,6 @@ class _ZeroScorer(LabelScorer):
             scores[f"exact_match/{way}"] = ratio(hits, counted.sum((-1, -2)))
         scores["exact_match"] = scores["exact_match/non_neg" if self._zeros_count else "exact_match/pos_neg"]
         return scores
-
-    def confusion(self, totals: Numbers) -> Confusion | None:
-        """Return gold by predicted counts, a row for sentiment 0 included."""
-        return Confusion(self.rows, (*self.labels, UNPARSABLE), self.matrix(totals))
 
 
 class ValueScorer(ExtendedScorer):
