@@ -19,10 +19,10 @@ def fetch(corpus: str, md5: str, remote: str, root: str, volume: str, raw: dsl.O
     """
     from pathlib import Path
 
+    from emoverse import fetching
     from emoverse.artifacts.lineage import made_with
     from emoverse.errors import step_errors
-    from emoverse.fetching import fetch as step
 
     with step_errors():
-        facts = step.fetch(corpus, md5, Path(raw.path), remote=remote, root=root, volume=volume)
+        facts = fetching.fetch(corpus, md5, Path(raw.path), remote=remote, root=root, volume=volume)
         raw.metadata.update({**facts, **made_with(), "display_name": f"raw {corpus}"})

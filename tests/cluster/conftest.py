@@ -14,7 +14,7 @@ import pytest
 
 from emoverse.http import HttpClient, bearer, token_from
 from pipelines.kubeflow_api import TOKEN, KubeflowApi
-from pipelines.watch import Follower, Run, StepState
+from pipelines.runs import Follower, Run, StepState
 
 REPO = Path(__file__).resolve().parents[2]
 HOST, PROFILE, REMOTE, PARAMS, WORKSPACE, CLAIM, PUBLIC, KUBECTL = (

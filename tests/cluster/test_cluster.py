@@ -12,7 +12,7 @@ import pytest
 
 from emoverse.config import load_params, plain
 from pipelines.options import SECTIONS, default_arguments
-from pipelines.watch import Run
+from pipelines.runs import Run
 from tests.cluster.conftest import (
     BRIEF,
     CLAIM,

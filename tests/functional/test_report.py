@@ -11,8 +11,7 @@ import pytest
 
 from emoverse.artifacts.manifest import open_source
 from emoverse.errors import UserError
-from emoverse.report.data import validation
-from emoverse.report.report import report
+from emoverse.report.report import report, validation
 from emoverse.report.samples import PER_TEST, choose
 from emoverse.report.scores import confusion_over, flat, test_sets
 from tests.factories.browser import PHONE, width_on_a_phone

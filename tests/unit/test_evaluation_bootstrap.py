@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emoverse.evaluation import intervals as bootstrap
-from emoverse.evaluation.intervals import group_sums, interval, resampled, seed_of
+from emoverse.evaluation import scoring as bootstrap
+from emoverse.evaluation.scoring import group_sums, interval, resampled, seed_of
 
 
 def test_records_of_one_group_are_added_up_in_order_of_appearance():

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 
 from emoverse.errors import UserError
-from emoverse.evaluation.intervals import expected_error, posterior, reliability
-from emoverse.evaluation.replies import collect, face_only, text_only
+from emoverse.evaluation.evaluate import collect, face_only, text_only
 from emoverse.evaluation.score_file import published_beside
-from emoverse.evaluation.scoring import baseline_headlines, pooled, score
+from emoverse.evaluation.scoring import baseline_headlines, expected_error, pooled, posterior, reliability, score
 from emoverse.inference.engine import Engine
 from emoverse.inference.test_sets import EvaluationSet
-from emoverse.tasks.base import ratio
+from emoverse.tasks import ratio
 from tests.factories.answering import EVALUATE, rows_of, utterances
 
 SENTIMENTS = ["Negative.", "Positive."]

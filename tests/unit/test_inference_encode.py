@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from emoverse.errors import UserError
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import Settings, settings_of_model
+from emoverse.prompt import Encoder, Settings, settings_of_model
 from tests.factories.answering import MEDIA, SYSTEM, make_model
 
 PHI3 = (

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.media.probe import ClipError, ClipFiles
+from emoverse.media.probe import ClipError
+from emoverse.validation.plan import ClipFiles
 
 
 def put(path: Path) -> Path:

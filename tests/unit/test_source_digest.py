@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from emoverse.artifacts.source_digest import (
+from emoverse.artifacts.digests import (
     NO_INFLUENCE,
     code_digest,
     files_named_by,
@@ -77,6 +77,15 @@ def test_a_change_of_behaviour_changes_the_digest(package: Path, file: str, text
 def test_comments_docstrings_layout_and_unused_modules_change_nothing(package: Path, file: str, text: str) -> None:
     before = digest(package)
     (package / file).write_text(text)
+    assert digest(package) == before
+
+
+def test_a_text_that_is_the_name_of_a_folder_beside_the_module_is_no_data_file(package: Path) -> None:
+    (package / "amt").mkdir()
+    (package / "amt/rows.txt").write_text("one")
+    (package / "shared.py").write_text('KEY = "amt"\n')
+    before = digest(package)
+    (package / "amt/rows.txt").write_text("two")
     assert digest(package) == before
 
 

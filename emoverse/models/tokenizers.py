@@ -1,13 +1,16 @@
 """Rebuild the original's slow tokenizer as one ``tokenizer.json`` that gives the same ids.
 
 Covers what the slow classes of transformers 4.37 do: Qwen2's byte-level pairs, InternLM2's and InternLM3's
-sentencepiece, and Llama's (Phi-3's) with and without ``legacy``.
+sentencepiece, and Llama's (Phi-3's) with and without ``legacy``. A sentencepiece ``tokenizer.model`` is read by a small
+reader of protobuf's wire format, because sentencepiece's generated classes need a protobuf that kfp excludes.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +19,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from emoverse.errors import UserError
-from emoverse.models.convert.checkpoint import read_json
-from emoverse.models.convert.sentencepiece_model import NORMAL, USER_DEFINED, merges, read_model
+from emoverse.models.checkpoint import read_json
 
 IMAGE, IMAGE_START, IMAGE_END, VIDEO = "<IMG_CONTEXT>", "<img>", "</img>", "<video>"
 # The pattern that splits text before byte-level pairs are merged: transformers' tokenization_qwen2.py.
@@ -27,6 +29,9 @@ _QWEN2: Final = (
 _FLAGS: Final = ("content", "lstrip", "rstrip", "single_word", "normalized", "special")
 _SENTENCEPIECE: Final = ("InternLM2Tokenizer", "InternLM3Tokenizer", "LlamaTokenizer")
 _NAMED: Final = ("bos_token", "eos_token", "unk_token", "pad_token")
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+_BPE: Final = 2
+_PUBLISHED_TOKENIZER: Final = "give a checkpoint with the tokenizer InternVL2 was published with"
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def _sentencepiece(path: Path, added: _Added, *, whole: bool) -> Tokenizer:
     before every one of them. ``whole`` is Llama's other way (``legacy: false``): one prefix before the whole text, none
     when it begins with a special token, and a literal ``▁`` counts as a space.
     """
-    model = read_model(path)
+    model = read_sentencepiece(path)
     words = [added.texts.get(index, piece.text) for index, piece in enumerate(model.pieces)]
     vocabulary = {word: index for index, word in enumerate(words)}
     vocabulary.update({text: index for index, text in added.texts.items()})
@@ -230,7 +235,7 @@ def _older(folder: Path, named: dict[str, Any], names: dict[str, str]) -> dict[i
     special = {_text(token) for token in named.get("additional_special_tokens", [])} | set(names.values())
     ids = {str(text): int(index) for text, index in (read_json(path) if path.is_file() else {}).items()}
     if (folder / "tokenizer.model").is_file():
-        pieces = read_model(folder / "tokenizer.model").pieces
+        pieces = read_sentencepiece(folder / "tokenizer.model").pieces
         ids.update({piece.text: index for index, piece in enumerate(pieces) if piece.text in special})
     return {index: AddedToken(text, normalized=False, special=text in special) for text, index in ids.items()}
 
@@ -240,3 +245,112 @@ def _text(token: Any) -> str:
     if not isinstance(text, str):
         raise TypeError(f"{text!r} is not a token")
     return text
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One entry of the vocabulary; its id is its position."""
+
+    text: str
+    score: float
+    kind: int
+
+
+@dataclass(frozen=True)
+class SentencePiece:
+    """A byte-pair model: its pieces, whether text gets a space in front, whether unknown characters become bytes."""
+
+    pieces: list[Piece]
+    dummy_prefix: bool
+    byte_fallback: bool
+
+    @property
+    def unknown(self) -> str:
+        """The text of the piece that stands for what has no other."""
+        return next(piece.text for piece in self.pieces if piece.kind == UNKNOWN)
+
+
+def read_sentencepiece(path: Path) -> SentencePiece:
+    """Parse the file; raise UserError when it is broken, not byte-pair, or normalises text in ways not carried over."""
+    try:
+        fields = list(_fields(path.read_bytes()))
+        pieces = [_piece(dict(_fields(value))) for number, value in fields if number == 1]
+        trainer = _merged_fields(fields, 2)
+        normalizer = _merged_fields(fields, 3)
+    except (IndexError, KeyError, TypeError, ValueError, struct.error) as error:
+        raise UserError(
+            f"is not a sentencepiece model ({error})", place=str(path), remedy="download it again"
+        ) from None
+    if not any(piece.kind == UNKNOWN for piece in pieces):
+        raise UserError("is not a sentencepiece model (no unknown piece)", place=str(path), remedy="download it again")
+    refused = {
+        "a unigram model": trainer.get(3, 1) != _BPE,
+        "treat_whitespace_as_suffix": bool(trainer.get(24, 0)),
+        "a character map": bool(normalizer.get(2, b"")),
+        "remove_extra_whitespaces": bool(normalizer.get(4, 1)),
+        "escape_whitespaces off": not normalizer.get(5, 1),
+    }
+    if found := [what for what, is_so in refused.items() if is_so]:
+        raise UserError(
+            f"uses {', '.join(found)}, which is not carried over", place=str(path), remedy=_PUBLISHED_TOKENIZER
+        )
+    return SentencePiece(pieces, bool(normalizer.get(3, 1)), bool(trainer.get(35, 0)))
+
+
+def merges(pieces: list[Piece], kept: set[str]) -> list[tuple[str, str]]:
+    """List the pairs to merge, best first: every way to make a piece of ``kept`` out of two others.
+
+    Sentencepiece merges the neighbours that make the best-scored piece; a rank per pair says the same.
+    """
+    ids = {piece.text: index for index, piece in enumerate(pieces) if piece.text in kept}
+    found: list[tuple[float, int, int, str, str]] = []
+    for piece in pieces:
+        if piece.text in ids:
+            halves = ((piece.text[:cut], piece.text[cut:]) for cut in range(1, len(piece.text)))
+            found += [(-piece.score, ids[a], ids[b], a, b) for a, b in halves if a in ids and b in ids]
+    return [(left, right) for *_, left, right in sorted(found)]
+
+
+def _piece(fields: dict[int, Any]) -> Piece:
+    score = struct.unpack("<f", fields[2])[0] if 2 in fields else 0.0
+    return Piece(fields[1].decode("utf-8"), score, fields.get(3, NORMAL))
+
+
+def _merged_fields(fields: list[tuple[int, Any]], number: int) -> dict[int, Any]:
+    found: dict[int, Any] = {}
+    for key, value in fields:
+        if key == number:
+            found.update(_fields(value))
+    return found
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+    """Yield (field number, value) of one protobuf message: ints for varints, bytes for the rest."""
+    at = 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        wire = key & 7
+        if wire == 0:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+            continue
+        if wire == 2:
+            size, at = _varint(data, at)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"wire type {wire}")
+        if at + size > len(data):
+            raise ValueError("cut short")
+        yield key >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from emoverse.models.convert.architecture import LANGUAGE_MODELS, TABLE, Config
+from emoverse.models.architecture import LANGUAGE_MODELS, TABLE, Config
 
 
 def _activation(name: str) -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse.errors import UserError, did_you_mean
-from emoverse.models.convert.architecture import TABLE, Architecture
-from emoverse.models.convert.tokenizers import IMAGE, VIDEO, Vocabulary
-from emoverse.prompt.model_settings import read_markers
+from emoverse.models.architecture import TABLE, Architecture
+from emoverse.models.tokenizers import IMAGE, VIDEO, Vocabulary
+from emoverse.prompt import read_markers
 
 
 @dataclass(frozen=True)

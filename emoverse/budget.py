@@ -18,8 +18,7 @@ import orjson
 
 from emoverse.artifacts.manifest import open_source, publish, write_json
 from emoverse.errors import UserError
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.prompt import Encoder, settings_of_model
 
 Budget = Mapping[str, Any]
 """What ``token_budget`` returns."""

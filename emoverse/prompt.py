@@ -1,14 +1,16 @@
-"""Turn a row of AMT and its frames into token ids and pixels, as InternVL2 writes its prompts.
+"""Turn rows and frames into a model's token ids and pixels: what training, inference and the token budget share.
 
-A video is ``Frame1: <img>...</img>`` and so on, one line a frame; an image is ``<img>...</img>`` and a newline; the
-question follows (OpenGVLab/InternVL, ``chat`` and ``conversation.py``). Needs numpy and tokenizers alone, so a model
-exported to ONNX reads its prompts with neither torch nor transformers.
+A prompt is written as InternVL2's: a video is ``Frame1: <img>...</img>`` and so on, one line a frame; an image is
+``<img>...</img>`` and a newline; the question follows (OpenGVLab/InternVL, ``chat`` and ``conversation.py``). Only
+numpy and tokenizers are needed, so a model exported to ONNX reads its prompts with neither torch nor transformers.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,163 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from emoverse.errors import UserError
-from emoverse.prompt.model_settings import Settings
 
+# Private-use characters that stand for the three texts of a conversation while its template is rendered.
+_SYSTEM, _USER, _ASSISTANT = "\ue000", "\ue001", "\ue002"
 Row = Mapping[str, Any]
 Ids = NDArray[np.int64]
 _MEDIA = re.compile("<(video|image)>")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a conversation becomes tokens and frames become pixels for one model.
+
+    ``with_system`` is the text before the system message and between it and the question; ``without_system`` the text
+    before the question where there is no system message; ``before_answer`` follows the question. ``end`` is the token
+    that closes an answer and ``stop`` every token id that ends a generation. ``size`` is (height, width) in pixels,
+    ``mean`` and ``std`` are those of channels scaled to 0..1.
+    """
+
+    with_system: tuple[str, str]
+    without_system: str
+    before_answer: str
+    end: str
+    stop: tuple[int, ...]
+    pad: int
+    image_token: str
+    image_start: str
+    image_end: str
+    video_token: str
+    tokens_per_frame: int
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings as JSON-like values."""
+        return dict(json.loads(json.dumps(asdict(self))))
+
+    @classmethod
+    def from_json(cls, tree: dict[str, Any]) -> Settings:
+        """Read what ``as_json`` wrote; raise TypeError when a key is missing or unknown."""
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()
+        }
+        return cls(**values)
+
+
+def settings_of_model(folder: Path) -> Settings:
+    """Derive the settings from a transformers-native InternVL folder, with neither torch nor transformers.
+
+    Raises:
+        UserError: A file is missing or not JSON, or the chat template does not render system, question, answer.
+    """
+    config, processor = _read_json(folder, "config.json"), _read_json(folder, "processor_config.json")
+    tokenizer = _read_json(folder, "tokenizer_config.json")
+    if config.get("model_type") != "internvl":
+        problem = f"its model_type is {config.get('model_type')!r}, not 'internvl'"
+        raise UserError(problem, place=str(folder / "config.json"), remedy="give a transformers-native InternVL folder")
+    pixels = processor["video_processor"]
+    markers = _markers(folder)
+    vocabulary = _vocabulary(folder)
+    stop = _read_json(folder, "generation_config.json").get("eos_token_id")
+    stops = {vocabulary[markers["end"]], *(stop if isinstance(stop, list) else [stop] if stop is not None else [])}
+    pad = vocabulary.get(str(tokenizer.get("pad_token")), min(stops))
+    names = {token: name for name, token in vocabulary.items()}
+    return Settings(
+        **markers,
+        stop=tuple(sorted(stops)),
+        pad=pad,
+        image_token=names[int(config["image_token_id"])],
+        image_start=str(tokenizer.get("start_image_token", "<img>")),
+        image_end=str(tokenizer.get("end_image_token", "</img>")),
+        video_token=str(tokenizer.get("video_token", "<video>")),
+        tokens_per_frame=int(processor["image_seq_length"]),
+        size=(int(pixels["size"]["height"]), int(pixels["size"]["width"])),
+        mean=_three(pixels["image_mean"]),
+        std=_three(pixels["image_std"]),
+    )
+
+
+def read_markers(source: str, named: Mapping[str, str], added: Iterable[str]) -> dict[str, Any]:
+    """Read from a chat template's text what it writes around system message, question and answer.
+
+    Args:
+        source: The template, in Jinja.
+        named: The tokens it may use by name, such as ``bos_token``.
+        added: The tokenizer's added tokens, among them the one that ends an answer.
+
+    Returns:
+        The first four fields of `Settings`.
+
+    Raises:
+        ValueError: The template cannot be rendered, or writes a turn differently when other turns surround it.
+    """
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = _refuse
+
+    def render(*turns: tuple[str, str], question: bool) -> str:
+        messages = [{"role": role, "content": text} for role, text in turns]
+        return str(template.render(messages=messages, add_generation_prompt=question, **named))
+
+    system, user, assistant = ("system", _SYSTEM), ("user", _USER), ("assistant", _ASSISTANT)
+    try:
+        template = environment.from_string(source)
+        first, rest = render(system, user, question=True).split(_SYSTEM)
+        second, before_answer = rest.split(_USER)
+        without, again = render(user, question=True).split(_USER)
+        answered = render(system, user, assistant, question=False)
+    except jinja2.TemplateError as error:
+        raise ValueError(str(error)) from error
+    closing = answered.split(_ASSISTANT)[1]
+    end = next((token for token in sorted(added, key=len, reverse=True) if closing.startswith(token)), None)
+    if end is None:
+        raise ValueError("no token ends an answer")
+    if again != before_answer or answered != f"{first}{_SYSTEM}{second}{_USER}{before_answer}{_ASSISTANT}{closing}":
+        raise ValueError("a turn is rendered differently when other turns surround it")
+    return {"with_system": (first, second), "without_system": without, "before_answer": before_answer, "end": end}
+
+
+def _markers(folder: Path) -> dict[str, Any]:
+    path = folder / "chat_template.jinja"
+    named = _read_json(folder, "tokenizer_config.json")
+    tokens = {key: value for key, value in named.items() if isinstance(value, str) and key.endswith("_token")}
+    try:
+        return read_markers(path.read_text("utf-8"), tokens, _vocabulary(folder))
+    except FileNotFoundError:
+        raise UserError("no such file", place=str(path), remedy="give a complete model folder") from None
+    except ValueError as error:
+        problem = f"not a chat template this engine can follow ({error})"
+        remedy = "use InternVL's own format (`emoverse base-model` writes one)"
+        raise UserError(problem, place=str(path), remedy=remedy) from error
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(message)
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    added = _read_json(folder, "tokenizer.json")["added_tokens"]
+    return {item["content"]: int(item["id"]) for item in added}
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        raise UserError("no such file", place=str(path), remedy="give a complete model folder") from None
+    except ValueError as error:
+        raise UserError(f"not valid JSON ({error})", place=str(path), remedy="make the model folder again") from error
+
+
+def _three(values: list[float]) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
 
 
 class Encoder:
@@ -58,11 +212,13 @@ class Encoder:
         places = media_of(row["messages"])
         if len(row["messages"]) != len(texts) or places not in (["video"], ["image"]):
             problem = f"a row asks one question about one clip or image, this one about {len(places)}"
-            raise UserError(problem, place=_name(row), remedy="build the dataset again with `emoverse build-amt`")
+            raise UserError(problem, place=_row_name(row), remedy="build the dataset again with `emoverse build-amt`")
         for text in (texts.get("system", ""), _MEDIA.sub("", question)):
             if found := self._forbidden.search(text):
                 problem = f"the text contains the model's control token {found.group()!r}"
-                raise UserError(problem, place=_name(row), remedy="build the dataset again with `emoverse build-amt`")
+                raise UserError(
+                    problem, place=_row_name(row), remedy="build the dataset again with `emoverse build-amt`"
+                )
         return self._opening(texts.get("system")) + self._question(question, iter([frames]))
 
     def prompt_ids(self, rows: Sequence[Row], frames: Sequence[int]) -> list[Ids]:
@@ -141,7 +297,9 @@ class Encoder:
         if frames.shape[1:] != (*self.settings.size, 3):
             have, want = "x".join(map(str, frames.shape[1:3])), "x".join(map(str, self.settings.size))
             remedy = "set media.size in params.yaml to the model's and validate again"
-            raise UserError(f"its frames are {have} pixels, the model expects {want}", place=_name(row), remedy=remedy)
+            raise UserError(
+                f"its frames are {have} pixels, the model expects {want}", place=_row_name(row), remedy=remedy
+            )
         pixels = np.ascontiguousarray(frames.transpose(0, 3, 1, 2)).astype(np.float32)
         pixels -= self._mean
         pixels /= self._std
@@ -193,5 +351,5 @@ def _any_of(tokens: set[str]) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)))
 
 
-def _name(row: Row | None) -> str:
+def _row_name(row: Row | None) -> str:
     return str(row.get("channel", "a row")) if row else "a clip"

@@ -13,13 +13,12 @@ from tqdm import tqdm
 from emoverse.artifacts.digests import digest_of_pairs, files_below, sha256_and_md5
 from emoverse.artifacts.manifest import Source, publish, raw_source, write_json
 from emoverse.errors import UserError
-from emoverse.models.convert import weights
-from emoverse.models.convert.architecture import TABLE, Architecture
-from emoverse.models.convert.chat_template import ChatFormat, chat_format
-from emoverse.models.convert.checkpoint import Checkpoint, open_checkpoint
-from emoverse.models.convert.native import read_native
-from emoverse.models.convert.original import read_original
-from emoverse.models.convert.tokenizers import IMAGE, IMAGE_END, IMAGE_START, VIDEO, Vocabulary, read_vocabulary
+from emoverse.models import weights
+from emoverse.models.architecture import TABLE, Architecture, read_native
+from emoverse.models.chat_template import ChatFormat, chat_format
+from emoverse.models.checkpoint import Checkpoint, open_checkpoint
+from emoverse.models.original import read_original
+from emoverse.models.tokenizers import IMAGE, IMAGE_END, IMAGE_START, VIDEO, Vocabulary, read_vocabulary
 
 FRAMES: Final = 8  # of a video, as the processor samples by itself
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from emoverse.artifacts.manifest import write_json
 from emoverse.errors import UserError
-from emoverse.models.convert.checkpoint import INDEX, Checkpoint, read_tensor, write_shard
+from emoverse.models.checkpoint import INDEX, Checkpoint, read_tensor, write_shard
 
 # The layout that a tensor's name belongs to.
 _LAYOUTS: Final = {

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, ValidationError
 
 from emoverse.errors import UserError
-from emoverse.models.convert.architecture import TABLE, Architecture, Config, first, tokens_of, unknown_kind
-from emoverse.models.convert.original_text import (
+from emoverse.models.architecture import TABLE, Architecture, Config, first, tokens_of, unknown_kind
+from emoverse.models.original_text import (
     TEXT_CONFIGS,
     Activation,
     ConfigSection,
