@@ -110,7 +110,7 @@ PARTIAL: Final[dict[str, tuple[tuple[int, ...], ...]]] = {
 """Parts of a prototype that another emotion has, too: by the face alone they look the same."""
 MISLEADING: Final[dict[str, tuple[tuple[int, ...], ...]]] = {
     **PARTIAL,
-    "joy": ((12,), (12,), (1, 4)),
+    "joy": ((12,), (1, 4)),
     "anger": (*PARTIAL["anger"], (12,)),
     "sadness": (*PARTIAL["sadness"], (12,)),
 }
@@ -176,7 +176,7 @@ def animate(
     rng: np.random.Generator,
     low: bool | None = None,
     style: FaceStyle = FaceStyle(),
-    smiling: bool = False,
+    mouth: int | None = None,
 ) -> Expression:
     """Draw an expression of an emotion: units, timing, speech and blinks.
 
@@ -185,14 +185,14 @@ def animate(
         rng: Source of randomness.
         low: Force or forbid a faint face; None draws it.
         style: How plainly faces show their emotion.
-        smiling: Add a smile (AU 12), as a pleasant surprise has.
+        mouth: A unit to add, as a surprise has that is a good one (12) or a bad one (15).
 
     Raises:
         KeyError: The emotion is unknown.
     """
     peaks = draw_peaks(emotion, rng, low, style)
-    if smiling:
-        peaks[12] = round(float(rng.uniform(1.5, 2.7)), 3)
+    if mouth is not None:
+        peaks[mouth] = round(float(rng.uniform(1.5, 2.7)), 3)
     onset = float(rng.uniform(0.0, 0.2))
     apex = onset + float(rng.uniform(0.2, 0.4))
     return Expression(

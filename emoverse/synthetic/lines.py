@@ -10,7 +10,7 @@ import numpy as np
 
 from emoverse.synthetic.clips import FPS, Rendered, render, write_clip, write_units
 from emoverse.synthetic.faces import EMOTIONS, MISLEADING, FaceStyle, Identity, animate
-from emoverse.synthetic.phrases import TEST_TOPICS, TOPICS, make_text, valence_of
+from emoverse.synthetic.phrases import PLAIN_SHARE, TEST_TOPICS, TOPICS, make_text, valence_of
 
 NAMES: Final = (
     "Anouk", "Bashir", "Corin", "Dilara", "Emeka", "Frida", "Goran", "Hanneke", "Idris", "Jolanda", "Kwame",
@@ -60,8 +60,13 @@ FAINT_SHARE: Final = 0.1
 """Share of lines that are said with a faint face."""
 AUDIO_SHARE: Final = 0.10
 """Share of clips with sound."""
-STYLE: Final = FaceStyle(partial=0.64, parts=MISLEADING, partial_peak=3.8, stray=0.12)
-"""The sample's faces: two of three need the words to be told apart, so that neither modality is enough alone."""
+PARTIAL_SHARE: Final = {True: 0.85, False: 0.2}
+"""Whether the words are plain -> share of faces that show only units that other emotions show, too.
+
+Mostly one of the two tells the emotion: neither is enough alone, and both together settle most lines.
+"""
+PARTIAL_FACE: Final = FaceStyle(partial=1.0, parts=MISLEADING, partial_peak=3.8, stray=0.12)
+PLAIN_FACE: Final = FaceStyle(partial=0.0, stray=0.12)
 OPENFACE_FOLDER: Final = "OpenFace"
 
 
@@ -69,6 +74,7 @@ OPENFACE_FOLDER: Final = "OpenFace"
 class Line:
     """One utterance and how its clip is drawn; times in seconds; `key` seeds the clip.
 
+    A `low` face is faint, a `partial` one shows only units that other emotions show, too.
     `answers` is the place (from 0) of the line of the dialogue that this one answers, None when it answers none.
     """
 
@@ -79,6 +85,7 @@ class Line:
     emotion: str
     valence: int
     low: bool
+    partial: bool
     text: str
     start: float
     n_frames: int
@@ -170,7 +177,8 @@ def _conversation(
         emotion = forced.get(key, next(emotions))
         valence = valence_of(emotion, rng)
         answers = _addressed(lines, names[people[turn]], rng)
-        text = make_text(emotion, valence, topic, used, rng)
+        plain = bool(rng.random() < PLAIN_SHARE)
+        text = make_text(emotion, valence, plain, topic, used, rng)
         line = Line(
             key=key,
             number=utterance,
@@ -179,6 +187,7 @@ def _conversation(
             emotion=emotion,
             valence=valence,
             low=bool(rng.random() < FAINT_SHARE),
+            partial=bool(rng.random() < PARTIAL_SHARE[plain]),
             text=text if answers is None else f"{lines[answers].speaker}, {_uncapitalised(text)}",
             start=round(clock, 3),
             n_frames=int(rng.integers(8, 10) if small else rng.integers(12, 19)),
@@ -209,8 +218,10 @@ def _uncapitalised(text: str) -> str:
 def render_line(line: Line, seed: int) -> Rendered:
     """Draw a line's frames and true action units: always the same for the same line and seed."""
     rng = seeded_rng(seed, line.key, "clip")
-    pleasant = line.emotion == "surprise" and line.valence > 0
-    expression = animate(line.emotion, rng, low=line.low, style=STYLE, smiling=pleasant)
+    mouth = (12 if line.valence > 0 else 15) if line.emotion == "surprise" else None
+    expression = animate(
+        line.emotion, rng, low=line.low, style=PARTIAL_FACE if line.partial else PLAIN_FACE, mouth=mouth
+    )
     return render(Identity.from_seed(line.identity), expression, line.size, FPS, line.n_frames, rng)
 
 

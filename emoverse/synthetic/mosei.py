@@ -14,6 +14,7 @@ from emoverse.synthetic.faces import EMOTIONS
 from emoverse.synthetic.lines import (
     FAINT_SHARE,
     GUEST_VLOGGERS,
+    PARTIAL_SHARE,
     SIZES,
     VIDEO_IDS,
     VLOGGERS,
@@ -24,7 +25,7 @@ from emoverse.synthetic.lines import (
     seeded_rng,
     write_line_clip,
 )
-from emoverse.synthetic.phrases import REVIEWS, TEST_REVIEWS, make_text, valence_of
+from emoverse.synthetic.phrases import PLAIN_SHARE, REVIEWS, TEST_REVIEWS, make_text, valence_of
 
 COLUMNS: Final = (
     "video_id", "clip_id", "text", "label", "annotation", "mode", "label_T", "label_A", "label_V",
@@ -33,7 +34,7 @@ FEATURES: Final = ("sentiment", "joy", "sadness", "anger", "surprise", "disgust"
 """Columns of the CMU features by this package's names; the SDK's are happy and sad."""
 SEGMENTS: Final = {"train": 106, "valid": 16, "test": 58}
 _AT_LEAST: Final = {"train": 3, "valid": 1, "test": 1}
-VIDEO_EMOTIONS: Final = (*EMOTIONS, *EMOTIONS, "neutral", "neutral", *(["joy"] * 4), "surprise", "surprise")
+VIDEO_EMOTIONS: Final = (*EMOTIONS, *EMOTIONS, *(["joy"] * 4), "surprise", "surprise")
 THIRD: Final = 3
 """Labels are multiples of a third."""
 
@@ -77,9 +78,11 @@ def _video(index: int, mode: str, guest: bool, emotions: Iterator[str], seed: in
         clip_id, emotion = clip_ids[int(position)], next(emotions)
         valence = int(rng.choice([-1, 0, 0, 1])) if emotion == "neutral" else valence_of(emotion, rng)
         key, low = f"MOSEI/{video_id}/{clip_id}", bool(rng.random() < FAINT_SHARE)
-        text, frames = make_text(emotion, valence, topic, used, rng), int(rng.integers(12, 19))
+        plain = bool(rng.random() < PLAIN_SHARE)
+        partial = bool(rng.random() < PARTIAL_SHARE[plain])
+        text, frames = make_text(emotion, valence, plain, topic, used, rng), int(rng.integers(12, 19))
         person = pool[index % len(pool)]
-        line = Line(key, clip_id, video_id, person, emotion, valence, low, text, round(clock, 3), frames, size)
+        line = Line(key, clip_id, video_id, person, emotion, valence, low, partial, text, round(clock, 3), frames, size)
         lines.append(line)
         labels.append(_label(line, rng))
         clock = line.end + float(rng.uniform(0.0, 2.0))

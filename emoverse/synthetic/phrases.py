@@ -205,13 +205,14 @@ TEST_REVIEWS: Final = (
 """The same for the test split."""
 
 
-OWN_SHARE: Final = 0.55
-AMBIGUOUS_SHARE: Final = 0.36
-GENERIC_SHARE: Final = 0.06
-"""Shares of utterances whose words fit one emotion, several or any; the rest fit another emotion."""
-TAIL_SHARE: Final = 0.07
+PLAIN_SHARE: Final = 0.42
+"""Share of utterances whose words fit one emotion."""
+AMBIGUOUS_SHARE: Final = 0.80
+GENERIC_SHARE: Final = 0.12
+"""Shares of the others whose words fit several emotions, or any; the rest fit another emotion."""
+TAIL_SHARE: Final = 0.08
 """Share of utterances with a closing phrase where the emotion implies a valence."""
-SURPRISE_TAIL_SHARE: Final = 0.4
+SURPRISE_TAIL_SHARE: Final = 0.65
 """The same for surprise, of which the face says, too, whether it is a good one."""
 NEUTRAL_TAIL_SHARE: Final = 0.9
 """The same for a neutral emotion with a valence, which the words alone say."""
@@ -226,17 +227,20 @@ def valence_of(emotion: str, rng: np.random.Generator) -> int:
     return VALENCES[emotion]
 
 
-def make_text(emotion: str, valence: int, topic: tuple[str, str], used: set[str], rng: np.random.Generator) -> str:
+def make_text(
+    emotion: str, valence: int, plain: bool, topic: tuple[str, str], used: set[str], rng: np.random.Generator
+) -> str:
     """Return an utterance about a topic.
 
     Args:
         emotion: Its emotion.
         valence: 1 positive, 0 neither, -1 negative.
+        plain: Whether the words fit this emotion alone; a neutral remark mostly does.
         topic: (thing, place).
         used: Phrases not to use again; those of the utterance are added.
         rng: Source of randomness.
     """
-    parts = [_pick(_bank(emotion, rng.random(), rng), used, rng)]
+    parts = [_pick(_bank(emotion, plain, rng), used, rng)]
     if rng.random() < _tail_share(emotion, valence):
         parts.append(_pick(TAILS[valence], used, rng))
     text = " ".join(parts).format(thing=topic[0], place=topic[1])
@@ -249,12 +253,15 @@ def _tail_share(emotion: str, valence: int) -> float:
     return TAIL_SHARE if valence == VALENCES[emotion] else NEUTRAL_TAIL_SHARE
 
 
-def _bank(emotion: str, draw: float, rng: np.random.Generator) -> tuple[str, ...]:
-    """Return the phrases of the kind that `draw` (0..1) stands for; a neutral remark is never ambiguous."""
-    if draw < OWN_SHARE:
+def _bank(emotion: str, plain: bool, rng: np.random.Generator) -> tuple[str, ...]:
+    """Draw a list of phrases; a neutral remark is never ambiguous."""
+    if plain:
         return BY_EMOTION[emotion]
-    draw -= OWN_SHARE
-    shared = [bank for emotions, bank in AMBIGUOUS.items() if emotion in emotions]
+    draw = rng.random()
+    # Twice where joy is meant, too: else the words would leave the emotion open and still tell its valence.
+    shared = [
+        bank for emotions, bank in AMBIGUOUS.items() if emotion in emotions for _ in range(1 + ("joy" in emotions))
+    ]
     if draw < AMBIGUOUS_SHARE:
         return shared[int(rng.integers(len(shared)))] if shared else BY_EMOTION[emotion]
     if draw < AMBIGUOUS_SHARE + GENERIC_SHARE:

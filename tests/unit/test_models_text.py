@@ -52,7 +52,7 @@ def transcripts(count: int = 1500) -> list[str]:
     for _ in range(count):
         emotion = EMOTIONS[int(rng.integers(len(EMOTIONS)))]
         topic = TOPICS[int(rng.integers(len(TOPICS)))]
-        found.append(make_text(emotion, valence_of(emotion, rng), topic, set(), rng))
+        found.append(make_text(emotion, valence_of(emotion, rng), bool(rng.random() < 0.5), topic, set(), rng))
     return found
 
 

@@ -89,6 +89,7 @@ def test_faces_with_only_shared_units_are_as_frequent_as_the_style_says():
     assert 0.1 < sum(whole) / 500 < 0.3
 
 
-def test_a_pleasant_surprise_smiles():
-    assert animate("surprise", np.random.default_rng(4), smiling=True).peaks[12] >= 1.5
-    assert 12 not in animate("surprise", np.random.default_rng(4), style=FaceStyle(stray=0.0)).peaks
+@pytest.mark.parametrize("mouth", [12, 15])
+def test_the_mouth_says_whether_a_surprise_is_a_good_one(mouth):
+    assert animate("surprise", np.random.default_rng(4), mouth=mouth).peaks[mouth] >= 1.5
+    assert mouth not in animate("surprise", np.random.default_rng(4), style=FaceStyle(stray=0.0)).peaks
