@@ -11,10 +11,8 @@ import pytest
 
 from emoverse.synthetic import SAMPLE_IDENTITIES
 from emoverse.synthetic.clips import HEADER, NOISE
-from emoverse.synthetic.corpora import CORPORA, generate, store
+from emoverse.synthetic.corpora import CORPORA, clip_name, clip_time, generate, plan_meld, plan_mosei, store
 from emoverse.synthetic.lines import FAULTS, FIRST_GUEST, planted_fault, render_line
-from emoverse.synthetic.meld import clip_name, clip_time, plan_meld
-from emoverse.synthetic.mosei import plan_mosei
 from tests.factories.checkout import REPO
 
 pytestmark = pytest.mark.slow
