@@ -119,19 +119,33 @@ def publish_page(page: Path, run: str, publish: str) -> None:
     draft.replace(folder / PAGE)
 
 
+def end_of(state: str) -> str:
+    """Return what became of a run: SUCCEEDED, FAILED, or STOPPED where its steps had not ended.
+
+    Args:
+        state: State of the group of steps before the exit handler. kfp's local runner says SUCCEEDED or FAILED; the
+            server passes on the state in ML Metadata, which is COMPLETE after a success, and stays RUNNING when a
+            person terminates the run or a pod is lost.
+    """
+    return {"COMPLETE": "SUCCEEDED", "SUCCEEDED": "SUCCEEDED", "FAILED": "FAILED"}.get(state, "STOPPED")
+
+
 def write_status(run: str, *, name: str, state: str, task: str, problem: str, publish: str = "") -> str:
     """Return a run's final state as Markdown; with ``publish``, also write ``status.json`` beside its report there.
 
     Args:
         run: The run's unique id, usable as a folder name.
         name: The name that its user gave it.
-        state: Its final state, ``SUCCEEDED`` for success.
+        state: The state that Kubeflow gives to its exit handler; `end_of` reads it.
         task: The task that it stopped in.
         problem: Kubeflow's message about the failure; may be empty.
         publish: Folder of all runs' reports. Empty: none.
     """
+    state = end_of(state)
     lines = [f"# {name}: {state}", ""]
-    if state != "SUCCEEDED":
+    if state == "STOPPED":
+        lines += ["A person terminated it, or a pod was lost. `emoverse retry` continues it.", ""]
+    if state == "FAILED":
         lines += [f"Stopped in `{task}`" + (f": {problem}" if problem else "."), ""]
         lines += ["The failed step's error message is in its log; a new run takes finished steps from the cache.", ""]
     if publish:
