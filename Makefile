@@ -43,7 +43,7 @@ test-containers: setup  ## start a docker engine, build both images, run the sam
 test-cluster: setup  ## accept the pipeline on a real Kubeflow: HOST=http://... PROFILE=FILE REMOTE=NAME (docs/kubeflow.md)
 	EMOVERSE_CLUSTER_HOST="$(HOST)" EMOVERSE_CLUSTER_PROFILE="$(PROFILE)" EMOVERSE_CLUSTER_REMOTE="$(REMOTE)" \
 	EMOVERSE_CLUSTER_WORKSPACE="$(WORKSPACE)" EMOVERSE_CLUSTER_CLAIM="$(CLAIM)" EMOVERSE_CLUSTER_PUBLIC="$(PUBLIC)" \
-	EMOVERSE_CLUSTER_PARAMS="$(PARAMS)" \
+	EMOVERSE_CLUSTER_PARAMS="$(PARAMS)" EMOVERSE_CLUSTER_REPRO="$(REPRO)" \
 	EMOVERSE_CLUSTER_KUBECTL="$(KUBECTL)" \
 	  $(BIN)/python -m pytest tests/cluster -q
 
