@@ -55,13 +55,6 @@ def test_the_sample_succeeds_and_each_step_is_printed_by_its_name(cluster: Clust
     assert all(step in printed for step in STEPS)
 
 
-def test_the_digests_are_those_of_dvc_repro(cluster: Cluster, first: tuple[Run, str], digests: dict[str, str]) -> None:
-    logs = [log for run in cluster.computed("report", first[0]) if "made from" in (log := cluster.log(run, "report"))]
-    assert logs, "the server keeps no log of the report that the run shows"
-    made_from = {line.split()[-1] for line in logs[0].partition("made from")[2].splitlines() if line}
-    assert {name: digest for name, digest in digests.items() if digest not in made_from} == {}
-
-
 def planned(cluster: Cluster, *words: str) -> set[str]:
     """Return the steps that `plan` says a submission will run."""
     done = cluster.emoverse("plan", "--host", HOST, "--cluster", PROFILE, *GIVEN, "--json", *words)
@@ -220,3 +213,10 @@ def test_a_recurring_run_starts_by_itself_and_everything_is_cached(cluster: Clus
     finally:
         cluster.delete_recurring_run(recurring)
     assert set(states(cluster, run).values()) == {"cached"}
+
+
+def test_the_digests_are_those_of_dvc_repro(cluster: Cluster, first: tuple[Run, str], digests: dict[str, str]) -> None:
+    logs = [log for run in cluster.computed("report", first[0]) if "made from" in (log := cluster.log(run, "report"))]
+    assert logs, "the server keeps no log of the report that the run shows"
+    made_from = {line.split()[-1] for line in logs[0].partition("made from")[2].splitlines() if line}
+    assert {name: digest for name, digest in digests.items() if digest not in made_from} == {}
