@@ -119,15 +119,17 @@ def publish_page(page: Path, run: str, publish: str) -> None:
     draft.replace(folder / PAGE)
 
 
-def end_of(state: str) -> str:
-    """Return what became of a run: SUCCEEDED, FAILED, or STOPPED where its steps had not ended.
+def end_of(state: str, *, reported: bool) -> str:
+    """Return what became of a run: SUCCEEDED, FAILED, or STOPPED where no end was recorded.
 
     Args:
         state: State of the group of steps before the exit handler. kfp's local runner says SUCCEEDED or FAILED; the
-            server passes on the state in ML Metadata, which is COMPLETE after a success, and stays RUNNING when a
-            person terminates the run or a pod is lost.
+            server passes on the state in ML Metadata. It is COMPLETE after a success, but stays RUNNING when a person
+            terminates the run or a pod is lost, and also after a success when all steps of a loop came from the cache.
+        reported: Whether the run's page was published, which its last step does.
     """
-    return {"COMPLETE": "SUCCEEDED", "SUCCEEDED": "SUCCEEDED", "FAILED": "FAILED"}.get(state, "STOPPED")
+    ends = {"COMPLETE": "SUCCEEDED", "SUCCEEDED": "SUCCEEDED", "FAILED": "FAILED"}
+    return "SUCCEEDED" if reported else ends.get(state, "STOPPED")
 
 
 def write_status(run: str, *, name: str, state: str, task: str, problem: str, publish: str = "") -> str:
@@ -141,16 +143,19 @@ def write_status(run: str, *, name: str, state: str, task: str, problem: str, pu
         problem: Kubeflow's message about the failure; may be empty.
         publish: Folder of all runs' reports. Empty: none.
     """
-    state = end_of(state)
+    folder = _folder(run, publish) if publish else None
+    reported = folder is not None and (folder / PAGE).is_file()
+    state = end_of(state, reported=reported)
     lines = [f"# {name}: {state}", ""]
     if state == "STOPPED":
-        lines += ["A person terminated it, or a pod was lost. `emoverse retry` continues it.", ""]
+        words = (
+            "A person terminated it, or a pod was lost: `emoverse retry` continues it. A sweep that came from the cache"
+        )
+        lines += [f"{words} also ends so.", ""]
     if state == "FAILED":
         lines += [f"Stopped in `{task}`" + (f": {problem}" if problem else "."), ""]
         lines += ["The failed step's error message is in its log; a new run takes finished steps from the cache.", ""]
-    if publish:
-        folder = _folder(run, publish)
-        reported = (folder / PAGE).is_file()
+    if folder is not None:
         status = {"run": run, "name": name, "state": state, "task": task, "problem": problem, "report": reported}
         write_json(folder / STATUS, status)
         lines.append(f"Report: `{folder / PAGE}`" if reported else f"No report was written to `{folder}`.")

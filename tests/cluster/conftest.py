@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from emoverse.config import load_params
-from emoverse.http import HttpClient, bearer, token_from
+from emoverse.http import HttpClient, NoAnswerError, bearer, token_from
 from pipelines.kubeflow_api import TOKEN, KubeflowApi
 from pipelines.watch import Follower, Run, StepState
 
@@ -60,9 +61,10 @@ class Cluster:
         """Wait until a step of a run is in a state."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
-            found = self.steps(run).get(step)
-            if found and found.state == state:
-                return found
+            with suppress(NoAnswerError):  # a busy server leaves a request without an answer now and then
+                found = self.steps(run).get(step)
+                if found and found.state == state:
+                    return found
             time.sleep(5)
         raise AssertionError(f"{step} was not {state} after {timeout} s")
 
