@@ -33,15 +33,17 @@ import pandas as pd
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
-from emoverse.amt.audit import audit_corpora  # noqa: E402
+from emoverse.amt.audit import (  # noqa: E402
+    audit_corpora,
+    by_near_text,
+    sides,
+)
 from emoverse.amt.build_amt import write_amt  # noqa: E402
+from emoverse.amt.builder import stages  # noqa: E402
 from emoverse.amt.corpus_table import CorpusTable  # noqa: E402
-from emoverse.amt.leakage import by_near_text, sides  # noqa: E402
-from emoverse.amt.mixture import stages  # noqa: E402
 from emoverse.amt.reasons import RuleReasons  # noqa: E402
 from emoverse.config import load_params  # noqa: E402
-from emoverse.corpora import ecf, meld, mosei  # noqa: E402
-from emoverse.corpora.base import EMOTIONS, Utterance  # noqa: E402
+from emoverse.corpora import EMOTIONS, Utterance, ecf, meld, mosei  # noqa: E402  # noqa: E402
 
 PARAMS = load_params(REPO / "params.yaml").amt
 ROUNDS = 5

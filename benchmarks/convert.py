@@ -33,7 +33,7 @@ NEEDED = 20_000_000_000  # bytes of disk for all layers: the checkpoint and one 
 PROGRAM = """
 import json, re, shutil, sys, time
 from pathlib import Path
-from emoverse.models.convert import convert as step
+from emoverse.models import convert as step
 # not getrusage: that remembers the process this one was started from
 def peak(): return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 source, out = Path(sys.argv[1]), Path(sys.argv[2])

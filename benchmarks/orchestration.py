@@ -22,7 +22,7 @@ from statistics import median
 
 import yaml
 
-from tests.e2e.conftest import SHORT, Checkout, checkout
+from tests.factories.checkout import SHORT, Checkout, checkout
 
 RAW = ("MELD", "ECF", "MOSEI")
 ROUNDS = 5  # of what takes a second

@@ -50,13 +50,13 @@ def swift_infer(model: Path, rows: Path, frames: FrameStore, batch_size: int, to
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from swift.pipelines.infer.infer import SwiftInfer
 
-    from emoverse.training.swift_template import NAME, register
+    from emoverse.training.swift_setup import TEMPLATE, register_frames
 
-    register(frames)  # type: ignore[arg-type]
+    register_frames(frames)  # type: ignore[arg-type]
     flags = {
         "model": model,
         "model_type": "internvl",
-        "template": NAME,
+        "template": TEMPLATE,
         "use_hf": "true",
         "load_args": "false",
         "torch_dtype": "float32",
@@ -76,8 +76,7 @@ class Ours:
 
     def __init__(self, folder: Path, frames: FrameStore, batch_size: int) -> None:
         from emoverse.inference.torch_engine import TorchBackend, load_model
-        from emoverse.prompt.encode import Encoder
-        from emoverse.prompt.model_settings import settings_of_model
+        from emoverse.prompt import Encoder, settings_of_model
 
         self.backend, self.encoder = TorchBackend(load_model(folder)), Encoder(folder, settings_of_model(folder))
         self.frames, self.batch_size = frames, batch_size

@@ -31,11 +31,11 @@ def budget(
     import shutil
     from pathlib import Path
 
+    from emoverse import budget as step
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.compat.kfp import section
     from emoverse.config import MediaParams, TrainParams
     from emoverse.errors import step_errors
-    from emoverse.prompt import budget as step
 
     with step_errors():
         check_code("budget", code_digest)

@@ -32,7 +32,7 @@ def convert(
     from emoverse.artifacts.lineage import check_code, metadata_of
     from emoverse.artifacts.manifest import copy_without_weights
     from emoverse.errors import step_errors
-    from emoverse.models.convert import convert as step
+    from emoverse.models import convert as step
 
     with step_errors():
         check_code("base-model", code_digest)

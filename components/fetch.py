@@ -19,11 +19,11 @@ def fetch(corpus: str, md5: str, remote: str, root: str, volume: str, raw: dsl.O
     """
     from pathlib import Path
 
+    from emoverse import fetching
     from emoverse.artifacts.lineage import made_with
     from emoverse.errors import step_errors
-    from emoverse.fetching import fetch as step
 
     with step_errors():
-        facts = step.fetch(corpus, md5, Path(raw.path), remote=remote, root=root, volume=volume)
+        facts = fetching.fetch(corpus, md5, Path(raw.path), remote=remote, root=root, volume=volume)
         title = "base model as stored" if corpus == "weights" else f"raw {corpus}"
         raw.metadata.update({**facts, **made_with(), "display_name": title})

@@ -37,7 +37,7 @@ def import_base_model(
     from emoverse.compat.kfp import section
     from emoverse.config import MediaParams
     from emoverse.errors import step_errors
-    from emoverse.fetching.fetch import raw_folder
+    from emoverse.fetching import raw_folder
     from emoverse.models import base_model as step
 
     with step_errors():

@@ -38,7 +38,7 @@ def validate(
     from emoverse.compat.kfp import section
     from emoverse.config import MediaParams, ValidationParams
     from emoverse.errors import step_errors
-    from emoverse.fetching.fetch import raw_folder
+    from emoverse.fetching import raw_folder
     from emoverse.validation import validate as step
 
     with step_errors():

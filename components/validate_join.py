@@ -42,8 +42,8 @@ def validate_join(
     from emoverse.compat.kfp import section
     from emoverse.config import MediaParams, ValidationParams
     from emoverse.errors import step_errors
-    from emoverse.fetching.fetch import raw_folder
-    from emoverse.validation.parts import join_parts
+    from emoverse.fetching import raw_folder
+    from emoverse.validation.validate import join_parts
 
     with step_errors():
         check_code("validate", code_digest)

@@ -31,14 +31,14 @@ def validate_part(
     from emoverse.compat.kfp import section
     from emoverse.config import MediaParams
     from emoverse.errors import step_errors
-    from emoverse.fetching.fetch import raw_folder
-    from emoverse.validation import parts
+    from emoverse.fetching import raw_folder
+    from emoverse.validation.validate import validate_part as step
 
     with step_errors():
         check_code("validate", code_digest)
         out = Path(shard.path)
         number, _, count = part.partition("/")
-        parts.validate_part(
+        step(
             raw.metadata["corpus"],
             raw_folder(Path(raw.path), volume),
             out,

@@ -91,7 +91,7 @@ _STEPS: Final = (
     ),
     Step(
         name="convert",
-        function="emoverse.models.convert.convert:convert",
+        function="emoverse.models.convert:convert",
         image="train",
         inputs=("source",),
         outputs=("model/",),
@@ -99,7 +99,7 @@ _STEPS: Final = (
     ),
     Step(
         name="budget",
-        function="emoverse.prompt.budget:budget",
+        function="emoverse.budget:budget",
         image="data",
         sections=("media", "stage1", "stage2"),
         inputs=("amt", "model"),

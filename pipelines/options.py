@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_type_hints
 
 from components.image import Images
+from emoverse.artifacts.digests import code_digest
 from emoverse.artifacts.lineage import dvc_md5_in
 from emoverse.artifacts.manifest import open_raw
-from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TINY, Params, missing_base_model, plain
 from emoverse.errors import UserError
-from emoverse.fetching.fetch import RemoteConfigs
-from emoverse.fetching.storage import is_shared, public_settings
+from emoverse.fetching import RemoteConfigs, is_shared, public_settings
 from pipelines.cluster import Cluster
 
 Start = Literal["base-model", "convert", "stage1"]

@@ -35,9 +35,8 @@ from emoverse.config import Params
 from emoverse.errors import UserError
 from emoverse.training.train_job import TEMPLATE
 from pipelines.checks import check_params
-from pipelines.cluster import Cluster, Image, Pods
+from pipelines.cluster import Cluster, Image, Pods, train_job_template
 from pipelines.options import PipelineOptions, RunArguments, default_arguments
-from pipelines.train_job import template
 from pipelines.verify import upstream, verify
 
 NAME: Final = "emoverse"
@@ -286,7 +285,7 @@ class Builder:
             if step in RETRIED and retries.count:
                 task.set_retry(retries.count, f"{retries.wait}s", retries.factor, f"{retries.longest}s")
             if nodes > 1 and cluster.trainer:
-                job = template(cluster, cluster.trainer, reference, options.labels.get(reference, ""))
+                job = train_job_template(cluster, cluster.trainer, reference, options.labels.get(reference, ""))
                 described = {"folder": cluster.trainer.folder, "job": job}
                 task.set_env_variable(TEMPLATE, json.dumps(described, sort_keys=True, separators=(",", ":")))
                 _configure_pod(task, cluster, "data", "")

@@ -252,7 +252,6 @@ TOPICS = {
         "emoverse.config",
         "emoverse.profiles",
         "emoverse.errors",
-        "emoverse.doctor",
     ),
     "Corpora, archives and downloads": (
         "emoverse.corpora",
@@ -262,7 +261,7 @@ TOPICS = {
     ),
     "Clips and validation": ("emoverse.media", "emoverse.validation"),
     "The instruction dataset": ("emoverse.amt", "emoverse.tasks"),
-    "Base models and prompts": ("emoverse.models", "emoverse.prompt"),
+    "Base models and prompts": ("emoverse.models", "emoverse.prompt", "emoverse.budget"),
     "Training": ("emoverse.training",),
     "Evaluation and prediction files": ("emoverse.evaluation", "emoverse.inference"),
     "Export, predict, demo and report": ("emoverse.export", "emoverse.serving", "emoverse.report"),

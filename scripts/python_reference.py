@@ -13,16 +13,16 @@ REPO = Path(__file__).resolve().parents[1]
 
 PUBLIC = (
     ("Use an exported model", "emoverse.serving.predictor", ("load_predictor", "Predictor", "Prediction", "Answer")),
+    ("", "emoverse.serving.predictor", ("predict_dialogue", "DialoguePrediction")),
     ("", "emoverse.serving.clips", ("Limits",)),
-    ("", "emoverse.serving.dialogues", ("predict_dialogue", "DialoguePrediction")),
     ("Score replies", "emoverse.evaluation.score_file", ("score_file", "compare_files")),
     ("Read outputs", "emoverse.artifacts.manifest", ("open_source", "Source", "read_manifest")),
     ("", "emoverse.media.frames", ("FrameStore",)),
     ("", "emoverse.artifacts.tables", ("read_utterances",)),
     ("Parameters", "emoverse.config", ("load_params",)),
     ("", "emoverse.profiles", ("names", "profile_text")),
-    ("Add a corpus", "emoverse.corpora.base", ("Corpus", "Utterance", "Reading", "Quarantined")),
-    ("Add a task", "emoverse.tasks.base", ("Task", "Context", "Question", "Scorer")),
+    ("Add a corpus", "emoverse.corpora", ("Corpus", "Utterance", "Reading", "Quarantined")),
+    ("Add a task", "emoverse.tasks", ("Task", "Context", "Question", "Scorer")),
     ("Errors", "emoverse.errors", ("UserError",)),
 )
 

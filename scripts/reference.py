@@ -244,7 +244,7 @@ def steps() -> str:
 def tables() -> str:
     """Return the columns of the Parquet tables, with the comments beside them in the code."""
     source = (REPO / "emoverse/artifacts/tables.py").read_text("utf-8")
-    meanings = attribute_comments(REPO / "emoverse/corpora/base.py", "Utterance")
+    meanings = attribute_comments(REPO / "emoverse/corpora/__init__.py", "Utterance")
     parts = []
     for name, block in re.findall(
         r"^(UTTERANCES|PROBES|QUARANTINE): Final = pa\.schema\(\n(.*?)^\)", source, re.MULTILINE | re.DOTALL

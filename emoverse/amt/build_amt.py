@@ -6,27 +6,38 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from emoverse.amt.audit import CorporaAudit, audit_corpora
-from emoverse.amt.baselines import baselines
-from emoverse.amt.builder import Builder
+import numpy as np
+import orjson
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from emoverse.amt.audit import CorporaAudit, Leak, audit_corpora
+from emoverse.amt.builder import Builder, Stage, draw, stages
 from emoverse.amt.corpus_table import CorpusTable
-from emoverse.amt.leakage import Leak
-from emoverse.amt.mixture import Stage, draw, stages
-from emoverse.amt.outputs import Outputs, write_page
-from emoverse.amt.published import match, read_records
 from emoverse.amt.reasons import Reasons, provider, settings_file
+from emoverse.amt.records import Outputs, match, read_records
 from emoverse.artifacts.digests import sha256_file
 from emoverse.artifacts.manifest import Source, open_source, publish, write_json
 from emoverse.config import AmtParams, plain
-from emoverse.corpora.base import SPLITS
+from emoverse.corpora import SPLITS
 from emoverse.errors import UserError, did_you_mean
+from emoverse.tasks import conditions
+from emoverse.tasks import task as task_named
 
 _LISTED: Final = 20
+_COMMON: Final = 7  # answers of a file that the page shows
+_SHORT: Final = 40  # characters of an answer that it shows
 Check = Callable[[Path], list[dict[str, Any]]]
 """Check the rows in a folder; return findings for the audit, or raise UserError."""
+_SHOWN = 5
+Answers = Mapping[tuple[str, str, str], Counter[str]]
+"""Counted answers, or reasons why there is no row, by (stage or split, corpus, task)."""
+_GOLDS_AT_ONCE: Final = 4096
+_GOLD, _GROUP = b',"gold":', b',"group":'
+"""Before a row's last key, and before the last key of that; in a string the quotation marks would be escaped."""
 
 
 def build_amt(
@@ -226,11 +237,6 @@ def _train_answers(builder: Builder) -> dict[tuple[str, str], Counter[str]]:
     return trained
 
 
-Answers = Mapping[tuple[str, str, str], Counter[str]]
-"""Counted answers, or reasons why there is no row, by (stage or split, corpus, task)."""
-_SHOWN = 5
-
-
 def check_not_empty(stages: Sequence[Stage]) -> None:
     """Raise UserError for a stage without a task or a corpus: it could not be trained."""
     for stage in stages:
@@ -306,3 +312,78 @@ def _no_rows(where: str, name: str, reasons: Counter[str], remedies: Mapping[str
     counted = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items())) or "no utterance was picked"
     hints = "; ".join(remedies[reason] for reason in sorted(reasons) if reason in remedies)
     return f"{where} has no {name} rows ({counted})" + (f": {hints}" if hints else "")
+
+
+def write_page(path: Path, audit: Mapping[str, Any], baselines: Mapping[str, Any]) -> None:
+    """Write ``page.html``; everything from the data is escaped. No script: a sandboxed iframe shows all of it."""
+    environment = Environment(
+        loader=PackageLoader("emoverse.amt", "."), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["count"] = lambda value: f"{value:,}"
+    records = sum(test["records"] for test in baselines.values())
+    page = environment.get_template("page.html.jinja")
+    text = page.render(audit=audit, baselines=baselines, records=records, common=_common)
+    path.write_text(text, "utf-8", newline="\n")
+
+
+def _common(file: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Return the most frequent answers of a file; none of a file of sentences, which hardly repeat."""
+    common = list(file["answers"].items())[:_COMMON]
+    return common if all(len(answer) <= _SHORT for answer, _ in common) else []
+
+
+def baselines(root: Path, trained: Mapping[tuple[str, str], Counter[str]]) -> dict[str, Any]:
+    """Return ``{"meld-mer": {"records": n, "baselines": {"majority": {"reply": ..., "scores": {...}}}}}``.
+
+    ``root`` holds ``test/*.jsonl``; ``trained`` counts train answers by (corpus, task), for the majority class. A test
+    file without train rows of its corpus uses its own majority, which no predictor could know, and says so.
+    """
+    tables: dict[str, Any] = {}
+    for path in sorted((root / "test").glob("*.jsonl")):
+        corpus, _, name = path.stem.rpartition("-")
+        answers = sum((trained.get((corpus, condition), Counter()) for condition in conditions(name)), Counter())
+        tables[path.stem] = score_trivial(name, path, answers)
+    return tables
+
+
+def score_trivial(name: str, path: Path, trained: Counter[str]) -> dict[str, Any]:
+    """Score a task's trivial predictors on one test file: each different gold once, as counts are additive."""
+    definition, counted = task_named(name), _golds(path)
+    if not trained:
+        answers: Counter[str] = Counter()
+        for blob, times in counted.items():
+            answers[orjson.loads(blob)["answer"]] += times
+    majority_from, seen = ("train", trained) if trained else ("test", answers)
+    totals: dict[str, Any] = {}
+    replies: dict[str, set[str]] = {}
+    left = iter(counted.items())
+    while batch := list(islice(left, _GOLDS_AT_ONCE)):
+        golds, weights = [orjson.loads(blob) for blob, _ in batch], np.array([count for _, count in batch], np.float64)
+        scorer = definition.scorer(golds)
+        for predictor, answered in definition.baselines(golds, seen).items():
+            totals[predictor] = totals.get(predictor, 0.0) + weights @ scorer.counts(answered)
+            kept = replies.setdefault(predictor, set())
+            if len(kept) < 2:
+                kept.update(answered)
+    table = {}
+    for predictor, total in totals.items():
+        scores = {key: round(float(value), 6) for key, value in sorted(scorer.scores(total).items())}
+        only = next(iter(replies[predictor])) if len(replies[predictor]) == 1 else None
+        table[predictor] = {"reply": only, "scores": scores}
+    return {
+        "records": counted.total(),
+        "headline": definition.headline,
+        "majority_from": majority_from,
+        "baselines": table,
+    }
+
+
+def _golds(path: Path) -> Counter[bytes]:
+    """Count the different golds of a file, as JSON; which dialogue a record belongs to is no part of a baseline."""
+    golds: Counter[bytes] = Counter()
+    with path.open("rb") as handle:
+        for line in handle:
+            gold = line[line.rindex(_GOLD) + len(_GOLD) :]
+            golds[gold[: gold.rindex(_GROUP)] + b"}"] += 1
+    return golds

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from emoverse.artifacts.tables import read_utterances
-from emoverse.corpora.base import SPLITS, Utterance
+from emoverse.corpora import SPLITS, Utterance
 from emoverse.errors import UserError
 
 

@@ -18,10 +18,10 @@ from pydantic.dataclasses import dataclass
 
 from emoverse.artifacts.digests import sha256_file
 from emoverse.chat_client import ChatEndpoint, EndpointSettings, read_settings
-from emoverse.corpora.base import Utterance
+from emoverse.corpora import Utterance
 from emoverse.corpora.files import decode
 from emoverse.errors import RowErrors, UserError
-from emoverse.tasks.base import Reason
+from emoverse.tasks import Reason
 from emoverse.tasks.fer import phrases
 
 

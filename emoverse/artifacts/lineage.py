@@ -12,9 +12,8 @@ from typing import Any, Final
 import yaml
 from pathspec import GitIgnoreSpec
 
-from emoverse.artifacts.digests import MANIFEST
+from emoverse.artifacts.digests import MANIFEST, code_digest
 from emoverse.artifacts.manifest import read_manifest
-from emoverse.artifacts.source_digest import code_digest
 from emoverse.errors import UserError
 from emoverse.registry import STEPS
 

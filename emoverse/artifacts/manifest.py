@@ -25,8 +25,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from emoverse import __version__
-from emoverse.artifacts.digests import MANIFEST, digest_of_files, digest_of_raw, folder_files
-from emoverse.artifacts.source_digest import code_digest, library_versions
+from emoverse.artifacts.digests import (
+    MANIFEST,
+    code_digest,
+    digest_of_files,
+    digest_of_raw,
+    folder_files,
+    library_versions,
+)
 from emoverse.errors import DISK_FULL, UserError
 from emoverse.registry import STEPS
 

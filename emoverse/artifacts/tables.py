@@ -14,12 +14,12 @@ from typing import Any, Final, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from emoverse.corpora.base import Quarantined, Utterance
+from emoverse.corpora import Quarantined, Utterance
 from emoverse.errors import UserError
 
 BATCH: Final = 16_384  # rows in a row group
 
-# One row an Utterance (corpora/base.py says what each column means); sorted by utterance_id.
+# One row an Utterance (corpora/__init__.py says what each column means); sorted by utterance_id.
 UTTERANCES: Final = pa.schema(
     [
         pa.field("utterance_id", pa.string(), nullable=False),

@@ -9,14 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.amt.published import media_path, record, write_records
+from emoverse.amt.records import media_path, published_record, write_records
 from emoverse.artifacts.manifest import read_manifest
 from emoverse.cli.options import add_params, parameters_from, validated_folders, whole_number
-from emoverse.corpora import ecf, meld
-from emoverse.corpora.base import Reading, Split, Utterance
+from emoverse.corpora import Reading, Split, Utterance, ecf, meld
 from emoverse.errors import RowErrors, UserError
-from emoverse.tasks import task
-from emoverse.tasks.base import Context, Skipped
+from emoverse.tasks import Context, Skipped, task
 
 
 def add_unpack_options(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +46,7 @@ def add_fetch_options(parser: argparse.ArgumentParser) -> None:
 
 def run_fetch(args: argparse.Namespace) -> None:
     """Download exactly the content that the repository names, or nothing."""
-    from emoverse.fetching.fetch import fetch_once, resolve
+    from emoverse.fetching import fetch_once, resolve
 
     tracked = resolve(args.path, repository=args.repository, revision=args.rev, remote=args.remote)
     if args.out:
@@ -88,8 +86,7 @@ def add_validate_options(parser: argparse.ArgumentParser) -> None:
 def run_validate(args: argparse.Namespace) -> None:
     """Validate one corpus and print a short summary, also when too many of its rows were quarantined."""
     params = parameters_from(args)
-    from emoverse.validation.parts import join_parts, validate_part
-    from emoverse.validation.validate import TooManyQuarantined, validate
+    from emoverse.validation.validate import TooManyQuarantined, join_parts, validate, validate_part
 
     measuring = {"workers": args.workers, "action_units": args.action_units}
     if args.part:
@@ -233,7 +230,7 @@ def _records(utterances: list[Utterance], name: str) -> Iterator[bytes]:
         question = task(name).question(context)
         if not isinstance(question, Skipped):
             path = media_path(utterance, still=False)
-            yield record(name, question.text, question.answer, path, still=False)
+            yield published_record(name, question.text, question.answer, path, still=False)
 
 
 def add_audit_options(parser: argparse.ArgumentParser) -> None:

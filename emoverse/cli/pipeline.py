@@ -97,30 +97,31 @@ def _add_submission_options(parser: argparse.ArgumentParser) -> None:
 def run_submit(args: argparse.Namespace) -> None:
     """Check everything the run needs, start it, print its address."""
     add_checkout_to_path()
-    from pipelines import submit
-    from pipelines import watch as follow
+    from pipelines.runs import name_of_changes, submit
 
     params, options, arguments, volume = _checked_submission(args)
-    run = submit.submit(
+    run = submit(
         params,
         arguments,
         options,
         base=Path(),
         host=args.host,
         experiment=args.experiment,
-        name=args.name or submit.name_of_changes(args.set, options.seeds),
+        name=args.name or name_of_changes(args.set, options.seeds),
         volume=volume,
         namespace=args.namespace,
         cron=args.cron,
     )
     print(run.url, flush=True)
     if args.wait and not args.cron:
-        _watch(follow, run, args, options.cluster.retries.run)
+        _watch(run, args, options.cluster.retries.run)
 
 
-def _watch(follow: Any, run: Any, args: argparse.Namespace, retries: int) -> None:
+def _watch(run: Any, args: argparse.Namespace, retries: int) -> None:
+    from pipelines.runs import watch
+
     try:
-        follow.watch(run, host=args.host, pause=args.every, retries=retries)
+        watch(run, host=args.host, pause=args.every, retries=retries)
     except KeyboardInterrupt:
         raise UserError("no longer watched", place=run.url, remedy="the run continues, look at it there") from None
 
@@ -130,16 +131,15 @@ def _checked_submission(args: argparse.Namespace) -> tuple[Params, Any, Any, str
     params, base = parameters_from(args), Path()
     options = pipeline_options(args, revision=revision(base), cache=not args.no_cache)
     from pipelines import checks
-    from pipelines import image_registry as registry
     from pipelines.kubeflow_api import KubeflowApi
     from pipelines.options import cluster_arguments
 
     images = options.cluster.images_or(options.images)
     for option, image in (("--image-data", images.data), ("--image-train", images.train)):
-        registry.check_pinned(image, option)
+        checks.check_pinned(image, option)
     KubeflowApi(args.host).health()
     for image in () if "image" in args.unchecked else (images.data, images.train):
-        registry.check_held(image)
+        checks.check_held(image)
     if options.model and "model" not in args.unchecked:
         digest = checks.digest_of_model(options.model, finished=options.start == "stage1")
         options = replace(options, model_digest=digest)
@@ -173,10 +173,10 @@ def add_watch_options(parser: argparse.ArgumentParser) -> None:
 def run_watch(args: argparse.Namespace) -> None:
     """Print each step's progress until a run ends; exit with 2 if it failed."""
     add_checkout_to_path()
-    from pipelines import watch as follow
     from pipelines.kubeflow_api import KubeflowApi
+    from pipelines.runs import Run
 
-    _watch(follow, follow.Run(args.run, KubeflowApi(args.host).run_url(args.run)), args, args.retries)
+    _watch(Run(args.run, KubeflowApi(args.host).run_url(args.run)), args, args.retries)
 
 
 def add_retry_options(parser: argparse.ArgumentParser) -> None:
@@ -189,11 +189,11 @@ def add_retry_options(parser: argparse.ArgumentParser) -> None:
 def run_retry(args: argparse.Namespace) -> None:
     """Restart a run from the steps that were lost with their nodes."""
     add_checkout_to_path()
-    from pipelines import watch as follow
     from pipelines.kubeflow_api import KubeflowApi
+    from pipelines.runs import Run, retry
 
-    run = follow.Run(args.run, KubeflowApi(args.host).run_url(args.run))
-    for step in follow.retry(run, host=args.host, force=args.force):
+    run = Run(args.run, KubeflowApi(args.host).run_url(args.run))
+    for step in retry(run, host=args.host, force=args.force):
         print(f"again: {step.name}")
     print(run.url)
 
@@ -269,8 +269,8 @@ def add_fingerprints_options(parser: argparse.ArgumentParser) -> None:
 
 def run_fingerprints(args: argparse.Namespace) -> None:
     """Write the digests of each step's code and libraries; the stages of dvc.yaml depend on the file."""
+    from emoverse.artifacts.digests import fingerprints
     from emoverse.artifacts.manifest import write_json
-    from emoverse.artifacts.source_digest import fingerprints
 
     values = plain(parameters_from(args))
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from emoverse.corpora.base import EMOTIONS, Quarantined
+from emoverse.corpora import EMOTIONS, Quarantined
 from emoverse.errors import RowErrors, UserError, did_you_mean
 
 LONGEST: Final = 1000  # characters of a detail, which quotes the content of the cell

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, cast
 
-from emoverse.corpora.base import EMOTIONS, Corpus, Reading, Split, Utterance, merged
+from emoverse.corpora import EMOTIONS, Corpus, Reading, Split, Utterance, merged
 from emoverse.corpora.files import (
     BadRow,
     Problems,

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from emoverse.corpora.base import Corpus, Reading, Split, Utterance
+from emoverse.corpora import Corpus, Reading, Split, Utterance
 from emoverse.corpora.files import (
     BadRow,
     Problems,

@@ -15,10 +15,8 @@ from emoverse.config import ToleranceParams, plain
 from emoverse.errors import UserError
 from emoverse.inference.engine import Engine, left_padded, prompt_mask
 from emoverse.inference.test_sets import AmtRow, EvaluationSet, evenly_spaced, read_sets, scores_of
-from emoverse.prompt.encode import Row
-from emoverse.prompt.model_settings import Settings
-from emoverse.tasks import tasks
-from emoverse.tasks.base import mute
+from emoverse.prompt import Row, Settings
+from emoverse.tasks import mute, tasks
 
 COLUMNS: Final = 64  # last logit columns compared of each prompt; all would be gigabytes with a real vocabulary
 TOKENS: Final = 16  # greedy tokens compared

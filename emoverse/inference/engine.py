@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from emoverse.errors import UserError
 from emoverse.inference.test_sets import Frames, Prepared, Preparer
 from emoverse.progress import progress
-from emoverse.prompt.encode import Encoder, Ids, Row
+from emoverse.prompt import Encoder, Ids, Row
 
 Mask = NDArray[np.bool_]
 Array = Any  # the backend's own: a torch tensor on its device, or a numpy array

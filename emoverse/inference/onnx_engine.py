@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from emoverse.errors import UserError, did_you_mean
 from emoverse.inference.engine import Device, Engine, Mask
 from emoverse.inference.test_sets import Frames
-from emoverse.prompt.encode import Encoder, Ids
-from emoverse.prompt.model_settings import Settings
+from emoverse.prompt import Encoder, Ids, Settings
 
 GRAPHS: Final = ("vision.onnx", "embed.onnx", "decoder.onnx")
 SETTINGS: Final = "settings.json"

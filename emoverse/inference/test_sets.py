@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emoverse.errors import RowErrors, UserError
-from emoverse.prompt.encode import Encoder, Ids, Row
+from emoverse.prompt import Encoder, Ids, Row
 from emoverse.tasks import task
 
 AmtRow = dict[str, Any]

@@ -15,8 +15,7 @@ from transformers.utils import logging
 from emoverse.errors import UserError
 from emoverse.inference.engine import Device, Engine, Mask
 from emoverse.inference.test_sets import Frames
-from emoverse.prompt.encode import Encoder, Ids
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.prompt import Encoder, Ids, settings_of_model
 
 
 def load_model(folder: Path, device: str = "cpu") -> Any:

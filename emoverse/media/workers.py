@@ -22,8 +22,7 @@ import av  # noqa: F401  (the fork server imports it once for all workers)
 from emoverse.config import MediaParams
 from emoverse.errors import UserError
 from emoverse.media.action_units import NOT_MEASURED, ActionUnits, Measurer, read_action_units
-from emoverse.media.content import black_share, frozen_share, is_silent, thumbnail
-from emoverse.media.decode import Frame, read_frames, still, uniform
+from emoverse.media.decode import Frame, black_share, frozen_share, is_silent, read_frames, still, thumbnail, uniform
 from emoverse.media.probe import ClipError, Probe, tidy
 from emoverse.media.transform import encode, picture
 

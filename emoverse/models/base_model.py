@@ -12,7 +12,7 @@ from typing import Any, Final
 from emoverse.artifacts.manifest import publish
 from emoverse.config import TINY, BaseModelParams, MediaParams, missing_base_model, plain
 from emoverse.errors import UserError
-from emoverse.models.convert.native import check_model_folder, read_config
+from emoverse.models.architecture import check_model_folder, read_config
 from emoverse.progress import progress
 
 TOKENIZER_EXAMPLES: Final = 8000
@@ -40,10 +40,16 @@ def make_base(folder: Path, params: BaseModelParams, media: MediaParams) -> dict
     import torch
     from transformers.utils.logging import disable_progress_bar
 
-    from emoverse.models.pretrain import pretrain_language, pretrain_vision
     from emoverse.models.pretraining_data import draw_face, make_examples
     from emoverse.models.pretraining_dialogues import vocabulary
-    from emoverse.models.tiny import build_model, build_processor, save_folder, train_tokenizer
+    from emoverse.models.tiny import (
+        build_model,
+        build_processor,
+        pretrain_language,
+        pretrain_vision,
+        save_folder,
+        train_tokenizer,
+    )
 
     torch.set_num_threads(params.threads)
     disable_progress_bar()  # of the weights written, which takes no time
@@ -84,8 +90,8 @@ def publish_checkpoint(source: Path, out: Path, media: MediaParams) -> None:
     copied. ``source`` is recorded by its content, as a raw corpus is. Raises UserError when it is missing, cannot be
     used, or expects frames of another size than ``media.size``.
     """
-    from emoverse.models.convert.convert import facts, open_weights, plan_conversion, write_model
-    from emoverse.models.convert.native import is_complete
+    from emoverse.models.architecture import is_complete
+    from emoverse.models.convert import facts, open_weights, plan_conversion, write_model
 
     if not source.is_dir():
         raise missing_base_model(source)

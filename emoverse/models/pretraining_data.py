@@ -13,7 +13,7 @@ import yaml
 
 from emoverse.config import MediaParams
 from emoverse.media.transform import picture
-from emoverse.models.pretraining_dialogues import ask_about, make_dialogue, vocabulary
+from emoverse.models.pretraining_dialogues import ask_about, make_dialogue, pick, vocabulary
 from emoverse.synthetic.clips import render
 from emoverse.synthetic.expressions import COLUMN, EXPRESSIVE_UNITS, Expression, animate
 from emoverse.synthetic.portrait import Identity
@@ -158,11 +158,6 @@ def _fill(templates: tuple[str, ...], rng: np.random.Generator, banks: dict[str,
         while "{" + slot + "}" in text:
             text = text.replace("{" + slot + "}", pick(bank, rng), 1)
     return text[0].upper() + text[1:]
-
-
-def pick(bank: Any, rng: np.random.Generator) -> Any:
-    """Pick one item of a sequence."""
-    return bank[int(rng.integers(len(bank)))]
 
 
 SYSTEM: Final = (

@@ -105,7 +105,7 @@ def make_dialogue(feelings: Sequence[str], sentence: Sentence, rng: np.random.Ge
         latest = sorted({line.speaker: place for place, line in enumerate(lines) if line.speaker != speaker}.values())
         if latest and rng.random() < ADDRESSED:
             far = [place for place in latest if place < len(lines) - 1]
-            answers = _pick(far if far and rng.random() < FAR else latest, rng)
+            answers = pick(far if far and rng.random() < FAR else latest, rng)
             text = f"{lines[answers].speaker}, {text[0].lower()}{text[1:]}"
         lines.append(Spoken(speaker, feeling, text, answers))
         turn = (turn + int(rng.integers(1, len(names)))) % len(names)
@@ -140,11 +140,11 @@ def ask_about(lines: Sequence[Spoken], target: int, rng: np.random.Generator, qu
     if draw < 0.12:
         name = talk[int(rng.integers(len(talk)))].speaker
         last = max(spoken.number for spoken in talk if spoken.speaker == name)
-        return f"{head}{text}\n{_pick(_LAST_OF, rng).format(name=name)}", str(last)
+        return f"{head}{text}\n{pick(_LAST_OF, rng).format(name=name)}", str(last)
     if draw < 0.2:
-        return f"{head}{text}\n{_pick(_SPEAKER, rng).format(number=line.number)}", line.speaker
+        return f"{head}{text}\n{pick(_SPEAKER, rng).format(number=line.number)}", line.speaker
     if draw < 0.3:
-        return f"{head}{text}\n{_pick(_ADDRESSED, rng).format(number=line.number)}", line.called
+        return f"{head}{text}\n{pick(_ADDRESSED, rng).format(number=line.number)}", line.called
     parts = [head + text] if rng.random() < 0.7 else []
     parts.append(_heading(_EARLIER, rng) + "\n".join(written[:target]))
     parts.append(f"{_heading(_THIS, rng)}{written[target]}\n{_closing(talk, line, rng)}")
@@ -177,7 +177,7 @@ def _number(lines: Sequence[Spoken], rng: np.random.Generator, *, invented: bool
     numbers = np.cumsum(1 + (rng.random(len(lines)) < GAPS))
     talk = []
     for place, line in enumerate(lines):
-        label = str(_pick(vocabulary(), rng)).lower() if invented else line.feeling
+        label = str(pick(vocabulary(), rng)).lower() if invented else line.feeling
         called = _NO_NAME if line.answers is None else lines[line.answers].speaker
         source = place if line.answers is None else line.answers
         talk.append(_Numbered(int(numbers[place]), label, line.speaker, line.text, called, int(numbers[source])))
@@ -187,37 +187,38 @@ def _number(lines: Sequence[Spoken], rng: np.random.Generator, *, invented: bool
 def _heading(bank: Sequence[str], rng: np.random.Generator) -> str:
     """Return a heading of the bank, or as often one of any words."""
     if rng.random() < 0.5:
-        return str(_pick(bank, rng))
-    words = " ".join(str(_pick(vocabulary(), rng)) for _ in range(int(rng.integers(1, 4))))
-    colon = _pick((":", ":\n"), rng)
+        return str(pick(bank, rng))
+    words = " ".join(str(pick(vocabulary(), rng)) for _ in range(int(rng.integers(1, 4))))
+    colon = pick((":", ":\n"), rng)
     return f"\n{words.capitalize()}{colon}"
 
 
 def _idle(rng: np.random.Generator, most: int) -> str:
     """Return half the time nothing, else a line of up to ``most`` words that mean nothing."""
     count = int(rng.integers(2 * most)) - most
-    return " ".join(str(_pick(vocabulary(), rng)) for _ in range(count)) + "\n" if count > 0 else ""
+    return " ".join(str(pick(vocabulary(), rng)) for _ in range(count)) + "\n" if count > 0 else ""
 
 
 def _about_all(talk: Sequence[_Numbered], draw: float, rng: np.random.Generator) -> tuple[str, str]:
     """Return a question about all lines and its answer; ``draw`` (0..1) chooses the kind."""
     if draw < 0.5:
-        return _pick(_EVERY_SOURCE, rng), ";".join(line.origin for line in talk)
+        return pick(_EVERY_SOURCE, rng), ";".join(line.origin for line in talk)
     if draw < 0.75:
-        return _pick(_EVERY_SPEAKER, rng), "; ".join(f"{line.speaker} {line.number}" for line in talk)
+        return pick(_EVERY_SPEAKER, rng), "; ".join(f"{line.speaker} {line.number}" for line in talk)
     latest = {line.speaker: line.number for line in talk}
     names = [list(latest)[int(i)] for i in rng.permutation(len(latest))]
-    return _pick(_EVERY_LAST, rng), "; ".join(f"{name} {latest[name]}" for name in names)
+    return pick(_EVERY_LAST, rng), "; ".join(f"{name} {latest[name]}" for name in names)
 
 
 def _closing(talk: Sequence[_Numbered], line: _Numbered, rng: np.random.Generator) -> str:
     """Return the question itself; mostly with an example of an answer, whose numbers mean nothing, and idle words."""
     if rng.random() < 0.2:
-        return str(_pick(_ORIGIN, rng).format(number=line.number))
+        return str(pick(_ORIGIN, rng).format(number=line.number))
     numbers = rng.integers(1, 9, size=2)
-    example = f"{numbers[0]}_{_pick(talk, rng).label},{numbers[1]}"
-    return f"{_idle(rng, 20)}{_pick(_FORM, rng).format(example=example)}\n{_idle(rng, 40)}{_pick(_INDICES, rng)}"
+    example = f"{numbers[0]}_{pick(talk, rng).label},{numbers[1]}"
+    return f"{_idle(rng, 20)}{pick(_FORM, rng).format(example=example)}\n{_idle(rng, 40)}{pick(_INDICES, rng)}"
 
 
-def _pick(bank: Sequence[Any], rng: np.random.Generator) -> Any:
+def pick(bank: Any, rng: np.random.Generator) -> Any:
+    """Pick one item of a sequence."""
     return bank[int(rng.integers(len(bank)))]

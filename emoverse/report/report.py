@@ -1,26 +1,32 @@
-"""Write one self-contained page about all results."""
+"""The step ``report``: write one self-contained page about all results."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jinja2
 
 from emoverse.artifacts.lineage import tree_of
 from emoverse.artifacts.manifest import Source, open_source, open_validated, publish, require_same_model, write_json
-from emoverse.artifacts.tables import write_csv
+from emoverse.artifacts.tables import read_table, write_csv
+from emoverse.budget import Budget, stage_budgets
+from emoverse.corpora import EMOTIONS, SPLITS
 from emoverse.errors import UserError
-from emoverse.report import charts, data, samples
+from emoverse.report import charts, samples
 from emoverse.report import scores as scored
 
 NAMES = ("base", "stage1", "stage2")
 CURVES = ("loss", "learning_rate")
+SHOWN: Final = 40  # quarantined rows listed of one corpus
+STAGES: Final = ("stage1", "stage2")
 
 
 def report(
@@ -67,13 +73,13 @@ def report(
             samples=shown,
             ablations=ablated,
             showcase=samples.showcase(shown),
-            corpora=[data.corpus(source) for source in corpora],
-            mixtures=data.mixtures(amt),
-            audit=data.audit(amt),
-            budgets=data.budgets(amt, sources["base"], corpora[0], {name: sources[name] for name in names[1:]}),
+            corpora=[corpus_summary(source) for source in corpora],
+            mixtures=read_mixtures(amt),
+            audit=read_audit(amt),
+            budgets=token_budgets(amt, sources["base"], corpora[0], {name: sources[name] for name in names[1:]}),
             amt_rows=sources["amt"].manifest["rows"],
             curves=[charts.curve(name, log, key) for key in CURVES for name, log in logs.items() if log],
-            validation=data.validation({name: sources[name] for name in names[1:]}),
+            validation=validation_scores({name: sources[name] for name in names[1:]}),
             models=[_model(name, sources[name]) for name in names],
             parity=json.loads((onnx / "parity.json").read_text("utf-8")),
             graph=charts.graph([tree_of(sources["scores"].manifest), tree_of(sources["onnx"].manifest)]),
@@ -146,7 +152,7 @@ def _shares(pairs: Mapping[str, float], head: str) -> list[tuple[str, str]]:
 def _model(name: str, source: Source) -> dict[str, Any]:
     manifest = source.manifest
     facts = {**{f"parameter {k}": v for k, v in manifest["params"].items()}, **manifest["facts"]}
-    return {"name": name, "digest": source.digest, "rows": manifest["rows"], "facts": data.flatten(facts)}
+    return {"name": name, "digest": source.digest, "rows": manifest["rows"], "facts": flatten(facts)}
 
 
 def _write_tables(folder: Path, scores: Path, logs: dict[str, list[dict[str, float]]]) -> None:
@@ -170,3 +176,171 @@ def _write_tables(folder: Path, scores: Path, logs: dict[str, list[dict[str, flo
     rows = ((test.name, row) for test in tests for row in test.classes)
     classes = ((name, f"{name} {row['class']}", row["f1"], row["low"], row["high"]) for name, row in rows)
     write_csv(folder / "classes.csv", ("test", "class", "f1", "low", "high"), classes)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One validated corpus: rows in and out, utterances by split and emotion, quarantined rows by reason."""
+
+    name: str
+    rows_in: int
+    rows_out: int
+    splits: dict[str, int]
+    emotions: dict[str, int]
+    reasons: dict[str, int]
+    quarantined: list[dict[str, Any]]
+    hidden: int
+    facts: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The row counts of one file of AMT, by task and corpus: ``cells[task][corpus]``."""
+
+    name: str
+    cells: dict[str, dict[str, int]]
+    total: int
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A stage's scores on its validation sets, which choose checkpoints; the test sets choose nothing.
+
+    Attributes:
+        select: ``train.select``: which checkpoint is published.
+        selected: The step of the published checkpoint.
+        loss: Nats a token of the answers.
+        score: Mean of the sets' headline scores.
+        sets: (records, headline score) of each whole validation set.
+        steps: ``step``, ``loss`` and ``score`` of each checkpoint, on ``validation_rows`` of each set.
+    """
+
+    stage: str
+    select: str
+    selected: int
+    loss: float
+    score: float
+    sets: dict[str, tuple[int, float]]
+    steps: list[dict[str, Any]]
+
+
+def corpus_summary(source: Source) -> Corpus:
+    """Summarise one output of validate."""
+    splits: Counter[str] = Counter()
+    emotions: Counter[str] = Counter()
+    for row in read_table(source.path / "utterances.parquet", ["split", "emotion"]):
+        splits[row["split"]] += 1
+        emotions[row["emotion"] or "no label"] += 1
+    reasons: Counter[str] = Counter()
+    shown: list[dict[str, Any]] = []
+    for row in read_table(source.path / "quarantine.parquet"):
+        reasons[row["reason"]] += 1
+        shown.append(row)
+        if len(shown) > 2 * SHOWN:  # bounds the memory, whatever the size of the table
+            shown = sorted(shown, key=_order)[:SHOWN]
+    rows = source.manifest["rows"]
+    summary = json.loads((source.path / "summary.json").read_text("utf-8"))
+    return Corpus(
+        name=str(source.manifest["name"]),
+        rows_in=int(rows["in"]),
+        rows_out=int(rows["out"]),
+        splits=_ordered(splits, SPLITS),
+        emotions=_ordered(emotions, EMOTIONS),
+        reasons=dict(sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))),
+        quarantined=sorted(shown, key=_order)[:SHOWN],
+        hidden=max(0, sum(reasons.values()) - SHOWN),
+        facts=flatten(summary),
+    )
+
+
+def _ordered(counts: Counter[str], order: Sequence[str]) -> dict[str, int]:
+    """Return the counts in this order, unknown names last."""
+    return {name: counts[name] for name in (*order, *sorted(counts.keys() - set(order))) if name in counts}
+
+
+def _order(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    return row["reason"], row["source"], row["row_id"]
+
+
+def token_budgets(amt: Path, base: Source, corpus: Source, stages: Mapping[str, Source]) -> dict[str, Budget]:
+    """Count the tokens of each trained stage's rows against its ``max_length``.
+
+    Args:
+        amt: Output of build-amt.
+        base: The base model.
+        corpus: Any output of validate: all have the same number of frames per video.
+        stages: Trained stage -> its output.
+    """
+    lengths = {name: int(source.manifest["params"]["max_length"]) for name, source in stages.items()}
+    return stage_budgets(amt, base.path / "model", int(corpus.manifest["params"]["media"]["frames"]), lengths)
+
+
+def validation_scores(stages: Mapping[str, Source]) -> list[Validation]:
+    """Return the validation scores of each stage that has some, from its ``validation.json``."""
+    found = []
+    for name, source in stages.items():
+        path = source.path / "validation.json"
+        if not path.is_file():
+            continue
+        results = json.loads(path.read_text("utf-8"))
+        found.append(
+            Validation(
+                stage=name,
+                select=results["select"],
+                selected=int(source.manifest["facts"]["selected_step"]),
+                loss=results["loss"],
+                score=results["score"],
+                sets={test: (result["n"], result["headline"]) for test, result in sorted(results["sets"].items())},
+                steps=results["steps"],
+            )
+        )
+    return found
+
+
+def read_mixtures(amt: Path) -> list[Mixture]:
+    """Count the rows of each stage and of the test files, by task and corpus."""
+    stages = [_mixture(stage, [amt / f"{stage}.jsonl"]) for stage in STAGES if (amt / f"{stage}.jsonl").is_file()]
+    return [*stages, _mixture("test", sorted((amt / "test").glob("*.jsonl")))]
+
+
+def _mixture(name: str, paths: Sequence[Path]) -> Mixture:
+    cells: dict[str, Counter[str]] = {}
+    for path in paths:
+        with path.open(encoding="utf-8") as handle:
+            for line in handle:
+                row = json.loads(line)
+                cells.setdefault(row["task"], Counter())[row["corpus"]] += 1
+    plain = {task: dict(sorted(cells[task].items())) for task in sorted(cells)}
+    return Mixture(name, plain, sum(sum(counts.values()) for counts in plain.values()))
+
+
+def read_audit(amt: Path) -> list[tuple[str, str]]:
+    """Return ``audit.json`` as (dotted name, text) pairs, without its table of files, which is on AMT's own page."""
+    tree = json.loads((amt / "audit.json").read_text("utf-8"))
+    tree.pop("files", None)
+    return flatten(tree)
+
+
+def flatten(tree: Any, limit: int = 200) -> list[tuple[str, str]]:
+    """Return a JSON tree as (dotted name, text) pairs, at most ``limit`` and then the number left out."""
+    pairs = list(_walk(tree, ""))
+    more = len(pairs) - limit
+    return pairs if more <= 0 else [*pairs[:limit], ("...", f"{more} more in the file itself")]
+
+
+def _walk(tree: Any, name: str) -> Iterator[tuple[str, str]]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _walk(value, f"{name} › {key}" if name else str(key))
+    elif isinstance(tree, list) and any(isinstance(value, dict | list) for value in tree):
+        yield name, f"{len(tree):,} entries"
+    elif isinstance(tree, list):
+        yield name, ", ".join(_text(value) for value in tree[:12]) + (" ..." if len(tree) > 12 else "")
+    else:
+        yield name, _text(tree)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "–"}[value]
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.tasks import rank, tasks
+from emoverse.tasks import FLAWS, UNPARSABLE, rank, tasks
 from emoverse.tasks import task as task_named
-from emoverse.tasks.base import FLAWS, UNPARSABLE
 
 CONTROLS: Final = ("text_only", "face_only")
 _NOT_SCORES: Final = ("n", "scored", *FLAWS, "headline", "low", "high", "baseline", *CONTROLS)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from emoverse.artifacts.tables import read_utterances
 from emoverse.config import Params
-from emoverse.corpora.base import EMOTIONS, Utterance
+from emoverse.corpora import EMOTIONS, Utterance
 from emoverse.errors import UserError
 from emoverse.serving.predictor import MAX_CHARACTERS, Answer, Predictor, clean_transcript
 from emoverse.tasks import rank, task

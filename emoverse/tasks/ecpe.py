@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from emoverse.corpora.base import Utterance
-from emoverse.tasks.base import Context, Gold, Numbers, Options, Question, Scorer, Skipped, Task, f1, neutralise, ratio
+from emoverse.corpora import Utterance
+from emoverse.tasks import Context, Gold, Numbers, Options, Question, Scorer, Skipped, Task, f1, neutralise, ratio
 from emoverse.tasks.replies import final_text, normalise, synonym_groups
 
 EMOTIONS: Final = ("disgust", "anger", "joy", "sadness", "surprise", "fear")

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from emoverse.corpora.base import EMOTIONS
-from emoverse.tasks.base import NO_EMOTION, Context, Gold, Numbers, Question, Scorer, Skipped, Task, neutralise, ratio
+from emoverse.corpora import EMOTIONS
+from emoverse.tasks import NO_EMOTION, Context, Gold, Numbers, Question, Scorer, Skipped, Task, neutralise, ratio
 from emoverse.tasks.replies import final_text, read_label
 
 _INSTRUCTION: Final = "<reason> What is the emotional state of the person in the video? Please tell me the reason."

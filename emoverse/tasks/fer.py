@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from emoverse.corpora.base import EMOTIONS
-from emoverse.tasks.base import NO_EMOTION, Context, Gold, Numbers, Question, Scorer, Skipped, Task, f1, ratio
+from emoverse.corpora import EMOTIONS
+from emoverse.tasks import NO_EMOTION, Context, Gold, Numbers, Question, Scorer, Skipped, Task, f1, ratio
 from emoverse.tasks.replies import final_text, normalise
 
 PROMPT: Final = "Detail the facial expressions used in the image."

@@ -1,18 +1,36 @@
-"""Ask which emotion a clip shows (multimodal emotion recognition)."""
+"""Ask which emotion a clip shows (multimodal emotion recognition).
+
+CMU-MOSEI also says how intense each of six emotions is. Then each is scored as present (intensity above 0) or absent,
+as CMU's SDK does: by weighted accuracy, (TPR + TNR) / 2, and by weighted F1.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
+import numpy as np
+
 from emoverse.corpora import get_corpus
-from emoverse.tasks.base import NO_EMOTION, Context, Gold, Question, Scorer, Skipped
-from emoverse.tasks.labels import LabelScorer, LabelTask
-from emoverse.tasks.mosei_scores import EMOTIONS as INTENSITIES
-from emoverse.tasks.mosei_scores import PresenceScorer, has_presence
+from emoverse.tasks import (
+    NO_EMOTION,
+    Context,
+    ExtendedScorer,
+    Gold,
+    LabelScorer,
+    LabelTask,
+    Numbers,
+    Question,
+    Scorer,
+    Skipped,
+    binary_weighted_f1,
+    ratio,
+)
 from emoverse.tasks.replies import label_for, labels_in
 
+INTENSITIES: Final = ("happy", "sad", "anger", "surprise", "disgust", "fear")
+"""CMU's order, which ``Utterance.intensities`` has."""
 _INSTRUCTION: Final = "<emotion> Please determine which emotion label in the video represents: "
 
 
@@ -87,6 +105,44 @@ class _EmotionRecognition(LabelTask):
     def default_corpus(self, answers: Iterable[str]) -> str:
         """Return mosei if "Happy." is a right answer: CMU-MOSEI's label, where MELD's is "Joy."."""
         return "mosei" if "Happy." in answers else "meld"
+
+
+class PresenceScorer(ExtendedScorer):
+    """Add the scores of six emotions as present or absent, for records whose gold lists those ``present``."""
+
+    width = 4 * len(INTENSITIES)
+
+    def __init__(self, inner: Scorer, named: Callable[[str], Collection[str]]) -> None:
+        super().__init__(inner)
+        self._named = named
+
+    def counts(self, replies: Sequence[str]) -> Numbers:
+        """Return the other scorer's counts, and a confusion matrix of four for each emotion."""
+        counts, more = self._inner.counts(replies), np.zeros((self.size, self.width))
+        for row, gold, reply in zip(more, self.golds, replies, strict=True):
+            if has_presence(gold):
+                named = self._named(reply)
+                for i, emotion in enumerate(INTENSITIES):
+                    row[4 * i + (2 * (emotion in gold["present"]) + (emotion in named))] = 1.0
+        return np.column_stack([counts, more])
+
+    def scores(self, totals: Numbers) -> dict[str, Numbers]:
+        """Return the other scorer's scores, each emotion's, and their means."""
+        cells = totals[..., -self.width :].reshape(*totals.shape[:-1], len(INTENSITIES), 4)
+        tn, fp, fn, tp = np.moveaxis(cells, -1, 0)
+        accuracy = (ratio(tp, tp + fn) + ratio(tn, tn + fp)) / 2
+        weighted = binary_weighted_f1(tp, fp, fn, tn)
+        scores = self._inner.scores(totals[..., : -self.width])
+        scores |= {"present_weighted_accuracy": accuracy.mean(-1), "present_weighted_f1": weighted.mean(-1)}
+        for i, emotion in enumerate(INTENSITIES):
+            scores[f"present_weighted_accuracy/{emotion}"] = accuracy[..., i]
+            scores[f"present_weighted_f1/{emotion}"] = weighted[..., i]
+        return scores
+
+
+def has_presence(gold: Gold) -> bool:
+    """Return whether a record says which emotions are present."""
+    return isinstance(gold.get("present"), list)
 
 
 TASK = _EmotionRecognition()

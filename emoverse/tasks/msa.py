@@ -3,26 +3,44 @@
 CMU-MOSEI's sentiment is a number in [-3, 3]. The authors do not say how they treat 0; their test files are named after
 both conventions, so both are always scored: ``non_neg`` (0 counts as positive) and ``pos_neg`` (0 is not scored).
 ``zero_sentiment`` selects the one that is trained and that ``accuracy`` means, or makes 0 a class of its own.
+
+A reply may be a number too. Then the scores that papers report are added, as MMSA computes them: Acc-2 and weighted F1
+with zero (negative against not negative, all records) and without it (negative against positive, zeros left out), Acc-7
+(both rounded), MAE and Pearson's correlation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
 
-from emoverse.corpora.base import Utterance
-from emoverse.tasks.base import UNPARSABLE, Confusion, Context, Gold, Numbers, Question, Scorer, Skipped, ratio
-from emoverse.tasks.labels import LabelScorer, LabelTask, label_scores
-from emoverse.tasks.mosei_scores import ValueScorer, value_of
-from emoverse.tasks.replies import label_for, number_of, word_of
+from emoverse.corpora import Utterance
+from emoverse.tasks import (
+    Context,
+    ExtendedScorer,
+    Gold,
+    LabelScorer,
+    LabelTask,
+    Numbers,
+    Question,
+    Scorer,
+    Skipped,
+    binary_weighted_f1,
+    label_scores,
+    ratio,
+)
+from emoverse.tasks.replies import final_text, label_for, number_of, word_of
 
 _TWO: Final = ("Positive.", "Negative.")
 _THREE: Final = ("Positive.", "Neutral.", "Negative.")
 _ZERO: Final = "zero"
 _SIGNS: Final = {"negative": -1, "neutral": 0, "positive": 1}
+_LARGEST: Final = 1e6  # above any scale of sentiment; squares of larger ones spoil the sums of all records
+_ZEROS: Final = (("with_zero", True), ("without_zero", False))
+"""Both conventions for sentiment 0: whether it counts, as not negative."""
 _UNLABELLED: Final = Skipped("no-sentiment-label")
 _AT_ZERO: Final = Skipped("sentiment-zero")
 
@@ -41,6 +59,12 @@ def sign(utterance: Utterance) -> int | None:
     if utterance.sentiment is not None:
         return (utterance.sentiment > 0) - (utterance.sentiment < 0)
     return _SIGNS[utterance.polarity] if utterance.polarity else None
+
+
+def value_of(reply: str) -> float | None:
+    """Return the sentiment that a reply gives as a number, None for another reply or a number beyond any scale."""
+    value = number_of(final_text(reply))
+    return value if value is not None and abs(value) <= _LARGEST else None
 
 
 @lru_cache(maxsize=256)
@@ -140,9 +164,61 @@ class _ZeroScorer(LabelScorer):
         scores["exact_match"] = scores["exact_match/non_neg" if self._zeros_count else "exact_match/pos_neg"]
         return scores
 
-    def confusion(self, totals: Numbers) -> Confusion | None:
-        """Return gold by predicted counts, a row for sentiment 0 included."""
-        return Confusion(self.rows, (*self.labels, UNPARSABLE), self.matrix(totals))
+
+class ValueScorer(ExtendedScorer):
+    """Add the scores of sentiments given as numbers; they appear only if a reply and its gold are numbers.
+
+    Columns: gold values, pairs of numbers, |error|, equal when rounded, sums of p, t, pp, tt, pt (p predicted, t true),
+    and two confusion matrices of four: true and false positives, false and true negatives. A reply that is no number
+    counts as wrong, but for MAE and the correlation, which leave it out.
+    """
+
+    width = 17
+
+    def __init__(self, inner: Scorer, label_of: Callable[[float], str]) -> None:
+        super().__init__(inner)
+        self._label_of = label_of
+
+    def counts(self, replies: Sequence[str]) -> Numbers:
+        """Return the other scorer's counts of the numbers' labels, and 17 more columns."""
+        self.check(replies)
+        values = [value_of(reply) for reply in replies]
+        pairs = zip(replies, values, strict=True)
+        labels = [reply if value is None else self._label_of(value) for reply, value in pairs]
+        golds = (number_of(gold.get("value")) for gold in self.golds)
+        more = [_value_counts(gold, value) for gold, value in zip(golds, values, strict=True)]
+        return np.column_stack([self._inner.counts(labels), np.array(more, np.float64)])
+
+    def scores(self, totals: Numbers) -> dict[str, Numbers]:
+        """Return the other scorer's scores, and those of numbers if there are any."""
+        scores = self._inner.scores(totals[..., : -self.width])
+        golds, n, error, equal, p, t, pp, tt, pt, *cells = np.moveaxis(totals[..., -self.width :], -1, 0)
+        if not n.any():
+            return scores
+        for (name, _), (tp, fp, fn, tn) in zip(_ZEROS, (cells[:4], cells[4:]), strict=True):
+            scores[f"acc2_{name}"] = ratio(tp + tn, tp + fp + fn + tn)
+            scores[f"f1_{name}"] = binary_weighted_f1(tp, fp, fn, tn)
+        spread = np.sqrt(np.maximum(n * pp - p * p, 0.0) * np.maximum(n * tt - t * t, 0.0))
+        return scores | {"acc7": ratio(equal, golds), "mae": ratio(error, n), "corr": ratio(n * pt - p * t, spread)}
+
+
+def _value_counts(true: float | None, predicted: float | None) -> list[float]:
+    if true is None:
+        return [0.0] * ValueScorer.width
+    if predicted is None:
+        row = [1.0] + [0.0] * 8
+    else:
+        equal = np.round(np.clip(true, -3, 3)) == np.round(np.clip(predicted, -3, 3))
+        products = (predicted, true, predicted * predicted, true * true, predicted * true)
+        row = [1.0, 1.0, abs(predicted - true), float(equal), *products]
+    for _, zero_counts in _ZEROS:
+        cells = [0.0] * 4
+        if true or zero_counts:
+            positive = true > 0 or (true == 0 and zero_counts)
+            hit = predicted is not None and (predicted > 0 or (predicted == 0 and zero_counts)) == positive
+            cells[(0 if hit else 2) if positive else (3 if hit else 1)] = 1.0
+        row += cells
+    return row
 
 
 TASK = _SentimentAnalysis()

@@ -10,8 +10,7 @@ from typing import Any, Final
 from emoverse.errors import RowErrors, UserError
 from emoverse.inference.test_sets import EvaluationSet, check_frames, read_sets
 from emoverse.media.frames import FrameStore
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.prompt import Encoder, settings_of_model
 
 MEDIA_TAGS: Final = {"videos": "<video>", "images": "<image>"}
 # In a transcript any of these would add media or change roles: ms-swift and the tokenizer act on them.

@@ -19,9 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from emoverse.artifacts.digests import MANIFEST, digest_of_value, sha256_file
+from emoverse.artifacts.digests import MANIFEST, code_digest, digest_of_value, sha256_file
 from emoverse.artifacts.manifest import open_source, read_manifest, write_json
-from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import TrainParams, parse, plain
 from emoverse.errors import UserError, as_user_error, from_os_error, report_step_error
 from emoverse.http import NoAnswerError

@@ -86,16 +86,13 @@ def train_rows(
     import torch
 
     from emoverse.compat.swift import InMemorySft, batch_sampler
-    from emoverse.training.batches import LengthBatches
-    from emoverse.training.callbacks import DisplayCallback, MonitorCallback
-    from emoverse.training.swift_arguments import swift_arguments
-    from emoverse.training.swift_template import register
-    from emoverse.training.validation import ValidationCallback
+    from emoverse.training.callbacks import DisplayCallback, MonitorCallback, ValidationCallback
+    from emoverse.training.swift_setup import LengthBatches, register_frames, swift_arguments
 
     _configure_libraries(params)
     scratch.mkdir(parents=True, exist_ok=True)
     resume = _checkpoint_to_resume(scratch, params)
-    register(frames)
+    register_frames(frames)
     cpu = not torch.cuda.is_available()
     arguments = swift_arguments(
         params,
@@ -164,7 +161,7 @@ def _checkpoint_to_resume(scratch: Path, params: TrainParams) -> Path | None:
 
 def _result(scratch: Path, params: TrainParams, state: Any, ledger: Ledger, speed: dict[str, float]) -> TrainingResult:
     """Return the result of a finished training from the trainer's ``state`` and what is in ``scratch``."""
-    from emoverse.training.validation import read_results
+    from emoverse.training.callbacks import read_validation
 
     keys = ("loss", "grad_norm", "learning_rate", "epoch", "step")
     # with 16-bit floats, steps that the loss scaler skips have an infinite gradient, which JSON cannot hold
@@ -187,6 +184,6 @@ def _result(scratch: Path, params: TrainParams, state: Any, ledger: Ledger, spee
         ledger.counts(step),
         step,
         int(state.global_step),
-        read_results(scratch),
+        read_validation(scratch),
         speed,
     )

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 import pandas as pd
 
 from emoverse.config import ValidationParams
-from emoverse.corpora.base import EMOTIONS, SPLITS, Utterance
+from emoverse.corpora import EMOTIONS, SPLITS, Utterance
 from emoverse.media.probe import Probe
 
 SHOWN: Final = 8  # different failing values kept for the page

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from emoverse.config import MediaParams
-from emoverse.corpora import get_corpus
-from emoverse.corpora.base import Quarantined, Reading
+from emoverse.corpora import Quarantined, Reading, get_corpus
+from emoverse.corpora.files import nfc
 from emoverse.errors import UserError
 from emoverse.media.action_units import Measurer, table_of
-from emoverse.media.probe import ClipError, ClipFiles, nfc
+from emoverse.media.probe import ClipError
 from emoverse.media.workers import Task
 from emoverse.validation.expectations import Finding, check_annotations
 
+VIDEO: Final = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".flv", ".mpg", ".mpeg", ".wmv"})
 _SHOWN: Final = 3
 _WHOLE_SPLIT: Final = 10  # rows; of a smaller split all clips may be missing one by one
 
@@ -206,3 +209,78 @@ class Ledger:
     def quarantine(self) -> list[tuple[Quarantined, bool]]:
         """Return all that was set aside, ordered by row id, source and reason, so that the table has one form."""
         return sorted([*self.set_aside, *self.unannotated], key=lambda p: (p[0].row_id, p[0].source, p[0].reason))
+
+
+class ClipFiles:
+    """The files below one corpus root, listed once."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._home = root.resolve()
+        self._files: dict[str, str] = {}
+        self._folders: list[str] = []
+        for folder, folders, names in os.walk(root):
+            folders.sort()
+            self._folders += [(Path(folder) / name).relative_to(root).as_posix() for name in folders]
+            for name in sorted(names):
+                relative = (Path(folder) / name).relative_to(root).as_posix()
+                self._files.setdefault(nfc(relative), relative)
+
+    def find(self, clip: str) -> Path:
+        """Return the path of a clip (relative, POSIX); raise ClipError when it is missing or leads out of the root."""
+        pure = PurePosixPath(clip)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise ClipError("clip-outside-root", f"{clip!r} is not a path inside the corpus", clip=clip)
+        path = self.root / self._files.get(nfc(clip), clip)
+        home = path.resolve()
+        if not home.is_relative_to(self._home):
+            detail = "a link leads out of the corpus; DVC's cache.type must be copy, reflink or hardlink"
+            raise ClipError("clip-outside-root", detail, clip=clip)
+        if not path.exists():
+            raise ClipError("clip-missing", self.missing_detail(clip), clip=clip)
+        if not path.is_file():
+            raise ClipError("clip-unreadable", "not a regular file", clip=clip)
+        return path
+
+    def missing_detail(self, clip: str) -> str:
+        """Return that a clip is missing, and which folder is, or which video has the same name and another format."""
+        folder = PurePosixPath(clip).parent.as_posix()
+        if same := self._by_stem.get(_stem(nfc(clip))):
+            return f"no file {clip!r}, but {', '.join(map(repr, same))}: rename it if it is an MP4, else convert it"
+        if folder not in (".", *self._folders):
+            return f"no file {clip!r}: there is no folder {folder!r}"
+        return f"no file {clip!r}"
+
+    def links_outside(self) -> list[str]:
+        """Return links that lead out of the root: folders, and all files but clips, of which each is its row's fault.
+
+        What is read through them has no part in the corpus's digest, so no version of the corpus would hold it.
+        """
+        names = [name for name in self._files.values() if PurePosixPath(name).suffix.lower() not in VIDEO]
+        links = [self.root / name for name in [*self._folders, *names] if (self.root / name).is_symlink()]
+        return [str(link) for link in links if not link.resolve().is_relative_to(self._home)]
+
+    def unmentioned_videos(self, mentioned: Set[str]) -> list[str]:
+        """Return the video files (NFC, sorted) that are not among the ``mentioned`` clips (NFC)."""
+        return [name for name in self._videos if name not in mentioned]
+
+    @cached_property
+    def _videos(self) -> list[str]:
+        """Return the video files, without the resource forks that macOS adds beside them."""
+        paths = map(PurePosixPath, sorted(self._files))
+        return [
+            path.as_posix()
+            for path in paths
+            if path.suffix.lower() in VIDEO and not path.name.startswith("._") and "__MACOSX" not in path.parts
+        ]
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        names: defaultdict[str, list[str]] = defaultdict(list)
+        for name in self._videos:
+            names[_stem(name)].append(name)
+        return dict(names)
+
+
+def _stem(name: str) -> str:
+    return name.rpartition(".")[0].lower()

@@ -20,7 +20,7 @@ from emoverse.artifacts.tables import (
     write_utterances,
 )
 from emoverse.config import ValidationParams
-from emoverse.corpora.base import SPLITS, Quarantined, Reading, Utterance
+from emoverse.corpora import SPLITS, Quarantined, Reading, Utterance
 from emoverse.media.action_units import UNITS
 from emoverse.media.extract import Record, records
 from emoverse.media.frames import FOLDER, INDEX, write_index

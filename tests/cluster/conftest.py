@@ -16,7 +16,7 @@ import pytest
 from emoverse.config import load_params
 from emoverse.http import HttpClient, NoAnswerError, bearer, token_from
 from pipelines.kubeflow_api import TOKEN, KubeflowApi
-from pipelines.watch import Follower, Run, StepState
+from pipelines.runs import Follower, Run, StepState
 
 REPO = Path(__file__).resolve().parents[2]
 HOST, PROFILE, REMOTE, PARAMS, REPRO, WORKSPACE, CLAIM, PUBLIC, KUBECTL = (

@@ -13,7 +13,7 @@ import pytest
 from emoverse.config import load_params, plain
 from pipelines.cluster import load_cluster
 from pipelines.options import SECTIONS, default_arguments
-from pipelines.watch import Run
+from pipelines.runs import Run
 from tests.cluster.conftest import (
     BRIEF,
     CLAIM,

@@ -12,8 +12,8 @@ from emoverse.export.graphs import write_graphs
 from emoverse.inference.engine import prompt_mask
 from emoverse.inference.onnx_engine import OnnxBackend
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.models.convert.convert import convert
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.models.convert import convert
+from emoverse.prompt import settings_of_model
 
 # A position beyond the original context: InternLM2's 32768 ("dynamic"), Phi-3's 4096 ("longrope").
 BEYOND = {"ilm2_gqa": 40_000, "phi3_su_short": 5_000}

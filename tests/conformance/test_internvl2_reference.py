@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from emoverse.artifacts.manifest import open_source
 from emoverse.cli.__init__ import main
 from emoverse.errors import UserError
-from emoverse.models.convert.convert import convert
+from emoverse.models.convert import convert
 from tests.factories.internvl2_forward import features, greedy, logits
 
 FAMILIES = {"qwen2_gqa": "qwen2", "ilm2_gqa": "internlm2", "phi3_su_short": "phi3"}

@@ -11,7 +11,7 @@ import pytest
 import sentencepiece
 from tokenizers import Tokenizer
 
-from emoverse.models.convert.tokenizers import VIDEO, read_vocabulary
+from emoverse.models.tokenizers import VIDEO, read_vocabulary
 from tests.factories.internvl2 import EATS_SPACE, SPECIAL
 
 CORPUS = [

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emoverse.models.convert.convert import convert
+from emoverse.models.convert import convert
 from tests.factories.training import trainers_template
 
 FAMILIES = {"qwen2": "qwen2_gqa", "internlm2": "ilm2_gqa", "phi3": "phi3_su_short"}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from emoverse.models.convert.convert import convert
+from emoverse.models.convert import convert
 from tests.factories.internvl2 import config, weights, write_checkpoint
 from tests.factories.internvl2_forward import features, greedy, logits
 

@@ -16,10 +16,9 @@ from emoverse.cli.__init__ import main
 from emoverse.config import BaseModelParams, MediaParams
 from emoverse.errors import UserError
 from emoverse.models.base_model import base_model
-from emoverse.models.convert.convert import convert
-from emoverse.models.convert.tokenizers import IMAGE
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.models.convert import convert
+from emoverse.models.tokenizers import IMAGE
+from emoverse.prompt import Encoder, settings_of_model
 from tests.factories.internvl2 import KINDS, config, write_checkpoint
 from tests.factories.internvl_native import NATIVE_KINDS, SIDE, change, native_model, renamed, write_native
 
@@ -233,7 +232,7 @@ def test_names_in_memory_and_on_disk_are_inverse() -> None:
 
 
 def test_every_language_model_that_is_known_has_its_row_in_the_table_of_bases() -> None:
-    from emoverse.models.convert.architecture import LANGUAGE_MODELS
+    from emoverse.models.architecture import LANGUAGE_MODELS
 
     table = (Path(__file__).resolve().parents[2] / "docs/bases.md").read_text("utf-8")
     rows = {*(row for _, _, row in LANGUAGE_MODELS.values()), "gpt-oss", "not-supported"}

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from emoverse.cli.__init__ import main
-from emoverse.corpora import ecf, ecf1, meld, mosei
-from emoverse.corpora.base import Utterance
-from emoverse.tasks import task
-from emoverse.tasks.base import Context, Question, Skipped, neutralise
+from emoverse.corpora import Utterance, ecf, meld, mosei
+from emoverse.tasks import Context, Question, Skipped, neutralise, task
 
 
 def questions(name: str, utterances: list[Utterance]) -> list[Question]:
@@ -60,7 +58,7 @@ def test_every_row_of_ecf_is_good_and_train_is_rebuilt_from_its_two_sources(shar
         (b.utterance_id, b.text, b.causes, b.start, b.end) for b in expected
     ]
     assert sum(one.clip.startswith("MELD/") for one in built) == 13_389
-    rebuilt = ecf1.rebuild(ecf.load(folder / "Subtask_1_train.json"), folder / "ecf1_all_data_pair.txt")
+    rebuilt = ecf.rebuild_subtask_2(ecf.load(folder / "Subtask_1_train.json"), folder / "ecf1_all_data_pair.txt")
     listed = json.loads((folder / "Subtask_2_train.rebuilt.json").read_text("utf-8"))
     assert sorted(rebuilt, key=itemgetter("conversation_ID")) == listed
 

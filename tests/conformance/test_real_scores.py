@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from emoverse.cli.__init__ import main
-from emoverse.corpora.base import Utterance
-from emoverse.tasks import task
-from emoverse.tasks.base import Context, Question
+from emoverse.corpora import Utterance
+from emoverse.tasks import Context, Question, task
 from tests.factories.answering import write_rows
 
 _TARGET = re.compile(r"\nTarget utterance:(\d+)_([a-z]+)\.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.image import DATA
-from emoverse.fetching.fetch import resolve
+from emoverse.fetching import resolve
 from tests.factories import remotes
 
 pytestmark = [
@@ -20,7 +20,7 @@ CORPUS = {"train_sent_emo.csv": b"Utterance,Emotion\nja,joy\n", "train/dia0_utt0
 FETCH = """
 import sys
 from pathlib import Path
-from emoverse.fetching.fetch import fetch
+from emoverse.fetching import fetch
 print(fetch("meld", sys.argv[1], Path("/tmp/raw"), remote=sys.argv[2])["dvc_md5"])
 """
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from emoverse.artifacts import tables
 from emoverse.artifacts.manifest import publish
-from emoverse.corpora.base import EMOTIONS, Utterance
+from emoverse.corpora import EMOTIONS, Utterance
 
 
 def utterance(**changes: Any) -> Utterance:

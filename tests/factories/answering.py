@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from emoverse.amt.baselines import baselines
+from emoverse.amt.build_amt import baselines
 from emoverse.artifacts.manifest import publish, write_json
 from emoverse.config import EvaluateParams, ExportParams, MediaParams, ToleranceParams, plain
-from emoverse.corpora.base import EMOTIONS, Utterance
+from emoverse.corpora import EMOTIONS, Utterance
 from emoverse.media.frames import write_index
 from emoverse.media.shards import ShardWriter
 from emoverse.models.tiny import build_model, build_processor, save_folder, train_tokenizer
+from emoverse.tasks import Context, Question
 from emoverse.tasks import task as task_named
-from emoverse.tasks.base import Context, Question
 
 MEDIA = MediaParams(frames=2, size=32, timeout=20.0)
 TOLERANCE = ToleranceParams(absolute=1e-3, relative=1e-3, top1=1.0, greedy=1.0, answers=1.0, score=0.0)

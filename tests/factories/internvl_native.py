@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from emoverse.models.convert.tokenizers import read_vocabulary
+from emoverse.models.tokenizers import read_vocabulary
 from tests.factories.internvl2 import KINDS, config, write_tokenizer
 
 ROWS = 300

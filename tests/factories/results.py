@@ -12,9 +12,8 @@ import numpy as np
 from emoverse.artifacts.manifest import Source, open_raw, open_source, publish, write_json
 from emoverse.artifacts.tables import write_quarantine, write_utterances
 from emoverse.config import EvaluateParams
-from emoverse.corpora.base import Quarantined, Utterance
-from emoverse.evaluation.metrics import measure, metrics, write_jsonl, write_plots
-from emoverse.evaluation.replies import Replies, prediction_rows
+from emoverse.corpora import Quarantined, Utterance
+from emoverse.evaluation.evaluate import Replies, measure, metrics, prediction_rows, write_jsonl, write_plots
 from emoverse.inference.test_sets import EvaluationSet, read_sets
 from emoverse.media.frames import write_index
 from emoverse.media.shards import ShardWriter

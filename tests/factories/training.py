@@ -9,7 +9,7 @@ from typing import Any
 from emoverse.artifacts.manifest import publish
 from emoverse.config import TrainParams
 from emoverse.media.frames import FrameStore
-from emoverse.models.convert.convert import convert
+from emoverse.models.convert import convert
 from tests.factories.answering import MEDIA, make_model, make_validated, rows_of, utterances, write_rows
 from tests.factories.internvl2 import config, write_checkpoint
 
@@ -68,11 +68,11 @@ def trainers_template(model: Path, frames: FrameStore) -> Any:
     from swift.model import get_model_processor
     from swift.template import get_template
 
-    from emoverse.training.swift_template import NAME, register
+    from emoverse.training.swift_setup import TEMPLATE, register_frames
 
-    register(frames)
+    register_frames(frames)
     _, processor = get_model_processor(str(model), load_model=False, model_type="internvl", use_hf=True)
-    template = get_template(processor, template_type=NAME, max_length=4096)
+    template = get_template(processor, template_type=TEMPLATE, max_length=4096)
     template.set_mode("train")
     return template
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from emoverse.cli.__init__ import main
 from emoverse.errors import UserError
-from emoverse.models.convert.convert import convert
+from emoverse.models.convert import convert
 from tests.factories.internvl2 import config, write_checkpoint
 
 REPO = Path(__file__).resolve().parents[2]
@@ -394,7 +394,7 @@ def test_weights_pass_through_memory_a_tensor_at_a_time(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "in", config("internlm2", text=text))
     size = (folder / "model.safetensors").stat().st_size
     program = (
-        "import re, sys; from pathlib import Path; from emoverse.models.convert import convert as step\n"
+        "import re, sys; from pathlib import Path; from emoverse.models import convert as step\n"
         # not getrusage: that remembers the process this one was started from
         "def peak(): return 1024 * int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
         "ready = step.plan_conversion(Path(sys.argv[1])); before = peak(); out = Path(sys.argv[2]); out.mkdir()\n"

@@ -7,7 +7,7 @@ import pytest
 from dvc.repo import Repo
 
 from emoverse.artifacts.manifest import open_source, publish
-from emoverse.doctor import Finding, cache
+from emoverse.cli.doctor import Finding, cache
 from emoverse.errors import UserError
 from tests.factories import remotes
 

@@ -20,8 +20,7 @@ from emoverse.export.parity import compare, synthetic_rows
 from emoverse.inference.engine import Engine
 from emoverse.inference.onnx_engine import onnx_engine
 from emoverse.inference.torch_engine import TorchBackend, load_model, torch_engine
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.prompt import Encoder, settings_of_model
 from tests.factories.answering import EVALUATE, EXPORT, TOLERANCE, exported_model
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.amt.published import write_records
+from emoverse.amt.records import write_records
 from emoverse.artifacts.manifest import open_source, publish, write_json
 from emoverse.errors import UserError
 

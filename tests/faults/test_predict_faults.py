@@ -13,8 +13,7 @@ from emoverse.config import MediaParams
 from emoverse.errors import UserError
 from emoverse.export.export import export
 from emoverse.serving.clips import Limits, read_clip
-from emoverse.serving.dialogues import predict_dialogue, read_dialogue
-from emoverse.serving.predictor import MAX_CHARACTERS, load_predictor
+from emoverse.serving.predictor import MAX_CHARACTERS, load_predictor, predict_dialogue, read_dialogue
 from tests.factories.answering import EXPORT, exported_model
 from tests.factories.clips import cut, write_clip, write_endless, write_negative_count, write_sound_only
 

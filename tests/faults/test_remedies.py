@@ -14,9 +14,9 @@ import pytest
 from dvc.repo import Repo
 
 from emoverse.artifacts.digests import digest_of_raw
-from emoverse.doctor import cache, raw_data
+from emoverse.cli.doctor import cache, raw_data
 from emoverse.errors import UserError
-from emoverse.fetching.fetch import check_complete, fetch, resolve
+from emoverse.fetching import check_complete, fetch, resolve
 from tests.factories import remotes
 from tests.factories.remotes import Remote
 

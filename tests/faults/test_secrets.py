@@ -14,7 +14,7 @@ from components.fetch import fetch
 from components.validate import validate
 from emoverse.cli.__init__ import main
 from emoverse.config import TINY, MediaParams, ValidationParams, plain
-from emoverse.fetching.fetch import resolve
+from emoverse.fetching import resolve
 from pipelines.run_local import session
 from tests.factories import remotes
 from tests.factories.answering import write_rows

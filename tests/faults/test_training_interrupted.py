@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from emoverse.artifacts.digests import folder_files
-from emoverse.cli.training import PREEMPTED
+from emoverse.cli.models import PREEMPTED
 from emoverse.config import plain
 from emoverse.errors import RowErrors, UserError
 from emoverse.training.train import train

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from emoverse.amt.build_amt import build_amt
-from emoverse.amt.outputs import write_page
+from emoverse.amt.build_amt import build_amt, write_page
 from emoverse.artifacts.digests import folder_files
 from emoverse.artifacts.manifest import read_manifest
 from emoverse.config import AmtParams, MixtureParams, load_params

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emoverse import doctor
+from emoverse.cli import doctor
 from emoverse.cli.__init__ import main
 from emoverse.config import TINY
 from tests.factories import remotes

@@ -21,7 +21,7 @@ from emoverse.amt.build_amt import build_amt
 from emoverse.artifacts.digests import folder_files
 from emoverse.artifacts.manifest import read_manifest
 from emoverse.config import AmtParams, MediaParams, ValidationParams, load_params
-from emoverse.tasks.base import neutralise
+from emoverse.tasks import neutralise
 from emoverse.validation.validate import validate
 from tests.conftest import REPO
 from tests.factories.answering import make_model

@@ -12,9 +12,8 @@ from emoverse.export.parity import TOKENS, compare
 from emoverse.inference.engine import Engine
 from emoverse.inference.onnx_engine import OnnxBackend
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.models.convert.convert import convert
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.models.convert import convert
+from emoverse.prompt import Encoder, settings_of_model
 from tests.factories.internvl2 import config, write_checkpoint
 
 LIMIT = 64  # tokens of the original context

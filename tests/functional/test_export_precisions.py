@@ -12,13 +12,12 @@ from emoverse.artifacts.manifest import open_source
 from emoverse.errors import UserError
 from emoverse.evaluation.evaluate import evaluate
 from emoverse.export.export import export
+from emoverse.export.graphs import check_precisions, quantise
 from emoverse.export.parity import compare, logits, synthetic_rows
-from emoverse.export.precision import check, quantise
 from emoverse.inference.engine import Engine
 from emoverse.inference.onnx_engine import GRAPHS, onnx_engine
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.prompt import Encoder, settings_of_model
 from tests.factories.answering import EVALUATE, EXPORT, TOLERANCE, exported_model
 
 LESS = ("fp16", "int8", "int4")
@@ -81,7 +80,7 @@ def test_a_precision_is_chosen_by_name_and_an_unknown_one_is_refused(every):
 
 
 def settings_of(folder):
-    from emoverse.prompt.model_settings import Settings
+    from emoverse.prompt import Settings
 
     return Settings.from_json(json.loads((folder / "settings.json").read_text("utf-8"))["encoder"])
 
@@ -119,5 +118,5 @@ def test_quantising_twice_gives_the_same_bytes(folders, tmp_path):
 )
 def test_precisions_must_be_distinct_and_have_a_tolerance(precision, problem):
     with pytest.raises(UserError, match=problem):
-        check(replace(EXPORT, precision=precision))
-    check(EXPORT)
+        check_precisions(replace(EXPORT, precision=precision))
+    check_precisions(EXPORT)

@@ -11,8 +11,17 @@ import pytest
 
 from emoverse.artifacts.digests import digest_of_raw, folder_files
 from emoverse.errors import UserError
-from emoverse.fetching.fetch import Tracked, fetch, fetch_once, pull, raw_folder, resolve
-from emoverse.fetching.storage import VARIABLES, RemoteStore, missing_variables
+from emoverse.fetching import (
+    VARIABLES,
+    RemoteStore,
+    Tracked,
+    fetch,
+    fetch_once,
+    missing_variables,
+    pull,
+    raw_folder,
+    resolve,
+)
 from tests.factories import remotes
 from tests.factories.remotes import SECRET, Remote
 

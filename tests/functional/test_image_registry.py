@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from emoverse.errors import UserError
-from pipelines.image_registry import check_held
+from pipelines.checks import check_held
 from tests.factories.http_server import Server, serving
 
 PASSWORD = base64.b64encode(b"me:hunter2").decode()

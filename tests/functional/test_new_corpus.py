@@ -25,7 +25,7 @@ MODULE = f'''
 
 import csv
 
-from emoverse.corpora.base import Corpus, Quarantined, Reading, Utterance
+from emoverse.corpora import Corpus, Quarantined, Reading, Utterance
 
 LABELS = {LABELS!r}
 

@@ -24,8 +24,8 @@ from tests.factories.answering import write_rows
 FILE = '''
 """Ask who speaks."""
 
-from emoverse.tasks.base import Question, Skipped
-from emoverse.tasks.labels import LabelScorer, LabelTask
+from emoverse.tasks import Question, Skipped
+from emoverse.tasks import LabelScorer, LabelTask
 
 _ANSWERS = ("Ann.", "Bob.", "Cy.")
 

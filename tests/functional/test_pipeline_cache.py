@@ -12,11 +12,11 @@ import yaml
 
 import pipelines.options
 from components.image import Images
-from emoverse.artifacts.source_digest import code_digest
+from emoverse.artifacts.digests import code_digest
 from emoverse.config import TINY, load_params
-from pipelines.cache_keys import TaskKey, cache_keys
 from pipelines.options import PipelineOptions, default_arguments, local_arguments
 from pipelines.pipeline import compile_to
+from pipelines.plan import TaskKey, cache_keys
 
 REPO = Path(__file__).resolve().parents[2]
 CORPORA = ("meld", "ecf", "mosei")
@@ -49,14 +49,14 @@ CODE = {
     "corpora/meld.py": {*VALIDATE, *BUILT, *TRAINED},
     "validation/expectations.py": {*VALIDATE, *BUILT, *TRAINED},
     "amt/build_amt.py": {*BUILT, *TRAINED},
-    "models/convert/weights.py": {"base-model", "budget", *TRAINED},
+    "models/weights.py": {"base-model", "budget", *TRAINED},
     "training/trainer.py": TRAINED,
-    "prompt/budget.py": {"budget", "report"},
+    "budget.py": {"budget", "report"},
     "evaluation/evaluate.py": SCORED,
-    "export/model_card.py": {"export", "report"},
+    "export/export.py": {"export", "report"},
     "report/page.css": {"report"},
     "errors.py": set(),
-    "cli/training.py": set(),
+    "cli/models.py": set(),
 }
 
 

@@ -13,8 +13,7 @@ from emoverse.config import load_params
 from emoverse.errors import UserError
 from emoverse.training.train_job import TEMPLATE
 from pipelines.checks import check_trainer
-from pipelines.cluster import load_cluster
-from pipelines.train_job import template
+from pipelines.cluster import load_cluster, train_job_template
 from tests.factories.kubeflow import tasks_of
 from tests.factories.kubernetes import kubernetes
 
@@ -142,7 +141,7 @@ def test_a_stage_on_several_nodes_waits_without_a_gpu_and_tells_its_nodes_what_t
     described = json.loads(env[1][TEMPLATE])
     profile = load_cluster(EXAMPLE)
     assert profile.trainer is not None
-    assert described == {"folder": "/scratch", "job": template(profile, profile.trainer, several["image"])}
+    assert described == {"folder": "/scratch", "job": train_job_template(profile, profile.trainer, several["image"])}
 
 
 def test_several_nodes_without_kubeflow_trainer_are_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

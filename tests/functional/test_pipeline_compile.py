@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from emoverse.artifacts.source_digest import code_digest
+from emoverse.artifacts.digests import code_digest
 from emoverse.cli.__init__ import main
 from emoverse.compat.kfp import whole_numbers
 from emoverse.config import TINY, BaseModelParams, CorpusParams, Params, load_params, parse

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
+from emoverse.artifacts.digests import fingerprints
 from emoverse.artifacts.manifest import write_json
-from emoverse.artifacts.source_digest import fingerprints
 from emoverse.config import load_params, plain
 
 REPO = Path(__file__).resolve().parents[2]
@@ -106,7 +106,7 @@ def test_a_changed_parameter_re_runs_what_depends_on_it_and_only_that(workspace:
         ("emoverse/validation/validate.py", VALIDATE),
         ("emoverse/media/frames.py", {*VALIDATE, *AFTER_FRAMES}),
         ("emoverse/errors.py", set()),
-        ("emoverse/cli/training.py", set()),
+        ("emoverse/cli/models.py", set()),
         ("data/raw/sample/ECF/stand-in", {"validate@ecf"}),
         ("data/raw/sample/InternVL-tiny/stand-in", {"base-model"}),
         ("data/validated/meld/stand-in",

@@ -14,7 +14,7 @@ from emoverse.artifacts.manifest import open_source
 from emoverse.compat.kfp import WORKSPACE
 from emoverse.config import TINY, CorpusParams, MediaParams, Params, ValidationParams, load_params
 from emoverse.errors import UserError
-from emoverse.fetching.fetch import resolve
+from emoverse.fetching import resolve
 from emoverse.report.run_pages import publish_page, write_status
 from emoverse.validation.validate import validate
 from pipelines.cluster import Cluster, Retries, Volume

@@ -10,8 +10,8 @@ from kfp import dsl
 
 from components.fetch import fetch
 from components.validate import validate as component
+from emoverse.artifacts.digests import code_digest
 from emoverse.artifacts.manifest import open_raw, open_source
-from emoverse.artifacts.source_digest import code_digest
 from emoverse.config import MediaParams, ValidationParams, plain
 from emoverse.errors import UserError
 from emoverse.validation.validate import validate

@@ -14,14 +14,13 @@ import yaml
 from dvc.repo import Repo
 
 from components.image import Images
-from emoverse.artifacts.source_digest import fingerprints, parameters_unknown_to_run_cache
+from emoverse.artifacts.digests import fingerprints, parameters_unknown_to_run_cache
 from emoverse.config import load_params, plain
 from emoverse.errors import UserError
 from emoverse.registry import STEPS
-from pipelines.cache_keys import TaskKey, cache_keys
 from pipelines.options import PipelineOptions, local_arguments
 from pipelines.pipeline import compile_to
-from pipelines.plan import EarlierRun, plan, plan_of_repro, summary
+from pipelines.plan import EarlierRun, TaskKey, cache_keys, plan, plan_of_repro, summary
 from tests.conftest import REPO
 
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep")  # inside DVC

@@ -12,8 +12,7 @@ import pytest
 
 from emoverse.cli.__init__ import main
 from emoverse.inference.onnx_engine import onnx_engine
-from emoverse.serving.dialogues import predict_dialogue
-from emoverse.serving.predictor import load_predictor
+from emoverse.serving.predictor import load_predictor, predict_dialogue
 from tests.factories.answering import MEDIA, exported_model
 from tests.factories.clips import write_clip
 

@@ -11,8 +11,7 @@ import pytest
 
 from emoverse.artifacts.manifest import open_source
 from emoverse.errors import UserError
-from emoverse.report.data import validation
-from emoverse.report.report import report
+from emoverse.report.report import report, validation_scores
 from emoverse.report.samples import PER_TEST, choose
 from emoverse.report.scores import confusion_over, flat, test_sets
 from tests.factories.browser import PHONE, width_on_a_phone
@@ -248,5 +247,5 @@ def test_validation_scores_stand_apart_from_test_scores_and_name_the_published_c
         ("stage2", "30 *", "0.100"), ("", "60", "0.050"), ("", "published", "0.510"),
     ]  # fmt: skip
     assert "meld-mer 62.5" in card
-    without = validation({"stage2": open_source(results.stages[0], weights=False)})
+    without = validation_scores({"stage2": open_source(results.stages[0], weights=False)})
     assert without == [], "a stage that was trained without validation rows has no such file"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emoverse.artifacts.source_digest import code_digest
+from emoverse.artifacts.digests import code_digest
 from emoverse.cli.__init__ import main
 from emoverse.config import TINY
 from tests.factories import remotes

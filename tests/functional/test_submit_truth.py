@@ -8,7 +8,7 @@ import pytest
 from emoverse.errors import UserError
 from emoverse.http import NoAnswerError
 from pipelines.kubeflow_api import KubeflowApi, api_address
-from pipelines.watch import Run, watch
+from pipelines.runs import Run, watch
 from tests.factories.kubeflow import RUN, Kubeflow, kubeflow
 
 LOGIN = b"<!doctype html><html>login</html>"

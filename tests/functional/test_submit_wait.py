@@ -11,7 +11,7 @@ from emoverse.cli import main
 from emoverse.errors import UserError
 from emoverse.http import HttpClient, NoAnswerError
 from pipelines.kubeflow_api import KubeflowApi
-from pipelines.watch import NODE_LOSS, Run, last_error_line, retry, steps_of, watch
+from pipelines.runs import NODE_LOSS, Run, last_error_line, retry, steps_of, watch
 from tests.conftest import REPO
 from tests.factories.kubeflow import RUN, WORKFLOW, Kubeflow, kubeflow, node, nodes_of
 

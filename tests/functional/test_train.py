@@ -19,7 +19,7 @@ from emoverse.artifacts.digests import folder_files
 from emoverse.artifacts.manifest import open_source, read_manifest
 from emoverse.config import TrainParams
 from emoverse.errors import RowErrors, UserError
-from emoverse.training.preview import preview
+from emoverse.training.estimate import preview
 from emoverse.training.train import train
 from tests.conftest import REPO
 from tests.factories.training import make_training, train_params

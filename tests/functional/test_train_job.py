@@ -21,8 +21,7 @@ from emoverse.errors import UserError
 from emoverse.training.distributed import PreemptedError
 from emoverse.training.train import train
 from emoverse.training.train_job import TEMPLATE, manifest, train_as_job
-from pipelines.cluster import load_cluster
-from pipelines.train_job import template
+from pipelines.cluster import load_cluster, train_job_template
 from tests.factories.kubernetes import API, Cluster, Nodes, kubernetes, logged, pod
 from tests.factories.ranks import log_of
 from tests.factories.training import make_training, train_params
@@ -43,7 +42,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster
     profile.write_text(PROFILE.replace("FOLDER", str(tmp_path / "shared")), "utf-8")
     loaded = load_cluster(profile)
     assert loaded.trainer is not None
-    job = template(loaded, loaded.trainer, loaded.images.train)
+    job = train_job_template(loaded, loaded.trainer, loaded.images.train)
     monkeypatch.setenv(TEMPLATE, json.dumps({"folder": str(tmp_path / "shared"), "job": job}))
     with kubernetes(tmp_path) as made:
         yield made
@@ -87,7 +86,9 @@ def test_the_manifest_is_a_train_job_by_the_published_schema(profile: Path | Non
     small.write_text(PROFILE.replace("FOLDER", "/shared"), "utf-8")
     loaded = load_cluster(profile or small)
     assert loaded.trainer is not None
-    made = manifest(template(loaded, loaded.trainer, loaded.images.train), "emoverse-stage1-00", Path("/t.json"), TWO)
+    made = manifest(
+        train_job_template(loaded, loaded.trainer, loaded.images.train), "emoverse-stage1-00", Path("/t.json"), TWO
+    )
     assert _by_schema(made) == made
     trainer = made["spec"]["trainer"]
     assert (trainer["image"], trainer["numNodes"], trainer["numProcPerNode"]) == (loaded.images.train, 2, 1)
@@ -106,7 +107,7 @@ def _by_schema(made: dict[str, Any]) -> dict[str, Any]:
 def test_nodes_get_what_the_profile_gives_to_training_pods() -> None:
     loaded = load_cluster(REPO / "docs/cluster.yaml")
     assert loaded.trainer is not None
-    spec = template(loaded, loaded.trainer, "image")["spec"]
+    spec = train_job_template(loaded, loaded.trainer, "image")["spec"]
     assert spec["trainer"]["resourcesPerNode"] == {
         "requests": {"cpu": "8", "memory": "64Gi"},
         "limits": {"memory": "64Gi", "nvidia.com/gpu": "1"},

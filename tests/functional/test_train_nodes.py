@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from emoverse.artifacts.digests import folder_files
-from emoverse.cli.training import PREEMPTED
+from emoverse.cli.models import PREEMPTED
 from emoverse.errors import UserError
 from emoverse.training import distributed
 from emoverse.training.distributed import Node, agree, this_node

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from emoverse.artifacts.digests import folder_files
-from emoverse.cli.training import PREEMPTED
+from emoverse.cli.models import PREEMPTED
 from emoverse.training.train import train
 from tests.factories.ranks import hold_training, log_of, make_inputs, printed_by, release, start_training, wait_until
 from tests.factories.training import train_params

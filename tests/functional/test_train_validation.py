@@ -17,8 +17,7 @@ from emoverse.config import TrainParams
 from emoverse.errors import RowErrors
 from emoverse.export.export import require_floor, scores_for_floor
 from emoverse.media.frames import FrameStore
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.prompt import Encoder, settings_of_model
 from emoverse.training.train import train
 from tests.factories.training import make_training, train_params
 

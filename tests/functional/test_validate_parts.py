@@ -11,8 +11,7 @@ from emoverse.cli.__init__ import main
 from emoverse.config import MediaParams, ValidationParams
 from emoverse.errors import UserError
 from emoverse.media import shards
-from emoverse.validation.parts import join_parts, validate_part
-from emoverse.validation.validate import validate
+from emoverse.validation.validate import join_parts, validate, validate_part
 from tests.factories.clips import cut
 from tests.factories.meld import clip, edit, make_meld
 

@@ -10,7 +10,7 @@ import pytest
 
 from emoverse import corpora
 from emoverse.config import ValidationParams
-from emoverse.corpora.base import Utterance
+from emoverse.corpora import Utterance
 from emoverse.errors import UserError
 from emoverse.media.probe import Probe
 from emoverse.validation import amt_rows as expected

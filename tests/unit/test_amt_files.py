@@ -9,13 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emoverse.amt.build_amt import check_splits
+from emoverse.amt.builder import Stage
 from emoverse.amt.corpus_table import natural
-from emoverse.amt.mixture import Stage
-from emoverse.amt.outputs import Row, Tally
-from emoverse.amt.published import RecordList, media_path, record, write_records
 from emoverse.amt.reasons import FileReasons, RuleReasons, provider
+from emoverse.amt.records import RecordList, Row, Tally, media_path, published_record, write_records
 from emoverse.errors import RowErrors, UserError
-from emoverse.tasks.base import Question
+from emoverse.tasks import Question
 from tests.factories.amt import utterance
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -26,7 +25,7 @@ def test_published_records_are_written_as_json_dumps_would(rows: list[tuple[str,
     out = io.BytesIO()
     listing, expected = RecordList(out), []
     for query, response, still, task in rows:
-        listing.add(record(task, query, response, "a/b.mp4", still=still))
+        listing.add(published_record(task, query, response, "a/b.mp4", still=still))
         clip = {"images" if still else "videos": ["a/b.mp4"]}
         words = {"query": query, "response": response}
         expected.append({**clip, **words} if task == "ecpe" else {**words, **clip})

@@ -5,11 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoverse.amt.audit import conflicts, shared_utterances
+from emoverse.amt.audit import Leak, Side, conflicts, find_leaks, normalised, overlaps, shared_utterances, sides
 from emoverse.amt.build_amt import check_leaks
 from emoverse.amt.corpus_table import CorpusTable
-from emoverse.amt.leakage import Leak, Side, find_leaks, normalised, overlaps, sides
-from emoverse.corpora.base import Utterance
+from emoverse.corpora import Utterance
 from emoverse.errors import UserError
 from tests.factories.amt import utterance
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoverse.amt.mixture import Stage, draw, stages
+from emoverse.amt.builder import Stage, draw, stages
 from emoverse.config import load_params
 from emoverse.errors import UserError
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from emoverse.budget import check_budget, token_budget
 from emoverse.cli.__init__ import main
 from emoverse.errors import UserError
-from emoverse.prompt.budget import check_budget, token_budget
 from emoverse.training.rows import check_lengths
 from tests.conftest import REPO
 from tests.factories.answering import make_model, rows_of, utterances, write_rows

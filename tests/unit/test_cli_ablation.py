@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.cli.ablation import NO_STAGE, table, variants, without_task
+from emoverse.cli.evaluation import NO_STAGE, table, variants, without_task
 from emoverse.config import AmtParams, load_params
 from emoverse.errors import UserError
 from emoverse.report.scores import ablation_rows

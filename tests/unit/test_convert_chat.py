@@ -8,7 +8,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from emoverse.errors import UserError
-from emoverse.models.convert.chat_template import Conversation, chat_template, read_conversation
+from emoverse.models.chat_template import Conversation, chat_template, read_conversation
 
 SHORT = Conversation("<SYS>{system_message}!", "Be kind.", ("<U>", "<A>"), "<E>\n")
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emoverse.models.convert.checkpoint import open_checkpoint, read_header, read_tensor, write_shard
-from emoverse.models.convert.weights import Layout, native
+from emoverse.models.checkpoint import open_checkpoint, read_header, read_tensor, write_shard
+from emoverse.models.weights import Layout, native
 from tests.factories.internvl2 import config, shapes, weights, write_checkpoint
 
 
@@ -91,7 +91,7 @@ def test_numbered_shards_need_no_index(tmp_path: Path) -> None:
 
 
 def test_shards_stay_shards_under_their_native_names(tmp_path: Path) -> None:
-    from emoverse.models.convert.convert import convert
+    from emoverse.models.convert import convert
 
     convert(write_checkpoint(tmp_path / "in", config("internlm2"), shards=3), tmp_path / "out")
     folder = tmp_path / "out/model"

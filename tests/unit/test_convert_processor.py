@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emoverse.models.convert.convert import convert
+from emoverse.models.convert import convert
 from tests.factories.internvl2 import config, write_checkpoint
 
 TOKENS = 4  # of one 56-pixel tile

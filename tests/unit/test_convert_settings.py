@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from emoverse.errors import UserError
-from emoverse.models.convert.original import read_original
+from emoverse.models.original import read_original
 from tests.factories.internvl2 import KINDS, config
 
 

@@ -7,8 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoverse.corpora import ecf, meld, mosei
-from emoverse.corpora.base import EMOTIONS, Reading
+from emoverse.corpora import EMOTIONS, Reading, ecf, meld, mosei
 from tests.factories.corpora import MELD_HEADER, MOSEI_HEADER, csv_bytes, ecf_conversation, meld_row, mosei_row
 
 JSON = st.recursive(

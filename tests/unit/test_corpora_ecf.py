@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoverse.corpora import ecf, ecf1
+from emoverse.corpora import ecf
 from emoverse.errors import RowErrors, UserError
 from tests.factories.corpora import ecf_conversation, ecf_utterance, write_ecf
 
@@ -147,7 +147,7 @@ def test_a_rebuilt_train_set_names_every_conversation_ecf_1_lacks(tmp_path: Path
     _ecf1(tmp_path / "pairs.txt", "no time")
     rows = [{"utterance_ID": 1, "text": "a", "speaker": "b", "emotion": "joy"}]
     with pytest.raises(RowErrors) as caught:
-        ecf1.rebuild([{"conversation_ID": n, "conversation": rows} for n in (1, 2)], tmp_path / "pairs.txt")
+        ecf.rebuild_subtask_2([{"conversation_ID": n, "conversation": rows} for n in (1, 2)], tmp_path / "pairs.txt")
     assert len(caught.value.problems) == 2
 
 

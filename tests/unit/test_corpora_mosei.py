@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoverse.corpora import get_corpus, mosei
-from emoverse.corpora.base import EMOTIONS
+from emoverse.corpora import EMOTIONS, get_corpus, mosei
 from emoverse.errors import UserError
 from tests.factories.corpora import MOSEI_HEADER, csv_bytes, mosei_row, write_mosei
 

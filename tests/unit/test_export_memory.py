@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from emoverse.config import load_params
 from emoverse.errors import UserError
-from emoverse.export.memory import memory_available, memory_needed, require_memory
+from emoverse.export.export import memory_available, memory_needed, require_memory
 from emoverse.profiles import profile_text
 from tests.factories.answering import EXPORT
 

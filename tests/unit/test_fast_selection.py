@@ -22,7 +22,19 @@ def selected() -> Iterator[tuple[str, str]]:
                 yield path.name, text
 
 
-@pytest.mark.parametrize("package", [*PACKAGES, "emoverse.doctor", "emoverse.http", "components", "pipelines"])
+@pytest.mark.parametrize(
+    "package",
+    [
+        *PACKAGES,
+        "emoverse.budget",
+        "emoverse.cli.doctor",
+        "emoverse.fetching",
+        "emoverse.http",
+        "emoverse.prompt",
+        "components",
+        "pipelines",
+    ],
+)
 def test_a_fast_test_imports(package: str) -> None:
     parent, _, name = package.rpartition(".")
     pattern = rf"(?:from|import) {re.escape(package)}\b"

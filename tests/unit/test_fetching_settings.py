@@ -5,7 +5,7 @@ import json
 import pytest
 
 from emoverse.errors import UserError
-from emoverse.fetching.storage import missing_variables, public_settings, settings_from
+from emoverse.fetching import missing_variables, public_settings, settings_from
 
 
 @pytest.mark.parametrize("text", ["nonsense", "[]", "{}", '{"url": "s3://b", "secret_access_key": "x"}'])

@@ -11,8 +11,7 @@ from emoverse.errors import UserError
 from emoverse.inference import engine as feature_module
 from emoverse.inference.engine import Engine
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.prompt import Encoder, settings_of_model
 from tests.factories.answering import MEDIA, SYSTEM, make_model
 
 ANSWERS = ("Joy.", "Anger.", "no", "Sadness and then some")

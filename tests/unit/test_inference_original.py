@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from emoverse.inference.torch_engine import TorchBackend, load_model
-from emoverse.models.convert.convert import convert
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.models.convert import convert
+from emoverse.prompt import settings_of_model
 
 
 @pytest.mark.parametrize("family", ["qwen2_gqa", "ilm2_gqa", "phi3_su_short"])

@@ -11,8 +11,7 @@ from transformers import AutoProcessor
 
 from emoverse.errors import RowErrors
 from emoverse.media.frames import FrameStore
-from emoverse.prompt.encode import Encoder
-from emoverse.prompt.model_settings import settings_of_model
+from emoverse.prompt import Encoder, settings_of_model
 from emoverse.training.rows import check_lengths
 from tests.factories.answering import make_model, make_validated, rows_of, utterances
 from tests.factories.training import Rows, make_converted, trainers_template

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from emoverse.artifacts.digests import digest_of_raw
+from emoverse.artifacts.digests import code_digest, digest_of_raw
 from emoverse.artifacts.lineage import (
     as_json,
     as_lines,
@@ -21,7 +21,6 @@ from emoverse.artifacts.lineage import (
     trace,
 )
 from emoverse.artifacts.manifest import open_raw, open_source, publish
-from emoverse.artifacts.source_digest import code_digest
 from emoverse.cli.__init__ import main
 from emoverse.errors import UserError
 

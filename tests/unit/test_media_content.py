@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from emoverse.config import MediaParams
-from emoverse.media.content import is_silent
+from emoverse.media.decode import is_silent
 from emoverse.media.workers import Done, Task, process
 from tests.factories.clips import picture, write_clip
 

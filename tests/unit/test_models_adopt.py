@@ -12,8 +12,8 @@ from emoverse.artifacts.digests import dvc_dir_md5, folder_files, raw_sums
 from emoverse.artifacts.manifest import open_source, read_manifest
 from emoverse.config import BaseModelParams, MediaParams, plain
 from emoverse.errors import UserError
+from emoverse.models.architecture import check_model_folder
 from emoverse.models.base_model import base_model
-from emoverse.models.convert.native import check_model_folder
 from tests.factories.answering import MEDIA, make_model
 from tests.factories.training import make_converted
 

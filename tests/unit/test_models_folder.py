@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from emoverse.errors import UserError
-from emoverse.models.convert.native import check_model_folder
+from emoverse.models.architecture import check_model_folder
 from tests.factories.answering import make_model
 
 

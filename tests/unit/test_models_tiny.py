@@ -97,7 +97,7 @@ def test_building_a_model_leaves_the_callers_random_numbers_alone() -> None:
 
 
 def test_the_pixels_of_pretraining_are_those_of_the_processor() -> None:
-    from emoverse.models.pretrain import _normalised
+    from emoverse.models.tiny import _normalised
 
     frames = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     processor = build_processor(train_tokenizer(["hello there"] * 3, 300), MEDIA)

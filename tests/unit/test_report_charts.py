@@ -4,7 +4,7 @@ import pytest
 
 from emoverse.artifacts.lineage import Node
 from emoverse.report.charts import BOX_HIGH, BOX_WIDE, HIGH, WIDE, curve, graph, nice_ticks
-from emoverse.report.data import flatten
+from emoverse.report.report import flatten
 
 
 def node(name: str, *inputs: Node) -> Node:

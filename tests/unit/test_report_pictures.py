@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from emoverse.corpora.base import Utterance
-from emoverse.report.pictures import GUTTER, MAX_LINES, REGIONS, ROW_HIGH, picture
+from emoverse.corpora import Utterance
+from emoverse.report.samples import GUTTER, MAX_LINES, REGIONS, ROW_HIGH, picture
 from emoverse.tasks import ecpe, fer
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from emoverse.errors import UserError
-from emoverse.serving.dialogues import MAX_UTTERANCES, read_dialogue
+from emoverse.serving.predictor import MAX_UTTERANCES, read_dialogue
 
 LINE = {"speaker": "Ada", "text": "We won!", "emotion": "joy"}
 

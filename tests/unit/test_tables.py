@@ -13,7 +13,7 @@ from emoverse.artifacts.tables import (
     write_quarantine,
     write_utterances,
 )
-from emoverse.corpora.base import Quarantined, Utterance
+from emoverse.corpora import Quarantined, Utterance
 from emoverse.errors import UserError
 
 FULL = Utterance(

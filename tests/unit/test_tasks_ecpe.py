@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoverse.corpora.base import Utterance
-from emoverse.tasks import conditions, task, tasks
-from emoverse.tasks.base import Context, Question, Skipped, Task
+from emoverse.corpora import Utterance
+from emoverse.tasks import Context, Question, Skipped, Task, conditions, task, tasks
 from emoverse.tasks.ecpe import EMOTIONS, parse_pairs
 from tests.factories.amt import utterance
 

@@ -2,9 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoverse.corpora.base import EMOTIONS
-from emoverse.tasks import task
-from emoverse.tasks.base import Context, Question, Reason, Skipped
+from emoverse.corpora import EMOTIONS
+from emoverse.tasks import Context, Question, Reason, Skipped, task
 from emoverse.tasks.eri import rouge_l
 from emoverse.tasks.fer import known, phrases, tables
 from tests.factories.amt import utterance

@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 from emoverse.errors import UserError
-from emoverse.tasks import mer, task, tasks
-from emoverse.tasks.base import Context, Options, Question, Skipped
-from emoverse.tasks.labels import parse_label
+from emoverse.tasks import Context, Options, Question, Skipped, mer, parse_label, task, tasks
 from tests.factories.amt import utterance
 
 MELD = mer.labels("meld")

@@ -10,8 +10,7 @@ import pytest
 from sklearn.metrics import f1_score, recall_score
 
 from emoverse.evaluation.score_file import score_file
-from emoverse.tasks import task
-from emoverse.tasks.base import Context, Question
+from emoverse.tasks import Context, Question, task
 from tests.factories.amt import utterance
 
 

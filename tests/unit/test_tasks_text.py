@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emoverse.tasks import eri, mer, msa
-from emoverse.tasks.base import mute, neutralise
+from emoverse.tasks import eri, mer, msa, mute, neutralise
 
 PLACEHOLDERS = (
     "<image>", "<video>", "<audio>", "<img>", "</img>", "<IMG_CONTEXT>", "<|im_start|>", "<|im_end|>", "<|endoftext|>",

@@ -7,8 +7,9 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig
 
-from emoverse.training.batches import LengthBatches, sees_no_padding
+from emoverse.training.callbacks import sees_no_padding
 from emoverse.training.rows import repeated_rows
+from emoverse.training.swift_setup import LengthBatches
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from emoverse.training.estimate import (
     Row,
     Shapes,
     activations,
+    check_device,
     count,
     flops,
     memory,
@@ -30,7 +31,6 @@ from emoverse.training.estimate import (
     steps_of,
     trainable,
 )
-from emoverse.training.preview import check_device
 from tests.conftest import REPO
 from tests.factories.answering import make_model
 from tests.factories.training import make_converted, make_training, train_params

@@ -1,1 +1,0 @@
-"""Raw corpora and checkpoints from DVC remotes, identified by MD5."""

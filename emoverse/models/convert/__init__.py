@@ -1,1 +1,0 @@
-"""Convert any published InternVL checkpoint to the native layout without running its code."""
