@@ -43,9 +43,9 @@ test-containers: setup  ## start a docker engine, build both images, run the sam
 test-cluster: setup  ## accept the pipeline on a real Kubeflow: HOST=http://... PROFILE=FILE REMOTE=NAME (docs/kubeflow.md)
 	EMOVERSE_CLUSTER_HOST="$(HOST)" EMOVERSE_CLUSTER_PROFILE="$(PROFILE)" EMOVERSE_CLUSTER_REMOTE="$(REMOTE)" \
 	EMOVERSE_CLUSTER_WORKSPACE="$(WORKSPACE)" EMOVERSE_CLUSTER_CLAIM="$(CLAIM)" EMOVERSE_CLUSTER_PUBLIC="$(PUBLIC)" \
-	EMOVERSE_CLUSTER_PARAMS="$(PARAMS)" \
+	EMOVERSE_CLUSTER_PARAMS="$(PARAMS)" EMOVERSE_CLUSTER_REPRO="$(REPRO)" \
 	EMOVERSE_CLUSTER_KUBECTL="$(KUBECTL)" \
-	  $(BIN)/python -m pytest tests/cluster -q
+	  $(BIN)/python -m pytest tests/cluster -v --durations=0 -o faulthandler_timeout=0
 
 lint: setup  ## check style, types, import contracts and wording
 	ruff check .

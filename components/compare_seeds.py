@@ -55,6 +55,7 @@ def compare_seeds(
             metrics.log_metric(f"{result.task}_{result.metric}_sd", result.deviation)
         for seed, score in comparison.validation.items():
             metrics.log_metric(f"validation_seed_{seed}", score)
+        metrics.metadata["display_name"] = "metrics over seeds"
         made_from = sorted("evaluate " + read_manifest(folder)["outputs"]["digest"] for folder in folders)
         table.metadata.update({**made_with(), "made_from": ", ".join(made_from), "display_name": "comparison of seeds"})
         Path(table.path).write_text(as_markdown(comparison), "utf-8")

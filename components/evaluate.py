@@ -65,6 +65,7 @@ def evaluate(
         scores.metadata.update({**metadata_of(out), "display_name": "scores"})
         for name, value in flat(out).items():
             metrics.log_metric(name, value)
+        metrics.metadata["display_name"] = "metrics of the test sets"
         outputs = {
             "meld-mer": confusion_meld_mer,
             "meld-msa": confusion_meld_msa,
@@ -74,7 +75,8 @@ def evaluate(
             "mosei-msa": confusion_mosei_msa,
         }
         matrices = confusion_matrices(out)
-        for name in outputs.keys() & matrices.keys():
-            outputs[name].log_confusion_matrix(*matrices[name])
-            outputs[name].metadata["display_name"] = f"confusion matrix {name}"
+        for name, output in outputs.items():
+            output.metadata["display_name"] = f"confusion matrix {name}" + ("" if name in matrices else " (not scored)")
+            if name in matrices:
+                output.log_confusion_matrix(*matrices[name])
         write_placeholder(metrics, *outputs.values())

@@ -25,4 +25,5 @@ def fetch(corpus: str, md5: str, remote: str, root: str, volume: str, raw: dsl.O
 
     with step_errors():
         facts = fetching.fetch(corpus, md5, Path(raw.path), remote=remote, root=root, volume=volume)
-        raw.metadata.update({**facts, **made_with(), "display_name": f"raw {corpus}"})
+        title = "base model as stored" if corpus == "weights" else f"raw {corpus}"
+        raw.metadata.update({**facts, **made_with(), "display_name": title})

@@ -41,3 +41,4 @@ def finish(
         )
         summary.metadata.update({**made_with(), "run": run, "revision": revision, "display_name": "run summary"})
         Path(summary.path).write_text(text, "utf-8")
+        print(text)

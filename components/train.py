@@ -68,4 +68,5 @@ def train(
         measured = {"rows": manifest["rows"]["out"], "tokens_per_second": speed["tokens_per_second"]}
         for name, value in {**manifest["facts"], **measured}.items():
             metrics.log_metric(name, value)
+        metrics.metadata["display_name"] = f"metrics of stage {stage.removeprefix('stage')}"
         write_placeholder(metrics)

@@ -61,14 +61,15 @@ def fetch(corpus: str, md5: str, out: Path, *, remote: str = "", root: str = "",
     Raises:
         UserError: The corpus is missing, or its content does not match ``md5``.
     """
+    what = "base model" if corpus == "weights" else f"raw corpus {corpus!r}"
     if not md5:
-        problem = "the run names no MD5 for its raw corpus, so a cache could return the result of another"
-        raise UserError(problem, place=corpus, remedy="submit with the md5 in the corpus's .dvc file")
+        problem = f"the run names no MD5 for its {what}, so a cache could return the result of another"
+        raise UserError(problem, place=corpus, remedy="submit with the md5 in its .dvc file")
     if not remote:
         folder = Path(volume) / md5 if volume else Path(root)
         if not (volume or root) or not folder.is_dir() or not any(folder.iterdir()):
             remedy = "run `dvc pull`, set its root in params.yaml, or submit with the remote that has it"
-            raise UserError(f"the raw corpus {corpus!r} is not here", place=str(folder), remedy=remedy)
+            raise UserError(f"the {what} is not here", place=str(folder), remedy=remedy)
         facts = _checked(folder, md5)
     elif volume:
         folder = Path(volume) / md5

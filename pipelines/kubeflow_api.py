@@ -203,7 +203,7 @@ class KubeflowApi:
         where = {"podname": pod, "podnamespace": namespace, "runid": run_id, "createdat": day}
         of_ui = "k8s/pod/logs?" + "&".join(f"{key}={quote(value, safe='')}" for key, value in where.items())
         for path in (*(f"apis/v1alpha1/runs/{run}/nodes/{name}/log" for name in names), of_ui):
-            reply = self._client.request("GET", f"{self.address}/{path}")
+            reply = self._patient.request("GET", f"{self.address}/{path}")
             # The server sends status 200 before it looks for the log; its error then follows as the text.
             text = _ERROR_AS_LOG.sub("", reply.data.decode("utf-8", "replace")) if reply.status == 200 else ""
             if text:

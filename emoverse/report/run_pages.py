@@ -119,24 +119,43 @@ def publish_page(page: Path, run: str, publish: str) -> None:
     draft.replace(folder / PAGE)
 
 
+def end_of(state: str, *, reported: bool) -> str:
+    """Return what became of a run: SUCCEEDED, FAILED, or STOPPED where no end was recorded.
+
+    Args:
+        state: State of the group of steps before the exit handler. kfp's local runner says SUCCEEDED or FAILED; the
+            server passes on the state in ML Metadata. It is COMPLETE after a success, but stays RUNNING when a person
+            terminates the run or a pod is lost, and also after a success when all steps of a loop came from the cache.
+        reported: Whether the run's page was published, which its last step does.
+    """
+    ends = {"COMPLETE": "SUCCEEDED", "SUCCEEDED": "SUCCEEDED", "FAILED": "FAILED"}
+    return "SUCCEEDED" if reported else ends.get(state, "STOPPED")
+
+
 def write_status(run: str, *, name: str, state: str, task: str, problem: str, publish: str = "") -> str:
     """Return a run's final state as Markdown; with ``publish``, also write ``status.json`` beside its report there.
 
     Args:
         run: The run's unique id, usable as a folder name.
         name: The name that its user gave it.
-        state: Its final state, ``SUCCEEDED`` for success.
+        state: The state that Kubeflow gives to its exit handler; `end_of` reads it.
         task: The task that it stopped in.
         problem: Kubeflow's message about the failure; may be empty.
         publish: Folder of all runs' reports. Empty: none.
     """
+    folder = _folder(run, publish) if publish else None
+    reported = folder is not None and (folder / PAGE).is_file()
+    state = end_of(state, reported=reported)
     lines = [f"# {name}: {state}", ""]
-    if state != "SUCCEEDED":
+    if state == "STOPPED":
+        words = (
+            "A person terminated it, or a pod was lost: `emoverse retry` continues it. A sweep that came from the cache"
+        )
+        lines += [f"{words} also ends so.", ""]
+    if state == "FAILED":
         lines += [f"Stopped in `{task}`" + (f": {problem}" if problem else "."), ""]
         lines += ["The failed step's error message is in its log; a new run takes finished steps from the cache.", ""]
-    if publish:
-        folder = _folder(run, publish)
-        reported = (folder / PAGE).is_file()
+    if folder is not None:
         status = {"run": run, "name": name, "state": state, "task": task, "problem": problem, "report": reported}
         write_json(folder / STATUS, status)
         lines.append(f"Report: `{folder / PAGE}`" if reported else f"No report was written to `{folder}`.")

@@ -50,7 +50,11 @@ def test_a_final_score_leads_back_to_the_raw_videos_the_same_in_every_place(repr
     recorded = artifacts(repro.root / "scratch/kubeflow")
     kubeflow = recorded["evaluate/scores"]
     metrics = recorded["evaluate/metrics"]
-    assert metrics == flat(repro.root / "data/scores"), "the UI compares every key of a metrics artifact"
+    names = [one.get("display_name") for one in recorded.values()]
+    assert None not in names
+    assert len(names) == len(set(names)), "the UI lists artifacts by this name"
+    assert metrics.pop("display_name") == "metrics of the test sets"
+    assert metrics == flat(repro.root / "data/scores"), "the UI compares every other key of a metrics artifact"
     shown = ("/metrics", "/confusion_")
     of_steps = {
         name: one for name, one in recorded.items() if not name.startswith("raw ") and not any(s in name for s in shown)

@@ -127,6 +127,27 @@ def test_the_end_of_a_failed_run_says_where_it_stopped_and_what_to_do() -> None:
     assert "a new run takes finished steps from the cache" in words
 
 
+@pytest.mark.parametrize(("server", "end"), [("COMPLETE", "SUCCEEDED"), ("FAILED", "FAILED"), ("RUNNING", "STOPPED")])
+def test_the_states_that_a_server_passes_to_the_exit_handler_are_read_as_ends(
+    tmp_path: Path, server: str, end: str
+) -> None:
+    words = write_status("run-1", name="paper", state=server, task="run", problem="", publish=str(tmp_path))
+    assert words.startswith(f"# paper: {end}\n")
+    assert json.loads((tmp_path / "run-1/status.json").read_text("utf-8"))["state"] == end
+    assert ("`emoverse retry`" in words) == (end == "STOPPED")
+    assert ("Stopped in `run`" in words) == (end == "FAILED")
+
+
+@pytest.mark.parametrize("server", ["RUNNING", "FAILED"])  # a loop from the cache; a step that a retry repeated
+def test_a_run_that_published_its_page_has_succeeded_whatever_the_server_recorded(tmp_path: Path, server: str) -> None:
+    page = tmp_path / "index.html"
+    page.write_text("<p>scores", "utf-8")
+    publish_page(page, "run-1", str(tmp_path))
+    words = write_status("run-1", name="paper", state=server, task="run", problem="", publish=str(tmp_path))
+    assert words.startswith("# paper: SUCCEEDED\n")
+    assert "emoverse retry" not in words
+
+
 @pytest.mark.parametrize("name", ["../run", "a/b", "", ".."])
 def test_a_run_cannot_write_outside_the_folder_of_reports(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="cannot be a folder name"):

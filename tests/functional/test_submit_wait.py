@@ -192,6 +192,21 @@ def test_the_message_is_found_at_the_address_of_the_ui_and_of_the_api_server(ui:
             watch(run, host=cluster.host, pause=0.001, say=lambda _: None)
 
 
+def test_a_log_without_an_answer_does_not_hide_that_the_run_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    with kubeflow() as cluster:
+        run, answer = started(cluster), cluster.answer
+        cluster.states = [("FAILED", {"root.evaluate": ("Failed", "Error (exit code 2)")})]
+
+        def without_logs(method: str, path: str, query: dict[str, list[str]], body: Any) -> tuple[int, Any]:
+            if "log" in path:
+                raise ConnectionAbortedError  # the client sees a closed connection
+            return answer(method, path, query, body)
+
+        monkeypatch.setattr(cluster, "answer", without_logs)
+        with pytest.raises(UserError, match=r"evaluate: Error \(exit code 2\)"):
+            watch(run, host=cluster.host, pause=0.001, say=lambda _: None)
+
+
 def test_a_slow_list_of_runs_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     with kubeflow() as cluster:
         api, answer = KubeflowApi(cluster.host), cluster.answer
