@@ -4,7 +4,7 @@ from typing import List  # noqa: UP035  (kfp reads list types from typing)
 
 from kfp import dsl
 
-from components.image import TRAIN
+from components import TRAIN
 
 
 @dsl.component(base_image=TRAIN, install_kfp_package=False)

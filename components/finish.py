@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import DATA
+from components import DATA
 
 
 @dsl.component(base_image=DATA, install_kfp_package=False)

@@ -4,7 +4,7 @@ from typing import List  # noqa: UP035  (kfp reads list types from typing)
 
 from kfp import dsl
 
-from components.image import DATA
+from components import DATA
 
 
 @dsl.component(base_image=DATA, install_kfp_package=False)

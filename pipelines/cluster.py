@@ -12,7 +12,7 @@ import yaml
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from components.image import Images
+from components import Images
 from emoverse.artifacts.lineage import IMAGE_NAME
 from emoverse.config import parse, read_yaml
 from emoverse.errors import UserError

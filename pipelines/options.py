@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_type_hints
 
-from components.image import Images
+from components import Images
 from emoverse.artifacts.digests import code_digest
 from emoverse.artifacts.lineage import dvc_md5_in
 from emoverse.artifacts.manifest import open_raw

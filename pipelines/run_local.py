@@ -16,7 +16,7 @@ import psutil
 from kfp import local
 
 import emoverse
-from components.image import Images
+from components import Images
 from emoverse.artifacts.lineage import REVISION, revision
 from emoverse.artifacts.manifest import read_manifest
 from emoverse.compat.kfp import local_runner_contained, message_of

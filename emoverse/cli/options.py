@@ -88,7 +88,7 @@ def add_checkout_to_path() -> None:
     package in a checkout, or in the current folder. Elsewhere the import fails, and the command line says what to do.
     """
     for root in (Path(emoverse.__file__).parents[1], Path.cwd()):
-        if (root / "pipelines/kubeflow_api.py").is_file() and (root / "components/image.py").is_file():
+        if (root / "pipelines/kubeflow_api.py").is_file() and (root / "components/__init__.py").is_file():
             if str(root) not in sys.path:
                 sys.path.insert(0, str(root))
             return
@@ -113,9 +113,9 @@ def add_variants(parser: argparse.ArgumentParser) -> None:
 
 
 def images_from(args: argparse.Namespace) -> Any:
-    """Return the images that the options name (``components.image.Images``)."""
+    """Return the images that the options name (``components.Images``)."""
     add_checkout_to_path()
-    from components.image import DATA, TRAIN, Images
+    from components import DATA, TRAIN, Images
 
     return Images(args.image_data or DATA, args.image_train or TRAIN)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.image import DATA
+from components import DATA
 from emoverse.fetching import resolve
 from tests.factories import remotes
 

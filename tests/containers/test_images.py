@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from components.image import DATA, TRAIN
+from components import DATA, TRAIN
 from tests.factories.checkout import REPO, Checkout
 
 pytestmark = [

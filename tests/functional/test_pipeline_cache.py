@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import pipelines.options
-from components.image import Images
+from components import Images
 from emoverse.artifacts.digests import code_digest
 from emoverse.config import TINY, load_params
 from pipelines.options import PipelineOptions, default_arguments, local_arguments

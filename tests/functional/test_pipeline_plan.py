@@ -13,7 +13,7 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-from components.image import Images
+from components import Images
 from emoverse.artifacts.digests import fingerprints, parameters_unknown_to_run_cache
 from emoverse.config import load_params, plain
 from emoverse.errors import UserError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.image import DATA, TRAIN
+from components import DATA, TRAIN
 from emoverse.cli import COMMANDS
 from emoverse.config import Params
 from emoverse.registry import STEPS, Step
