@@ -21,11 +21,12 @@ from tests.factories.checkout import REPO, Checkout
 
 pytestmark = pytest.mark.slow
 
-FLOORS = {"mer": 0.70, "msa": 0.80, "fer": 0.68, "eri": 0.66, "ecpe": 0.72, "ecpe_semeval": 0.33}
-"""Of the headline scores. AVX-512 and AVX2 gave other weights and equal scores: 0.749, 0.842, 0.721, 0.705, 0.824 and
-0.403; two more seeds reached 0.739, 0.827, 0.722, 0.691, 0.824 and 0.457 at least."""
-GAPS = {("mer", "text_only"): 0.15, ("mer", "face_only"): 0.05, ("msa", "face_only"): 0.08}
-"""How far a control must stay below the model. The words alone nearly suffice for sentiment: 0.01 to 0.04 below."""
+FLOORS = {"mer": 0.72, "msa": 0.78, "fer": 0.70, "eri": 0.73, "ecpe": 0.75, "ecpe_semeval": 0.40}
+"""Of the headline scores. Three seeds reached 0.756, 0.810, 0.726, 0.769, 0.802 and 0.457 at least; kinds of CPU that
+gave other weights have given equal scores."""
+GAPS = {("mer", "text_only"): 0.15, ("mer", "face_only"): 0.10, ("msa", "text_only"): 0.05, ("msa", "face_only"): 0.05}
+"""How far a control must stay below the model. Over three seeds it was 0.18 to 0.23, 0.12 to 0.13, 0.07 to 0.10 and 0.06
+to 0.15; a hundredth is one row or two of sentiment."""
 
 
 def is_current(root: Path) -> bool:
@@ -79,7 +80,7 @@ def test_hardly_a_face_gets_a_reply_that_names_no_unit(metrics: dict[str, Any]) 
 
 
 def test_reasons_name_the_emotion_nearly_as_often_as_labels_do(metrics: dict[str, Any]) -> None:
-    assert headline(metrics, "eri") >= headline(metrics, "mer") - 0.10
+    assert headline(metrics, "eri") >= headline(metrics, "mer") - 0.08
 
 
 def test_no_rule_about_the_place_of_a_line_finds_the_causes(metrics: dict[str, Any]) -> None:
