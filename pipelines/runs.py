@@ -41,6 +41,10 @@ _PHASES: Final = {
     "Error": "failed",
 }  # fmt: skip
 _LAUNCHER: Final = re.compile(r"^[IWEF]\d{4} |^time=\"|^\s*$")  # lines of Kubeflow's own in a pod's log
+# The last words of a launcher to which the API server or the metadata store gave no answer: gRPC's codes, Go's errors.
+_UNANSWERED: Final = re.compile(
+    r"^F\d{4} .*(code = (Unavailable|DeadlineExceeded)|connection refused|connection reset|i/o timeout)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -294,6 +298,16 @@ class Follower:
         except NoAnswerError:  # a busy server may fail to look for a log, and the run's end is known without it
             return step.message
 
+    def unanswered(self, step: StepState) -> bool:
+        """Return whether a step failed because Kubeflow's server did not answer the launcher, as its log says."""
+        if step.state != "failed" or step.lost or step.terminated or not step.pod:
+            return False
+        try:
+            log = self.log_of(step)
+        except NoAnswerError:
+            return False
+        return bool(_UNANSWERED.search(log)) and not any(line.startswith("emoverse: ") for line in log.splitlines())
+
     def log_of(self, step: StepState) -> str:
         """Return the log of a step's last pod; empty where it is gone."""
         return self._api.log(self.run.id, step.pod, step.node, namespace=step.namespace, day=step.day)
@@ -315,7 +329,8 @@ def watch(
         host: Address of Kubeflow Pipelines.
         pause: Seconds between two requests.
         patience: Requests in a row that may stay without an answer. A run takes days, and a tunnel breaks now and then.
-        retries: How often to retry the run when it failed only because pods were lost with their nodes.
+        retries: How often to retry the run when it failed only because pods were lost with their nodes, or because
+            Kubeflow's server did not answer their launchers.
         say: Takes each line.
     """
     follower = Follower(KubeflowApi(host, retries=0), run)
@@ -324,7 +339,8 @@ def watch(
         failed = [step for step in steps if step.state == "failed"]
         if state == "SUCCEEDED":
             return
-        if attempt < retries and state != "CANCELED" and failed and all(step.lost for step in failed):
+        again = attempt < retries and state != "CANCELED" and bool(failed)
+        if again and all(step.lost or follower.unanswered(step) for step in failed):
             say(f"retry {attempt + 1} of {retries}: {', '.join(f'{s.name}: {s.message}' for s in failed)}")
             retry(run, host=host)
             time.sleep(pause)  # until the workflow controller has restarted the nodes
@@ -363,7 +379,7 @@ def _failure(follower: Follower, state: str, failed: Sequence[StepState]) -> Use
     if failed:
         problem += ": " + "; ".join(f"{step.name}: {follower.error_of(step)}" for step in failed)
     remedy = "correct that and submit again: finished steps come from the cache"
-    if failed and all(step.lost or step.terminated for step in failed):
+    if failed and all(step.lost or step.terminated or follower.unanswered(step) for step in failed):
         remedy = f"run `emoverse retry {follower.run.id}`: only the failed steps run again"
     return UserError(problem, place=follower.run.url, remedy=remedy)
 
@@ -373,7 +389,8 @@ def retry(run: Run, *, host: str, force: bool = False) -> list[StepState]:
 
     Raises:
         UserError: The run has not failed, or (unless ``force``) a step failed by itself and would fail again. Steps
-            that were lost with their node, or that a person terminated, did not.
+            that were lost with their node, that a person terminated, or whose launcher got no answer from Kubeflow's
+            server did not.
     """
     api = KubeflowApi(host)
     follower = Follower(api, run)
@@ -381,7 +398,7 @@ def retry(run: Run, *, host: str, force: bool = False) -> list[StepState]:
     failed = [step for step in steps if step.state == "failed"]
     if state not in ("FAILED", "ERROR", "CANCELED"):
         raise UserError(f"the run is {state.lower()}", place=run.url, remedy="only a run that failed can be retried")
-    own = [step for step in failed if not (step.lost or step.terminated)]
+    own = [step for step in failed if not (step.lost or step.terminated or follower.unanswered(step))]
     if own and state != "CANCELED" and not force:
         problem = "; ".join(f"{step.name} failed by itself: {follower.error_of(step)}" for step in own)
         remedy = "correct that and submit again; --force retries it nevertheless"

@@ -25,8 +25,8 @@ FLOORS = {"mer": 0.72, "msa": 0.78, "fer": 0.70, "eri": 0.73, "ecpe": 0.75, "ecp
 """Of the headline scores. Three seeds reached 0.756, 0.810, 0.726, 0.769, 0.802 and 0.457 at least; kinds of CPU that
 gave other weights have given equal scores."""
 GAPS = {("mer", "text_only"): 0.15, ("mer", "face_only"): 0.10, ("msa", "text_only"): 0.05, ("msa", "face_only"): 0.05}
-"""How far a control must stay below the model. Over three seeds it was 0.18 to 0.23, 0.12 to 0.13, 0.07 to 0.10 and 0.06
-to 0.15; a hundredth is one row or two of sentiment."""
+"""How far a control must stay below the model. Over three seeds it was 0.18 to 0.23, 0.12 to 0.13, 0.07 to 0.10 and
+0.06 to 0.15; a hundredth is one row or two of sentiment."""
 
 
 def is_current(root: Path) -> bool:

@@ -167,6 +167,35 @@ def test_a_step_that_failed_by_itself_is_not_retried(message: str, capsys: pytes
     assert "again: train stage2" in capsys.readouterr().out
 
 
+REFUSED = (
+    "F1129 21:41:07.104211       1 main.go:57] failed to execute component: failed to update the task: "
+    'rpc error: code = Unavailable desc = connection error: desc = "transport: Error while dialing: '
+    'dial tcp 10.96.0.20:8887: connect: connection refused"\n'
+)
+
+
+def test_a_step_whose_launcher_got_no_answer_from_the_server_is_retried() -> None:
+    lines: list[str] = []
+    with kubeflow() as cluster:
+        run = started(cluster)
+        ended = ("FAILED", lost("Error (exit code 1)"))
+        cluster.states = [ended, ended, ("RUNNING", {"root.train-2": "Running"}), ("SUCCEEDED", {})]
+        cluster.logs = {"root.train-2": "stage2: step 12/12\n" + REFUSED}
+        watch(run, host=cluster.host, pause=0.001, retries=1, say=lines.append)
+        assert cluster.retried == [RUN]
+    assert any(line.startswith("retry 1 of 1: train stage2") for line in lines)
+
+
+def test_a_step_that_reports_an_error_of_its_own_is_not_retried_for_a_server_without_an_answer() -> None:
+    with kubeflow() as cluster:
+        run = started(cluster)
+        cluster.states = [("FAILED", lost("Error (exit code 1)"))]
+        cluster.logs = {"root.train-2": "emoverse: stage2: rows are too long; shorten them\n" + REFUSED}
+        with pytest.raises(UserError, match="train stage2: emoverse: stage2: rows are too long"):
+            watch(run, host=cluster.host, pause=0.001, retries=1, say=lambda _: None)
+        assert cluster.retried == []
+
+
 @pytest.mark.parametrize(
     ("archived", "words"),
     [(True, "evaluate: emoverse: there is no model; train one"), (False, r"evaluate: Error \(exit code 2\); correct")],
