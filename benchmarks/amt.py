@@ -35,7 +35,7 @@ sys.path.insert(0, str(REPO))
 
 from emoverse.amt.audit import (  # noqa: E402
     audit_corpora,
-    by_near_text,
+    near_duplicates_of,
     sides,
 )
 from emoverse.amt.build_amt import write_amt  # noqa: E402
@@ -76,7 +76,7 @@ WORDS = [
 
 def build(tables: list[CorpusTable], out: Path) -> None:
     plan = stages(PARAMS, [table.name for table in tables])
-    write_amt(tables, plan, audit_corpora(tables, near=False), RuleReasons(), PARAMS, out)
+    write_amt(tables, plan, audit_corpora(tables, near_duplicates=False), RuleReasons(), PARAMS, out)
 
 
 def read_all(folder: Path, labels: Path) -> list[CorpusTable]:
@@ -155,7 +155,7 @@ def real(folder: Path, scratch: Path) -> None:
         shutil.rmtree(scratch / f"floor{turn}")
     tables = read_all(folder, labels)
     pairs = [sides(table) for table in tables]
-    near, _ = timed(lambda: list(by_near_text([test for test, _ in pairs], [other for _, other in pairs], set())))
+    near, _ = timed(lambda: list(near_duplicates_of([test for test, _ in pairs], [other for _, other in pairs], set())))
     print(f"real annotations: {sum(len(table) for table in tables)} utterances, "
           f"{sum(len(rows) for name, rows in written.items() if name.endswith('.jsonl'))} rows")  # fmt: skip
     for clock, mine, least in zip(("CPU", "wall"), np.median(ours, axis=0), np.median(floors, axis=0), strict=True):
@@ -192,13 +192,20 @@ def one_size(size: int, out: Path) -> dict[str, float]:
 
     def work() -> None:
         table = CorpusTable.open(out)
-        write_amt([table], stages(params, ["meld"]), audit_corpora([table], near=False), RuleReasons(), params, built)
+        write_amt(
+            [table],
+            stages(params, ["meld"]),
+            audit_corpora([table], near_duplicates=False),
+            RuleReasons(),
+            params,
+            built,
+        )
 
     (seconds, _), highest = timed(work), peak()
     written = sum(path.stat().st_size for path in built.rglob("*") if path.is_file()) / 1e6
     shutil.rmtree(built)
     test, other = sides(CorpusTable.open(out))
-    near, _ = timed(lambda: deque(by_near_text([test], [other], set()), maxlen=0))
+    near, _ = timed(lambda: deque(near_duplicates_of([test], [other], set()), maxlen=0))
     return {"size": size, "seconds": seconds, "peak": highest, "written": written, "near": near, "near_peak": peak()}
 
 

@@ -92,8 +92,8 @@ def as_user_error(error: BaseException) -> UserError | None:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"did you mean 'joy'?"`` for the nearest known name, or a list of all of them."""
     options = sorted(known)
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(options)}"
+    matches = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    return f"did you mean {matches[0]!r}?" if matches else f"known: {', '.join(options)}"
 
 
 def report_step_error(error: BaseException) -> bool:

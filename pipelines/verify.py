@@ -346,8 +346,8 @@ class _Verifier:
         if source and title and title not in ("system.Artifact", source) and source != "system.Artifact":
             self._fault("artifact-type", path, name, f"gets a {source}, wants a {title}")
         if wanted and bool(produced.get("isArtifactList")) != bool(wanted.get("isArtifactList")):
-            given, needed = ("a list", "one") if produced.get("isArtifactList") else ("one", "a list")
-            self._fault("artifact-type", path, name, f"gets {given}, wants {needed}")
+            actual, needed = ("a list", "one") if produced.get("isArtifactList") else ("one", "a list")
+            self._fault("artifact-type", path, name, f"gets {actual}, wants {needed}")
 
     def _executor(self, component: Mapping[str, Any]) -> Mapping[str, Any]:
         executors = self.spec.get("deploymentSpec", {}).get("executors", {})

@@ -95,12 +95,12 @@ def sides(table: CorpusTable) -> tuple[Side, Side]:
     return Side(table.name, tests), Side(table.name, others)
 
 
-def find_leaks(pairs: Sequence[tuple[Side, Side]], *, near: bool = True) -> list[Leak]:
+def find_leaks(pairs: Sequence[tuple[Side, Side]], *, near_duplicates: bool = True) -> list[Leak]:
     """Return every leak between the ``sides`` of some corpora: train and validation rows against test rows; sorted."""
     tests, others = [test for test, _ in pairs], [other for _, other in pairs]
     leaks = {*by_clip(tests, others), *by_time(tests, others), *by_text(tests, others)}
-    if near:
-        leaks.update(by_near_text(tests, others, {(leak.utterance_id, leak.test_id) for leak in leaks}))
+    if near_duplicates:
+        leaks.update(near_duplicates_of(tests, others, {(leak.utterance_id, leak.test_id) for leak in leaks}))
     return sorted(leaks)
 
 
@@ -160,30 +160,30 @@ def overlaps(first: Side, second: Side, min_iou: float) -> Iterable[tuple[str, s
                     yield name, other_name
 
 
-def by_near_text(tests: Sequence[Side], others: Sequence[Side], known: set[tuple[str, str]]) -> Iterable[Leak]:
+def near_duplicates_of(tests: Sequence[Side], others: Sequence[Side], known: set[tuple[str, str]]) -> Iterable[Leak]:
     """Yield train utterances whose text nearly equals a test utterance's, without the pairs in ``known``."""
     index = MinHashLSH(threshold=THRESHOLD, num_perm=_PERMUTATIONS)
     indexed: dict[str, tuple[Utterance, MinHash]] = {}
     for test in tests:
-        for utterance, sketch in _sketches(test):
-            indexed[utterance.utterance_id] = utterance, sketch
-            index.insert(utterance.utterance_id, sketch, check_duplication=False)
+        for utterance, signature in _signatures(test):
+            indexed[utterance.utterance_id] = utterance, signature
+            index.insert(utterance.utterance_id, signature, check_duplication=False)
     for other in others:
-        for utterance, sketch in _sketches(other):
-            for test_id in sorted(index.query(sketch)):
-                found, found_sketch = indexed[test_id]
-                near = sketch.jaccard(found_sketch) >= THRESHOLD and same_speaker(utterance, found)
-                if near and (utterance.utterance_id, test_id) not in known:
+        for utterance, signature in _signatures(other):
+            for test_id in sorted(index.query(signature)):
+                test_utterance, other_signature = indexed[test_id]
+                similar = signature.jaccard(other_signature) >= THRESHOLD and same_speaker(utterance, test_utterance)
+                if similar and (utterance.utterance_id, test_id) not in known:
                     yield Leak(utterance.utterance_id, test_id, "near")
 
 
-def _sketches(side: Side) -> Iterable[tuple[Utterance, MinHash]]:
+def _signatures(side: Side) -> Iterable[tuple[Utterance, MinHash]]:
     """Yield the utterances with a long text and the MinHash of its word trigrams."""
     for start in range(0, len(side.long_texts), _BATCH):
         batch = side.long_texts[start : start + _BATCH]
         shingles = [_shingles(text) for _, text in batch]
-        sketches = MinHash.generator(shingles, num_perm=_PERMUTATIONS, seed=_SEED)
-        yield from zip((utterance for utterance, _ in batch), sketches, strict=True)
+        signatures = MinHash.generator(shingles, num_perm=_PERMUTATIONS, seed=_SEED)
+        yield from zip((utterance for utterance, _ in batch), signatures, strict=True)
 
 
 def _shingles(text: str) -> list[bytes]:
@@ -353,12 +353,12 @@ class CorporaAudit:
         _write_lines(folder / "conflicts.jsonl", self.conflicts)
 
 
-def audit_corpora(tables: Sequence[CorpusTable], *, near: bool = True) -> CorporaAudit:
+def audit_corpora(tables: Sequence[CorpusTable], *, near_duplicates: bool = True) -> CorporaAudit:
     """Compare all corpora with each other; ``near`` looks for nearly equal transcripts too."""
     pairs = [sides(table) for table in tables]
     shared = shared_utterances(pairs)
     emotion = {utterance.utterance_id: utterance.emotion for table in tables for utterance in table.utterances}
-    return CorporaAudit(find_leaks(pairs, near=near), shared, conflicts(shared, emotion))
+    return CorporaAudit(find_leaks(pairs, near_duplicates=near_duplicates), shared, conflicts(shared, emotion))
 
 
 def _split(utterance_id: str) -> str:

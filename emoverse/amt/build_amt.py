@@ -212,7 +212,7 @@ def _as_stage(name: str, builder: Builder) -> Stage:
 
 
 def _counts(builder: Builder, outputs: Outputs, warnings: list[str]) -> dict[str, Any]:
-    """Return the audit of rows: each file's tally, why rows were left out, and neutralised placeholders."""
+    """Return the audit of rows: the counts of each file, why rows were left out, and neutralised placeholders."""
     left_out = {"/".join(key): dict(sorted(reasons.items())) for key, reasons in sorted(builder.left_out.items())}
     mixtures: dict[str, dict[str, dict[str, int]]] = {}
     for (where, corpus, task), answers in sorted(builder.answers.items()):
@@ -221,7 +221,7 @@ def _counts(builder: Builder, outputs: Outputs, warnings: list[str]) -> dict[str
     return {
         "warnings": warnings,
         "mixtures": mixtures,
-        "files": {name: tally.report() for name, tally in sorted(outputs.tallies.items())},
+        "files": {name: file_counts.report() for name, file_counts in sorted(outputs.counts.items())},
         "left_out": left_out,
         "remedies": dict(sorted({**builder.remedies, **builder.tolerated}.items())),
         "placeholders": {"utterances": len(builder.placeholders), "first": sorted(builder.placeholders)[:_LISTED]},

@@ -110,7 +110,7 @@ class Outputs:
         self._stack = ExitStack()
         self._files: dict[str, IO[bytes]] = {}
         self._published: dict[str, RecordList] = {}
-        self.tallies: dict[str, Tally] = {}
+        self.counts: dict[str, FileCounts] = {}
 
     def __enter__(self) -> Outputs:
         """Return itself."""
@@ -124,9 +124,9 @@ class Outputs:
         """Write a row to ``<name>.jsonl`` and, unless it is a copy, to ``published/<name>.json``."""
         if name not in self._files:
             self._files[name] = self._open(f"{name}.jsonl")
-            self.tallies[name] = Tally()
+            self.counts[name] = FileCounts()
         self._files[name].write(row.line(self._system))
-        self.tallies[name].add(row)
+        self.counts[name].add(row)
         if row.is_copy:
             return
         if name not in self._published:
@@ -140,7 +140,7 @@ class Outputs:
         return self._stack.enter_context(path.open("wb", buffering=1 << 20))
 
 
-class Tally:
+class FileCounts:
     """Count the rows of one file in bounded memory: 24 bytes a row, and at most ``_KEPT`` different answers."""
 
     def __init__(self) -> None:

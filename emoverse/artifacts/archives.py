@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 from emoverse.artifacts.manifest import exclusive
 from emoverse.errors import DISK_FULL, UserError
 
-ENDINGS: Final = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar", ".zip")
+SUFFIXES: Final = (".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar", ".zip")
 MAX_BYTES: Final = 500 << 30  # the largest corpus, MOSEI's raw videos, has some 100 GB
 MAX_FILES: Final = 2_000_000
 MAX_RATIO: Final = 200  # unpacked bytes per packed byte; video hardly shrinks at all, zeros shrink a thousandfold
@@ -68,7 +68,7 @@ def unpack(archive: Path, target: Path, *, report: Callable[[str], None] = lambd
             of another format, and a full disk.
     """
     if not archive.is_file():
-        raise UserError("no such archive", place=str(archive), remedy=f"give the path of a {', '.join(ENDINGS)}")
+        raise UserError("no such archive", place=str(archive), remedy=f"give the path of a {', '.join(SUFFIXES)}")
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.with_name(f".{target.name}.partial")
     size = archive.stat().st_size
@@ -126,7 +126,7 @@ def _unpack(
                 continue
             budget.spend(member.size, where)
             _write(member, folder, pure, where)
-            if pure.name.lower().endswith(ENDINGS):
+            if pure.name.lower().endswith(SUFFIXES):
                 inner.append(folder / pure)
     for path in inner:
         name = path.relative_to(folder).as_posix()
@@ -149,8 +149,8 @@ def _unpack_inner(path: Path, budget: _Budget, place: str, depth: int, report: C
 
 
 def _stem(archive: Path) -> str:
-    ending = next((end for end in ENDINGS if archive.name.lower().endswith(end)), "")
-    return archive.name[: -len(ending)] or "archive" if ending else archive.name
+    suffix = next((end for end in SUFFIXES if archive.name.lower().endswith(end)), "")
+    return archive.name[: -len(suffix)] or "archive" if suffix else archive.name
 
 
 def _content(folder: Path, stem: str) -> Path:

@@ -320,8 +320,8 @@ _SYNONYMS: Final = {
 
 def emotion_hint(text: str) -> str:
     """Return ``"did you mean 'joy'?"`` for ``hapy`` and ``joi`` alike, or the list of emotions."""
-    near = difflib.get_close_matches(text.lower(), [*EMOTIONS, *_SYNONYMS], n=1, cutoff=0.7)
-    return f"did you mean {_SYNONYMS.get(near[0], near[0])!r}?" if near else did_you_mean(text, EMOTIONS)
+    matches = difflib.get_close_matches(text.lower(), [*EMOTIONS, *_SYNONYMS], n=1, cutoff=0.7)
+    return f"did you mean {_SYNONYMS.get(matches[0], matches[0])!r}?" if matches else did_you_mean(text, EMOTIONS)
 
 
 _CLOCK: Final = re.compile(r"(\d{1,2}):([0-5]\d):([0-5]\d)\Z", re.ASCII)

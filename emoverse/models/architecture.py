@@ -157,8 +157,8 @@ def read_native(config: Config, folder: Path) -> Architecture:
     if (shown := _side(pixels.get("size", side))) != side:
         problem = f"images are resized to {shown} pixels, the vision tower sees {side}"
         raise UserError(problem, place=str(folder / "preprocessor_config.json"), remedy=_DOWNLOAD)
-    if (given := config.get("image_seq_length", tokens)) != tokens:
-        raise UserError(f"image_seq_length {given}, a tile gives {tokens} tokens", place=place, remedy=_DOWNLOAD)
+    if (configured := config.get("image_seq_length", tokens)) != tokens:
+        raise UserError(f"image_seq_length {configured}, a tile gives {tokens} tokens", place=place, remedy=_DOWNLOAD)
     return Architecture(
         layout="native",
         language_model=language_model,

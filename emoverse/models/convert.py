@@ -121,8 +121,8 @@ def _native_config(checkpoint: Checkpoint, architecture: Architecture, vocabular
     image, video = vocabulary.id_of(IMAGE), vocabulary.id_of(VIDEO)
     assert image is not None
     assert video is not None
-    if architecture.layout == "native" and (given := checkpoint.config.get("image_token_id", image)) != image:
-        problem = f"image_token_id is {given}, the tokenizer's {IMAGE} is {image}"
+    if architecture.layout == "native" and (configured := checkpoint.config.get("image_token_id", image)) != image:
+        problem = f"image_token_id is {configured}, the tokenizer's {IMAGE} is {image}"
         raise UserError(problem, place=place, remedy="take config and tokenizer from one folder")
     rows, dtype = max(architecture.rows, video + 1), architecture.dtype or checkpoint.dtype
     try:

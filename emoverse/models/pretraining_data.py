@@ -43,11 +43,11 @@ def draw_face(index: int, seed: int, n_frames: int, media: MediaParams) -> Face:
     """Draw clip number ``index``; five of six show a feeling, the others move action units at random."""
     rng = np.random.default_rng([seed, index])
     feeling = None if rng.random() < 1 / 6 else pick(FEELINGS, rng)
-    performance = animate(EMOTION_OF[feeling], rng) if feeling else _random(rng)
+    expression = animate(EMOTION_OF[feeling], rng) if feeling else _random(rng)
     identity = Identity.from_seed(FIRST_IDENTITY + int(rng.integers(100_000)))
     size = DRAWN + int(rng.integers(40))
     # a clip of about 1.25 s; without its first and last moment these are near the middles of equal segments
-    drawn = render(identity, performance, size, (n_frames + 2) / 1.25, n_frames + 2, rng)
+    drawn = render(identity, expression, size, (n_frames + 2) / 1.25, n_frames + 2, rng)
     columns = [COLUMN[unit] for unit in EXPRESSIVE_UNITS]
     frames = np.stack([np.asarray(picture(frame, media).convert("RGB")) for frame in drawn.frames[1:-1]])
     return Face(frames, drawn.units[1:-1, columns], feeling)

@@ -134,8 +134,8 @@ def ask_about(lines: Sequence[Spoken], target: int, rng: np.random.Generator, qu
     written = [line.written(labelled) for line in talk]
     head, text = _idle(rng, 25) + _heading(_HEADS, rng), "\n".join(written)
     if rng.random() < LISTS:
-        asked, answer = _about_all(talk, draw, rng)
-        return f"{head}{text}\n{asked}", answer
+        question, answer = _about_all(talk, draw, rng)
+        return f"{head}{text}\n{question}", answer
     line = talk[target]
     if draw < 0.12:
         name = talk[int(rng.integers(len(talk)))].speaker

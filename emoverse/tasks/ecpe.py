@@ -244,7 +244,7 @@ class _PairScorer(Scorer):
         self._records = [(text, group, of_group[group]) for text, group in zip(texts, groups, strict=True)]
         # what the gold adds to the third formula's last row, whatever the reply is
         columns = [_OFFICIAL + 2 * _WIDE + _index(pair) for pairs in answers for pair in pairs]
-        self._gold = self._tally(columns, list(map(len, answers)))
+        self._gold = self._count_pairs(columns, list(map(len, answers)))
 
     def counts(self, replies: Sequence[str]) -> Numbers:
         """Return an (n, 65) array."""
@@ -266,9 +266,9 @@ class _PairScorer(Scorer):
                     column = _OFFICIAL + _index(pair)
                     columns += (column, column + _WIDE) if pair in group_pairs else (column + _WIDE,)
             lengths.append(len(columns) - before)
-        return np.column_stack([self._tally(columns, lengths) + self._gold, np.ones(self.size), unparsable])
+        return np.column_stack([self._count_pairs(columns, lengths) + self._gold, np.ones(self.size), unparsable])
 
-    def _tally(self, columns: Sequence[int], lengths: Sequence[int]) -> Numbers:
+    def _count_pairs(self, columns: Sequence[int], lengths: Sequence[int]) -> Numbers:
         """Return an (n, 63) array: how often each record's columns, ``lengths`` of them, occur."""
         width = 9 * _WIDE
         starts = np.repeat(np.arange(self.size) * width, np.array(lengths, np.int64))

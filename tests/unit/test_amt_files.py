@@ -12,7 +12,7 @@ from emoverse.amt.build_amt import check_splits
 from emoverse.amt.builder import Stage
 from emoverse.amt.corpus_table import natural
 from emoverse.amt.reasons import FileReasons, RuleReasons, provider
-from emoverse.amt.records import RecordList, Row, Tally, media_path, published_record, write_records
+from emoverse.amt.records import FileCounts, RecordList, Row, media_path, published_record, write_records
 from emoverse.errors import RowErrors, UserError
 from emoverse.tasks import Question
 from tests.factories.amt import utterance
@@ -54,13 +54,13 @@ def test_clips_are_called_as_the_authors_call_them() -> None:
 
 
 def test_a_tally_finds_empty_outside_and_contradicting_answers() -> None:
-    tally = Tally()
+    counts = FileCounts()
     allowed = {"answers": ["Joy.", "Fear.", ""]}
     for name, answer in (("a", "Joy."), ("b", "Joy."), ("b", "Fear."), ("c", ""), ("d", "Bliss.")):
-        tally.add(Row("mer", utterance(utterance_id=name), Question("the same words", answer, allowed), still=False))
+        counts.add(Row("mer", utterance(utterance_id=name), Question("the same words", answer, allowed), still=False))
     other = Question("other words", "Joy.", {"answers": None})
-    tally.add(Row("mer", utterance(utterance_id="a"), other, still=False, query="other <image> words"))
-    report = tally.report()
+    counts.add(Row("mer", utterance(utterance_id="a"), other, still=False, query="other <image> words"))
+    report = counts.report()
     assert (report["rows"], report["empty_answers"], report["answers_outside_set"]) == (6, 1, 1)
     assert (report["same_words_other_answer"], report["same_words_and_clip_other_answer"]) == (1, 1)
     assert report["prompts_with_placeholders"] == 1

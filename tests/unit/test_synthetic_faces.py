@@ -17,8 +17,8 @@ from emoverse.synthetic.faces import (
 
 
 def draw(peaks, seed=3, size=64, n_frames=9, talk=0.0):
-    performance = Expression(peaks, onset=0.0, apex=0.4, offset=0.8, talk=talk)
-    return render(Identity.from_seed(7), performance, size, 12, n_frames, np.random.default_rng(seed))
+    expression = Expression(peaks, onset=0.0, apex=0.4, offset=0.8, talk=talk)
+    return render(Identity.from_seed(7), expression, size, 12, n_frames, np.random.default_rng(seed))
 
 
 def test_the_same_arguments_draw_the_same_pixels():
