@@ -36,19 +36,19 @@ def limit_threads(environment: MutableMapping[str, str] = os.environ) -> int:
 
 def _folders(cgroups: Path, own: Path) -> list[Path]:
     """Return the folders of this process's groups and of those above them, for both versions."""
-    found = [cgroups, cgroups / "cpu", cgroups / "cpu,cpuacct"]
+    folders = [cgroups, cgroups / "cpu", cgroups / "cpu,cpuacct"]
     try:
         lines = own.read_text("utf-8").splitlines()
     except OSError:
-        return found
+        return folders
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
             continue
         base = cgroups / controllers if controllers else cgroups
         group = path.strip("/")
-        found += [base / group, *(base / parent for parent in Path(group).parents)] if group else []
-    return found
+        folders += [base / group, *(base / parent for parent in Path(group).parents)] if group else []
+    return folders
 
 
 def _quota(folder: Path) -> float | None:

@@ -62,8 +62,8 @@ class KubernetesApi:
         """Return a TrainJob; None where there is none."""
         ask = self._custom.get_namespaced_custom_object
         with self._answers(name):
-            found: dict[str, Any] | None = self._found(ask, GROUP, VERSION, self.namespace, _JOBS, name)
-        return found
+            job: dict[str, Any] | None = self._found(ask, GROUP, VERSION, self.namespace, _JOBS, name)
+        return job
 
     def create_train_job(self, manifest: Mapping[str, Any]) -> None:
         """Create a TrainJob.
@@ -87,13 +87,13 @@ class KubernetesApi:
     def pods_of(self, name: str) -> list[Any]:
         """Return the pods of a TrainJob, the newest last; none where this service account may not list them."""
         with self._answers(name):
-            found = self._found(
+            answer = self._found(
                 self._core.list_namespaced_pod,
                 self.namespace,
                 label_selector=f"{JOB_LABEL}={name}",
                 unreadable=True,
             )
-        pods = found.items if hasattr(found, "items") and not isinstance(found, dict) else []
+        pods = answer.items if hasattr(answer, "items") and not isinstance(answer, dict) else []
         return sorted(pods, key=lambda pod: pod.metadata.creation_timestamp)
 
     def log(self, pod: str, seconds: int | None = None) -> list[str]:
@@ -179,10 +179,10 @@ def connect(namespace: str = "") -> KubernetesApi:
 
 def _message(error: Any) -> str:
     try:
-        found = json.loads(error.body)["message"]
+        message = json.loads(error.body)["message"]
     except (TypeError, ValueError, KeyError):
-        found = error.reason
-    return " ".join(str(found).split())
+        message = error.reason
+    return " ".join(str(message).split())
 
 
 def _innermost(error: Any) -> str:

@@ -145,11 +145,11 @@ def _digested(name: str, root: Path) -> dict[str, str]:
 
 def _tracked(name: str, root: str, base: Path) -> dict[str, str]:
     tracked = base / (root + ".dvc")
-    found = {"corpus": name, "root": root, "md5": dvc_md5_in(tracked) if tracked.is_file() else "", "remote": ""}
-    if found["md5"] and (base / ".dvc").is_dir():
+    entry = {"corpus": name, "root": root, "md5": dvc_md5_in(tracked) if tracked.is_file() else "", "remote": ""}
+    if entry["md5"] and (base / ".dvc").is_dir():
         config = RemoteConfigs(base).named("", root)
-        found["remote"] = public_settings(config, place=root) if is_shared(config) else ""
-    return found
+        entry["remote"] = public_settings(config, place=root) if is_shared(config) else ""
+    return entry
 
 
 def _sections(params: Params) -> dict[str, dict[str, Any]]:

@@ -69,7 +69,7 @@ def plan_of_submission(
 
 def earlier_runs(api: KubeflowApi, namespace: str = "") -> list[EarlierRun]:
     """Return the server's latest runs of this pipeline, newest first."""
-    found = []
+    runs = []
     for entry in api.runs(namespace=namespace, count=_RUNS):
         documents = api.documents_of(entry)
         if not documents or documents[0].get("pipelineInfo", {}).get("name", "").rpartition("/")[2] != NAME:
@@ -78,8 +78,8 @@ def earlier_runs(api: KubeflowApi, namespace: str = "") -> list[EarlierRun]:
         _, steps = Follower(api, Run(entry["run_id"], "")).look()
         done = [step for step in steps if step.state in ("succeeded", "cached")]
         seconds = {step.name: step.seconds for step in done if step.state == "succeeded"}
-        found.append(EarlierRun(keys, frozenset(step.name for step in done), seconds))
-    return found
+        runs.append(EarlierRun(keys, frozenset(step.name for step in done), seconds))
+    return runs
 
 
 def plan(keys: Mapping[str, TaskKey], earlier: Sequence[EarlierRun]) -> list[Planned]:

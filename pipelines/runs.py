@@ -188,14 +188,14 @@ def steps_of(workflow: Mapping[str, Any], spec: Mapping[str, Any], parameters: M
         if role and path[-1] not in ("root-driver", "iteration-driver", "iteration-item-driver"):
             step = path[:-1] if path[-1].startswith("executor") else (*path[:-1], path[-1].removesuffix("-driver"))
             by_step.setdefault(step, []).append(node)
-    found = []
+    started = []
     for path, own in by_step.items():
         name = _label(path, spec, parameters)
         if name:
             state = _state(name, own, workflow)
             state = replace(state, message=TERMINATED) if terminated and state.state == "failed" else state
-            found.append((min(str(node.get("startedAt") or "9") for node in own), state))
-    return [state for _, state in sorted(found, key=lambda pair: pair[0])]
+            started.append((min(str(node.get("startedAt") or "9") for node in own), state))
+    return [state for _, state in sorted(started, key=lambda pair: pair[0])]
 
 
 def _label(path: Sequence[str], spec: Mapping[str, Any], parameters: Mapping[str, Any]) -> str:

@@ -54,11 +54,11 @@ def verify(documents: Sequence[Any], *, place: str) -> None:
         documents: The YAML documents of the compiled file: the pipeline, and optionally the platform settings.
         place: The file, for the message.
     """
-    found = faults(documents)
-    if found:
-        more = f" (and {len(found) - 1} more faults)" if len(found) > 1 else ""
+    violations = faults(documents)
+    if violations:
+        more = f" (and {len(violations) - 1} more faults)" if len(violations) > 1 else ""
         remedy = "change the options named there; if you changed none, please report it"
-        raise UserError(f"Kubeflow would not run this pipeline: {found[0]}{more}", place=place, remedy=remedy)
+        raise UserError(f"Kubeflow would not run this pipeline: {violations[0]}{more}", place=place, remedy=remedy)
 
 
 def faults(documents: Sequence[Any]) -> list[Fault]:
@@ -455,14 +455,14 @@ def upstream(waits: Mapping[str, Sequence[str]], direct: Iterable[str]) -> set[s
         waits: Task -> the tasks that it waits for directly; a circle or an unknown name is no error here.
         direct: The tasks that the one waits for directly.
     """
-    found: set[str] = set()
+    names: set[str] = set()
     waiting = list(direct)
     while waiting:
         name = waiting.pop()
-        if name not in found:
-            found.add(name)
+        if name not in names:
+            names.add(name)
             waiting.extend(waits.get(name, ()))
-    return found
+    return names
 
 
 def _waits(tasks: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -204,23 +204,23 @@ def parameters_unknown_to_run_cache(step: Step, params: Mapping[str, Any]) -> di
 
     Without this, ``dvc repro`` after a change of ``media.size`` restores the results of the former size.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
 
     def collect(value: Any, path: str) -> None:
         if isinstance(value, Mapping):
             for key, item in value.items():
                 if key in IGNORED_BY_RUN_CACHE:
-                    found[f"{path}.{key}"] = item
+                    values[f"{path}.{key}"] = item
                 collect(item, f"{path}.{key}")
 
     for section in step.sections:
         collect(params.get(section), section)
-    return found
+    return values
 
 
 def files_named_by(step: Step, params: Mapping[str, Any], root: Path = Path()) -> dict[str, str]:
     """Map each parameter of ``step`` whose value is ``file:PATH`` or ``endpoint:PATH`` to the SHA-256 of that file."""
-    found = {}
+    digests = {}
     for key in step.file_parameters:
         value: Any = params
         for part in key.split("."):
@@ -230,8 +230,8 @@ def files_named_by(step: Step, params: Mapping[str, Any], root: Path = Path()) -
             path = root / name
             if not path.is_file():
                 raise UserError("no such file", place=f"{key}: {path}", remedy="correct the path in params.yaml")
-            found[key] = sha256_file(path)
-    return found
+            digests[key] = sha256_file(path)
+    return digests
 
 
 def library_versions(distributions: Iterable[str]) -> dict[str, str | None]:

@@ -137,13 +137,13 @@ def open_source(folder: Path, *, made_by: str = "", weights: bool = True) -> Sou
     manifest = read_manifest(folder, made_by=made_by)
     remedy = "remove the folder and run `dvc repro` (or `dvc checkout --force`) to get it back"
     expected: dict[str, str] = manifest["outputs"]["files"]
-    found = folder_files(folder)
-    for name in sorted(expected.keys() | found.keys()):
-        if not weights and name not in found and is_weights(name):
+    actual = folder_files(folder)
+    for name in sorted(expected.keys() | actual.keys()):
+        if not weights and name not in actual and is_weights(name):
             continue
-        if expected.get(name) != found.get(name):
+        if expected.get(name) != actual.get(name):
             what = "changed" if name in expected else "is not in the manifest"
-            what = what if name in found else "is missing"
+            what = what if name in actual else "is missing"
             raise UserError(f"{name} {what} since the step finished", place=str(folder), remedy=remedy)
     digest = str(manifest["outputs"]["digest"])
     if digest != digest_of_files(expected):

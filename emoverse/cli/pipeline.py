@@ -144,8 +144,8 @@ def _checked_submission(args: argparse.Namespace) -> tuple[Params, Any, Any, str
         digest = checks.digest_of_model(options.model, finished=options.start == "stage1")
         options = replace(options, model_digest=digest)
         print(f"{options.model}: {options.model_digest[:12]}, complete")
-    if "trainer" not in args.unchecked and (found := checks.check_trainer(params, options.cluster, args.namespace)):
-        print(found)
+    if "trainer" not in args.unchecked and (message := checks.check_trainer(params, options.cluster, args.namespace)):
+        print(message)
     volume = args.raw_volume.rstrip("/") or (WORKSPACE if options.cluster.workspace else "")
     data = checks.check_data(
         params,

@@ -256,14 +256,14 @@ def join(parts: Sequence[Path], folder: Path, tasks: Sequence[Task], *, label: s
 
 
 def _paired(tasks: Sequence[Task], parts: Sequence[Path]) -> Iterator[tuple[Task, tuple[Path, Record]]]:
-    found = ((part, record) for part in parts for record in records(part))
+    stored = ((part, record) for part in parts for record in records(part))
     count = 0
-    for task, (part, record) in zip(tasks, found, strict=False):
+    for task, (part, record) in zip(tasks, stored, strict=False):
         if record.clip_id != task.clip_id:
             raise UserError(f"holds {record.clip_id!r} where {task.clip_id!r} belongs", place=str(part), remedy=_REMEDY)
         yield task, (part, record)
         count += 1
-    if count < len(tasks) or next(found, None) is not None:
+    if count < len(tasks) or next(stored, None) is not None:
         raise UserError(f"not the corpus's {len(tasks)} clips", place=str(parts[-1]), remedy=_REMEDY)
 
 

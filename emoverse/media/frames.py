@@ -132,11 +132,11 @@ class FrameStore:
 
     def __getitem__(self, reference: str) -> NDArray[np.uint8]:
         """Return uint8 RGB ``(frames, height, width, 3)``; mid-grey frames of the same shape for ``#blank``."""
-        blank, found = self._find(reference)
-        if found is None:
+        blank, location = self._find(reference)
+        if location is None:
             remedy = "take utterances and frames from the same run of `emoverse validate`"
             raise UserError("no such clip among the frames", place=reference, remedy=remedy)
-        blobs = self._read(*found, reference)
+        blobs = self._read(*location, reference)
         if blank:
             return np.full((len(blobs), *shape_of(blobs[0])), GREY, dtype=np.uint8)
         return np.stack([decode(blob) for blob in blobs])

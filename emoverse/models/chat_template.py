@@ -190,13 +190,13 @@ def _from_call(arguments: dict[str, ast.expr], place: str) -> Conversation:
     if not (isinstance(style, ast.Attribute) and style.attr == "MPT"):
         raise UserError("the template's sep_style is not MPT", place=place, remedy=remedy)
     defaults = {"system_template": "{system_message}", "system_message": "", "sep": "\n"}
-    found = {f.name: _literal(arguments.get(f.name)) for f in fields(Conversation)}
-    found = {key: defaults.get(key) if value is None else value for key, value in found.items()}
-    roles = found.pop("roles")
-    strings = all(isinstance(value, str) for value in found.values())
+    values = {f.name: _literal(arguments.get(f.name)) for f in fields(Conversation)}
+    values = {key: defaults.get(key) if value is None else value for key, value in values.items()}
+    roles = values.pop("roles")
+    strings = all(isinstance(value, str) for value in values.values())
     if not strings or not isinstance(roles, tuple | list) or len(roles) != 2:
         raise UserError("the template's strings are not written out as literals", place=place, remedy=remedy)
-    return Conversation(**{key: str(value) for key, value in found.items()}, roles=(str(roles[0]), str(roles[1])))
+    return Conversation(**{key: str(value) for key, value in values.items()}, roles=(str(roles[0]), str(roles[1])))
 
 
 def _literal(node: ast.expr | None) -> Any:

@@ -117,18 +117,18 @@ def read_json(path: Path) -> dict[str, Any]:
 def weight_files(folder: Path) -> list[str]:
     """List the weights files of a folder; raise UserError when one is missing or there is more than one set."""
     index = folder / INDEX
-    found = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
-    if adapter := next((name for name in found if name.startswith("adapter_model")), None):
+    shards = sorted(path.name for path in folder.glob("*.safetensors") if path.is_file())
+    if adapter := next((name for name in shards if name.startswith("adapter_model")), None):
         remedy = "merge the adapter with the code that trained it, or move it elsewhere"
         raise UserError(f"{adapter} is an adapter that is not merged", place=str(folder), remedy=remedy)
     sets: dict[str, list[str]] = {}
     if index.is_file():
         listed = sorted(set(_weight_map(index).values()))
-        if missing := [name for name in listed if name not in found]:
+        if missing := [name for name in listed if name not in shards]:
             shown = ", ".join(missing)
             raise UserError(f"shard(s) missing that {INDEX} lists: {shown}", place=str(folder), remedy=_DOWNLOAD)
         sets[INDEX] = listed
-    for name in found:
+    for name in shards:
         if name not in sets.get(INDEX, ()):
             match = _NUMBERED.match(name)
             sets.setdefault(f"{match['stem']}-*-of-{match['total']}.safetensors" if match else name, []).append(name)
@@ -165,10 +165,10 @@ def _weight_map(index: Path) -> dict[str, str]:
     return found
 
 
-def _compare(index: Path, wanted: Mapping[str, str], found: Mapping[str, str]) -> None:
-    for name in sorted(wanted.keys() | found.keys()):
-        if wanted.get(name) != found.get(name) and not _COMPUTED.search(name):
-            problem = f"{name} is in {found.get(name) or 'no shard'}, the index says {wanted.get(name) or 'nothing'}"
+def _compare(index: Path, wanted: Mapping[str, str], actual: Mapping[str, str]) -> None:
+    for name in sorted(wanted.keys() | actual.keys()):
+        if wanted.get(name) != actual.get(name) and not _COMPUTED.search(name):
+            problem = f"{name} is in {actual.get(name) or 'no shard'}, the index says {wanted.get(name) or 'nothing'}"
             raise UserError(problem, place=str(index), remedy=_DOWNLOAD)
 
 

@@ -151,13 +151,13 @@ def generation(conversion: Conversion) -> dict[str, Any]:
     own = text.eos_token_id if isinstance(text.eos_token_id, list) else [text.eos_token_id]
     ends = [conversion.vocabulary.id_of(conversion.chat.end), *own]
     pad = conversion.vocabulary.named.get("pad_token")
-    found = {
+    settings = {
         "bos_token_id": text.bos_token_id,
         "eos_token_id": list(dict.fromkeys(token for token in ends if token is not None)),
         "pad_token_id": conversion.vocabulary.id_of(pad) if pad else text.pad_token_id,
         "do_sample": False,
     }
-    return {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in settings.items() if value is not None}
 
 
 def facts(conversion: Conversion) -> dict[str, Any]:

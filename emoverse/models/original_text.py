@@ -101,13 +101,13 @@ class TextConfig(ConfigSection):
             return values
         rope = dict(rope)
         theta = rope.pop("rope_theta", None)
-        found = {"rope_theta": theta, "rope_scaling": None if _rope_type(rope) == "default" else rope}
-        for key, value in found.items():
+        settings = {"rope_theta": theta, "rope_scaling": None if _rope_type(rope) == "default" else rope}
+        for key, value in settings.items():
             older = values.get(key)
             if older is not None and value is not None and older != value and key == "rope_theta":
                 raise ValueError(f"rope_theta is {older}, in rope_parameters it is {value}")
         kept = {key: value for key, value in values.items() if key != "rope_parameters"}
-        return {**kept, **{key: value for key, value in found.items() if value is not None}}
+        return {**kept, **{key: value for key, value in settings.items() if value is not None}}
 
     @property
     def key_heads(self) -> int:

@@ -45,8 +45,8 @@ class Vocabulary:
 
     def id_of(self, token: str) -> int | None:
         """Return a token's id, None when it is not a single token."""
-        found: int | None = self.backend.token_to_id(token)
-        return found
+        token_id: int | None = self.backend.token_to_id(token)
+        return token_id
 
 
 @dataclass(frozen=True)
@@ -290,9 +290,9 @@ def read_sentencepiece(path: Path) -> SentencePiece:
         "remove_extra_whitespaces": bool(normalizer.get(4, 1)),
         "escape_whitespaces off": not normalizer.get(5, 1),
     }
-    if found := [what for what, is_so in refused.items() if is_so]:
+    if unsupported := [what for what, is_so in refused.items() if is_so]:
         raise UserError(
-            f"uses {', '.join(found)}, which is not carried over", place=str(path), remedy=_PUBLISHED_TOKENIZER
+            f"uses {', '.join(unsupported)}, which is not carried over", place=str(path), remedy=_PUBLISHED_TOKENIZER
         )
     return SentencePiece(pieces, bool(normalizer.get(3, 1)), bool(trainer.get(35, 0)))
 
@@ -317,11 +317,11 @@ def _piece(fields: dict[int, Any]) -> Piece:
 
 
 def _merged_fields(fields: list[tuple[int, Any]], number: int) -> dict[int, Any]:
-    found: dict[int, Any] = {}
+    values: dict[int, Any] = {}
     for key, value in fields:
         if key == number:
-            found.update(_fields(value))
-    return found
+            values.update(_fields(value))
+    return values
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:

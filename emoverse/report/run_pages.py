@@ -74,9 +74,9 @@ def over_seeds(scores: Sequence[Path]) -> SeedComparison:
                 f"no score of {task} for seeds {missing}", place="scores", remedy="score the same test sets"
             )
     tasks = [OverSeeds(task, metric, by_seed) for (task, metric), by_seed in scores_of.items()]
-    found = {seed: folder / "validation.json" for seed, folder in sorted(folders.items())}
-    validated = all(path.is_file() for path in found.values())
-    read = {seed: float(json.loads(path.read_text("utf-8"))["score"]) for seed, path in found.items() if validated}
+    files = {seed: folder / "validation.json" for seed, folder in sorted(folders.items())}
+    validated = all(path.is_file() for path in files.values())
+    read = {seed: float(json.loads(path.read_text("utf-8"))["score"]) for seed, path in files.items() if validated}
     return SeedComparison(tasks, read)
 
 

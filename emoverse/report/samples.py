@@ -296,11 +296,11 @@ def _reason(clues: Sequence[str], reply: str) -> Picture:
 
 def _dialogue(question: str, answer: str, reply: str) -> Picture | None:
     """Draw the target's causes: annotated and named, annotated only, named only."""
-    conversation, found = _CONVERSATION.search(question), _TARGET.search(question)
-    if conversation is None or found is None:
+    conversation, target_match = _CONVERSATION.search(question), _TARGET.search(question)
+    if conversation is None or target_match is None:
         return None
     lines = [match.groups() for match in _LINE.finditer(conversation[1])]
-    target = int(found[1])
+    target = int(target_match[1])
     rows_of = {int(number): place for place, (number, *_) in enumerate(lines)}
     if target not in rows_of:
         return None

@@ -77,14 +77,14 @@ def ablation_rows(whole: Path, variants: Mapping[str, Path]) -> list[dict[str, A
 
 def _ablated(scores: Path, control: str = "") -> dict[str, dict[str, Any]]:
     metrics = json.loads((scores / "metrics.json").read_text("utf-8"))
-    found: dict[str, dict[str, Any]] = {}
+    headlines: dict[str, dict[str, Any]] = {}
     for task in sorted(metrics.keys() - {"tests"}, key=rank):
         numbers, metric = metrics[task], task_named(task).headline
         keys = (control, f"{control}_low", f"{control}_high") if control else (metric, "low", "high")
         if all(key in numbers for key in keys):
             value, low, high = (float(numbers[key]) for key in keys)
-            found[task] = {"metric": metric, "value": value, "low": low, "high": high, "n": int(numbers["n"])}
-    return found
+            headlines[task] = {"metric": metric, "value": value, "low": low, "high": high, "n": int(numbers["n"])}
+    return headlines
 
 
 def test_sets(scores: Path) -> list[TestSet]:
@@ -119,15 +119,15 @@ def confusion_over(scores: Path, task: str = "") -> tuple[list[str], list[list[i
 
 def confusion_matrices(scores: Path) -> dict[str, tuple[list[str], list[list[int]]]]:
     """Return test set -> (labels, square confusion matrix) for each test set that has one."""
-    found: dict[str, tuple[list[str], list[list[int]]]] = {}
+    matrices: dict[str, tuple[list[str], list[list[int]]]] = {}
     for test in test_sets(scores):
         names = list(dict.fromkeys([*test.labels, *test.columns]))
         counts = {(actual, predicted): test.confusion[i][j]
                   for i, actual in enumerate(test.labels) for j, predicted in enumerate(test.columns)}  # fmt: skip
         if names:
             matrix = [[counts.get((actual, predicted), 0) for predicted in names] for actual in names]
-            found[test.name] = [name.rstrip(".") for name in names], matrix
-    return found
+            matrices[test.name] = [name.rstrip(".") for name in names], matrix
+    return matrices
 
 
 def _headline(task: str, numbers: Mapping[str, Any]) -> Headline:

@@ -250,11 +250,11 @@ class _Job:
 
     def _errors(self) -> list[dict[str, Any]]:
         """Return what the nodes reported, the first one first: others only lost their connection to it."""
-        found = [json.loads(path.read_text("utf-8")) for path in self.folder.glob(_ERROR.format("*"))]
-        return sorted(found, key=lambda error: float(error["at"]))
+        errors = [json.loads(path.read_text("utf-8")) for path in self.folder.glob(_ERROR.format("*"))]
+        return sorted(errors, key=lambda error: float(error["at"]))
 
-    def _failure(self, found: Mapping[str, Any]) -> UserError:
-        condition = next(entry for entry in found["status"]["conditions"] if entry["type"] == "Failed")
+    def _failure(self, job: Mapping[str, Any]) -> UserError:
+        condition = next(entry for entry in job["status"]["conditions"] if entry["type"] == "Failed")
         cause = f"{condition.get('reason', '')}: {condition.get('message', '')}"
         if errors := self._errors():
             cause = f"node {errors[0]['node']}: {errors[0]['failed']}"

@@ -53,13 +53,13 @@ def check_folder(folder: Path) -> list[dict[str, Any]]:
     Raises:
         RowErrors: Rows fail an expectation; file and line are named.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     problems: list[str] = []
     for path in sorted(path for pattern in FILES for path in folder.glob(pattern)):
         seen: set[bytes] = set()
         for start, rows in _batches(path):
             part = check_amt(amt_table(rows, seen))
-            found = [_sum(*both) for both in zip(found, part, strict=True)] if found else part
+            findings = [_sum(*both) for both in zip(findings, part, strict=True)] if findings else part
             name = path.relative_to(folder).as_posix()
             problems += [
                 f"{name}:{start + row}: {column}: check failed: {finding.check.says} ({value[:_SHOWN]})"
@@ -71,7 +71,7 @@ def check_folder(folder: Path) -> list[dict[str, Any]]:
         raise RowErrors(
             problems, remedy="correct the authors' file if the rows are theirs; else report an internal error"
         )
-    return [finding.plain() for finding in found]
+    return [finding.plain() for finding in findings]
 
 
 def check_amt(table: pd.DataFrame) -> list[Finding]:

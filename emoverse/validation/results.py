@@ -150,7 +150,7 @@ def _warnings(ledger: Ledger) -> dict[str, Any]:
     for warning in ledger.warned:
         row = {"utterance_id": warning.utterance_id, "clip": warning.clip, "measured": warning.measured}
         rows.setdefault(warning.reason, []).append(row)
-    return {reason: {"count": len(found), "rows": found[:SAMPLE]} for reason, found in rows.items()}
+    return {reason: {"count": len(keys), "rows": keys[:SAMPLE]} for reason, keys in rows.items()}
 
 
 def _splits(ledger: Ledger, probes: Sequence[tuple[str, Probe]]) -> dict[str, Any]:
