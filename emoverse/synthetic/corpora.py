@@ -27,7 +27,7 @@ from emoverse.synthetic.faces import EMOTIONS
 from emoverse.synthetic.lines import (
     FAINT_SHARE,
     GUEST_VLOGGERS,
-    PARTIAL_SHARE,
+    PARTIAL_FACE_SHARE,
     SIZES,
     VIDEO_IDS,
     VLOGGERS,
@@ -327,7 +327,7 @@ def _video(index: int, mode: str, guest: bool, emotions: Iterator[str], seed: in
         valence = int(rng.choice([-1, 0, 0, 1])) if emotion == "neutral" else valence_of(emotion, rng)
         key, low = f"MOSEI/{video_id}/{clip_id}", bool(rng.random() < FAINT_SHARE)
         plain = bool(rng.random() < PLAIN_SHARE)
-        partial = bool(rng.random() < PARTIAL_SHARE[plain])
+        partial = bool(rng.random() < PARTIAL_FACE_SHARE[plain])
         text, frames = make_text(emotion, valence, plain, topic, used, rng), int(rng.integers(12, 19))
         person = pool[index % len(pool)]
         line = Line(key, clip_id, video_id, person, emotion, valence, low, partial, text, round(clock, 3), frames, size)

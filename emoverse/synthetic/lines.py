@@ -60,7 +60,7 @@ FAINT_SHARE: Final = 0.1
 """Share of lines that are said with a faint face."""
 AUDIO_SHARE: Final = 0.10
 """Share of clips with sound."""
-PARTIAL_SHARE: Final = {True: 0.85, False: 0.2}
+PARTIAL_FACE_SHARE: Final = {True: 0.85, False: 0.2}
 """Whether the words are plain -> share of faces that show only units that other emotions show, too.
 
 Mostly one of the two tells the emotion: neither is enough alone, and both together settle most lines.
@@ -187,7 +187,7 @@ def _conversation(
             emotion=emotion,
             valence=valence,
             low=bool(rng.random() < FAINT_SHARE),
-            partial=bool(rng.random() < PARTIAL_SHARE[plain]),
+            partial=bool(rng.random() < PARTIAL_FACE_SHARE[plain]),
             text=text if answers is None else f"{lines[answers].speaker}, {_uncapitalised(text)}",
             start=round(clock, 3),
             n_frames=int(rng.integers(8, 10) if small else rng.integers(12, 19)),

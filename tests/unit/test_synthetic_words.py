@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emoverse.synthetic.faces import EMOTIONS
-from emoverse.synthetic.lines import PARTIAL_SHARE, make_conversations
+from emoverse.synthetic.lines import PARTIAL_FACE_SHARE, make_conversations
 from emoverse.synthetic.phrases import (
     AMBIGUOUS,
     BY_EMOTION,
@@ -77,6 +77,6 @@ def test_where_the_words_leave_the_emotion_open_the_face_mostly_shows_it():
     partial = {True: [], False: []}
     for line in lines:
         partial[bool(of_emotion[line.emotion].search(line.text))].append(line.partial)
-    for plain, share in PARTIAL_SHARE.items():
+    for plain, share in PARTIAL_FACE_SHARE.items():
         # neutral words are plain more often than drawn so
         assert abs(sum(partial[plain]) / len(partial[plain]) - share) < 0.15
